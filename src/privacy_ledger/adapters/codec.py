@@ -1,0 +1,321 @@
+"""The only place where bytes become events, and events bytes.
+
+A collection fact is sealed under the subject's key of its group; control facts and records are
+not sealed and carry a `mac`. Every header is bound: as associated data, or by the mac.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final, TypeVar, Union
+
+import msgspec
+
+from privacy_ledger.adapters import envelope
+from privacy_ledger.domain.errors import SchemaMismatch
+from privacy_ledger.domain.events import (
+    COLLECTION_EVENTS,
+    CONTROL_FACTS,
+    CONTROL_RECORDS,
+    ControlFact,
+    ControlRecord,
+    Fact,
+    Tick,
+    event_type,
+)
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.values import (
+    EPOCH,
+    NOBODY,
+    Category,
+    RecordId,
+    SubjectRef,
+    partition_of,
+    record_key,
+    split_key,
+)
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, Origin, Payload
+from privacy_ledger.ports.keys import DataKey, KeyVault, Shredded
+from privacy_ledger.ports.log import Headers, NewRecord, Row
+from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
+
+__all__ = ["LedgerCodec", "describe", "stamp"]
+
+T = TypeVar("T")
+PAYLOAD_BYTES_MAX: Final = 1 << 20
+DEPTH_MAX: Final = 64
+_AnyControl = Union[CONTROL_FACTS + CONTROL_RECORDS]  # type: ignore[valid-type] # noqa: UP007
+_CATEGORIES: Final = {category.value.encode(): category for category in Category}
+_SEALED_TYPES: Final = frozenset(event_type(kind).encode() for kind in COLLECTION_EVENTS)
+_AT: Final = re.compile(r" - at `([^`]*)`$")
+_EXPECTED: Final = re.compile(r"^Expected `([^`]+)`")
+
+
+class LedgerCodec:
+    """Seals, signs, opens and checks the records of `ledger.events.v1`."""
+
+    def __init__(self, vault: KeyVault, *, partitions: int, stream: str = LEDGER_EVENTS) -> None:
+        """Take the keystore; `stream` is the logical name that associated data binds."""
+        self._vault = vault
+        self._partitions = partitions
+        self._stream = stream
+        self._mac_key = vault.secret("control-mac")
+        self._encode = msgspec.json.Encoder().encode
+        self._payload = msgspec.json.Decoder(Payload)
+        self._control = msgspec.json.Decoder(_AnyControl)
+
+    # Writing -----------------------------------------------------------------------------
+
+    def fact(
+        self,
+        key: DataKey,
+        record_id: bytes,
+        fact: Fact,
+        origin: Origin,
+        *,
+        source_id: str | None = None,
+        joint: str | None = None,
+    ) -> NewRecord:
+        """Return a sealed record of one fact about the subject of `key`.
+
+        Raises:
+            SchemaMismatch: the fact breaks its own schema; nothing of it is quoted.
+        """
+        kind = event_type(fact)
+        plain = self._encode(Payload(fact=fact, id=source_id, joint=joint))
+        read_strictly(self._payload.decode, plain, kind)
+        occurred_at: datetime = getattr(fact, "occurred_at", origin.received_at)
+        headers: Headers = (
+            ("ce_specversion", b"1.0"),
+            ("ce_id", record_id.hex().encode()),
+            ("ce_type", kind.encode()),
+            ("ce_source", origin.source.encode("ascii")),
+            ("ce_time", stamp(occurred_at)),
+            ("content-type", b"application/json"),
+            ("category", fact.category.encode()),
+            ("purposes", ",".join(origin.purposes).encode()),
+            ("basis", origin.basis.encode()),
+            ("notice", origin.notice.encode("ascii")),
+            ("jurisdiction", origin.jurisdiction.encode("ascii")),
+            ("received", stamp(origin.received_at)),
+            ("schema", kind.encode()),
+            ("kid", key.kid[:16].hex().encode()),
+            ("gen", b"%d" % key.generation),
+            ("tag", origin.tag.hex().encode()),
+            ("digest", origin.digest.hex().encode()),
+        )
+        full = record_key(key.ref, record_id)
+        sealed = envelope.seal(key, plain, envelope.aad(self._stream, full, headers))
+        return NewRecord(partition_of(key.ref, self._partitions), full, sealed, headers)
+
+    def control_fact(
+        self, ref: SubjectRef, record_id: bytes, fact: ControlFact, *, received_at: datetime
+    ) -> NewRecord:
+        """Return a signed control fact of one subject, for the subject's own partition."""
+        partition = partition_of(ref, self._partitions)
+        return self._signed(ref, record_id, partition, fact, fact.occurred_at, received_at)
+
+    def control_record(
+        self, record_id: bytes, partition: int, event: ControlRecord, *, received_at: datetime
+    ) -> NewRecord:
+        """Return a signed control record for one partition; the registrar writes all of them."""
+        return self._signed(NOBODY, record_id, partition, event, event.at, received_at)
+
+    def tombstone(
+        self, ref: bytes, record_id: bytes, *, cause: str, request: str
+    ) -> NewRecord:
+        """Return the null value that frees a record's bytes, signed, with its cause."""
+        key = record_key(ref, record_id)
+        headers: Headers = (("cause", cause.encode("ascii")), ("request", request.encode("ascii")))
+        return NewRecord(
+            partition_of(ref, self._partitions), key, None, self._with_mac(key, headers, b"")
+        )
+
+    def _signed(  # noqa: PLR0913 - every part of the record is named
+        self,
+        ref: SubjectRef,
+        record_id: bytes,
+        partition: int,
+        event: ControlFact | ControlRecord,
+        occurred_at: datetime,
+        received_at: datetime,
+    ) -> NewRecord:
+        kind = event_type(event)
+        value = self._encode(event)
+        read_strictly(self._control.decode, value, kind)
+        key = record_key(ref, record_id)
+        headers: Headers = (
+            ("ce_specversion", b"1.0"),
+            ("ce_id", record_id.hex().encode()),
+            ("ce_type", kind.encode()),
+            ("ce_source", b"privacy-ledger"),
+            ("ce_time", stamp(occurred_at)),
+            ("content-type", b"application/json"),
+            ("received", stamp(received_at)),
+            ("schema", kind.encode()),
+        )
+        return NewRecord(partition, key, value, self._with_mac(key, headers, value))
+
+    def _with_mac(self, key: bytes, headers: Headers, value: bytes) -> Headers:
+        """Return the headers with the mac over stream, key, headers and value."""
+        bound = envelope.aad(self._stream, key, headers)
+        return (*headers, ("mac", envelope.mac(self._mac_key, bound + value).hex().encode()))
+
+    # Reading -----------------------------------------------------------------------------
+
+    def decode(self, rows: Sequence[Row]) -> list[Record]:
+        """Return a record per row, in order; what cannot be read comes as a typed body.
+
+        Raises:
+            KeyUnavailable: the keystore cannot be reached; keep the position and retry.
+        """
+        kids = {row.value[1:33] for row in rows if row.value and row.value[0] == envelope.VERSION}
+        keys = self._vault.open_keys(tuple(kids)) if kids else {}
+        return [self._record(row, keys) for row in rows]
+
+    def _record(self, row: Row, keys: dict[bytes, DataKey | Shredded]) -> Record:
+        """Return one record; never raises for bad bytes."""
+        if row.key.startswith(HEARTBEAT_KEY):
+            return _bare(row, Heartbeat())
+        if len(row.key) != 32:  # noqa: PLR2004 - ref and record id
+            return _bare(row, Undecodable("key_length"))
+        if row.value is None:
+            return _bare(row, Removed(is_ours=self._has_right_mac(row)))
+        headers = dict(row.headers)
+        try:
+            kind = headers["ce_type"]
+            occurred_at = datetime.fromisoformat(headers["ce_time"].decode())
+            received_at = datetime.fromisoformat(headers["received"].decode())
+            if kind not in _SEALED_TYPES:
+                body = self._open_control(row)
+                return _bare(row, body, kind.decode(), occurred_at, received_at)
+            ref, record_id = split_key(row.key)
+            if partition_of(ref, self._partitions) != row.partition:
+                return _bare(row, Undecodable("wrong_partition"))
+            purposes = headers["purposes"].decode()
+            return Record(
+                partition=row.partition,
+                offset=row.offset,
+                ref=ref,
+                record_id=record_id,
+                type=kind.decode(),
+                body=self._open(row, kind, keys),
+                occurred_at=occurred_at,
+                received_at=received_at,
+                category=_CATEGORIES[headers["category"]],
+                purposes=tuple(purposes.split(",")) if purposes else (),
+                generation=int(headers["gen"]),
+                tag=bytes.fromhex(headers["tag"].decode()),
+                digest=bytes.fromhex(headers["digest"].decode()),
+            )
+        except (KeyError, ValueError):
+            return _bare(row, Undecodable("headers"))
+
+    def _open(self, row: Row, kind: bytes, keys: dict[bytes, DataKey | Shredded]) -> Body:
+        """Return the sealed fact, or why it cannot be had."""
+        value = row.value or b""
+        key = keys.get(value[1:33])
+        if isinstance(key, Shredded):
+            return Erased()
+        if key is None:
+            return Undecodable("unknown_key" if value[:1] == b"\x01" else "envelope")
+        if key.ref != row.key[:16]:
+            return Undecodable("foreign_key")
+        try:
+            plain = envelope.open_sealed(
+                key, value, envelope.aad(self._stream, row.key, row.headers)
+            )
+            payload = read_strictly(self._payload.decode, plain, kind.decode())
+        except envelope.EnvelopeBroken:
+            return Undecodable("envelope")
+        except SchemaMismatch:
+            return Undecodable("schema")
+        fact: Fact = payload.fact
+        return fact if event_type(fact).encode() == kind else Undecodable("type")
+
+    def payload(self, row: Row) -> Payload | None:
+        """Return the whole payload of one sealed record, for exports; None when unreadable."""
+        value = row.value or b""
+        key = self._vault.open_keys((value[1:33],)).get(value[1:33])
+        if not isinstance(key, DataKey) or key.ref != row.key[:16]:
+            return None
+        bound = envelope.aad(self._stream, row.key, row.headers)
+        try:
+            plain = envelope.open_sealed(key, value, bound)
+            return read_strictly(self._payload.decode, plain, "payload")
+        except (envelope.EnvelopeBroken, SchemaMismatch):
+            return None
+
+    def _open_control(self, row: Row) -> Body:
+        """Return a control event whose mac is right and that fits its key."""
+        if not self._has_right_mac(row):
+            return Undecodable("mac")
+        try:
+            event = read_strictly(self._control.decode, row.value or b"", "control")
+        except SchemaMismatch:
+            return Undecodable("schema")
+        is_for_all = row.key[:16] == NOBODY
+        if isinstance(event, ControlRecord) is not is_for_all:
+            return Undecodable("key_type")
+        if is_for_all or partition_of(row.key, self._partitions) == row.partition:
+            body: Body = event
+            return body
+        return Undecodable("wrong_partition")
+
+    def _has_right_mac(self, row: Row) -> bool:
+        """Return whether the last header is the right mac over all that stands before it."""
+        if not row.headers or row.headers[-1][0] != "mac":
+            return False
+        expected = self._with_mac(row.key, row.headers[:-1], row.value or b"")[-1][1]
+        return envelope.same(expected, row.headers[-1][1])
+
+
+def stamp(instant: datetime) -> bytes:
+    """Return an instant as an ASCII header: RFC 3339, UTC, microseconds."""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").encode()
+
+
+def describe(error: Exception, event_kind: str) -> SchemaMismatch:
+    """Return our error for a decoder's: path and expected type only, never a value."""
+    text = str(error) if isinstance(error, msgspec.ValidationError) else ""
+    at, expected = _AT.search(text), _EXPECTED.search(text)
+    return SchemaMismatch(
+        event_type=event_kind,
+        path=at.group(1) if at else "$",
+        expected=expected.group(1) if expected else "",
+    )
+
+
+def read_strictly(decode: Callable[[bytes], T], data: bytes, kind: str) -> T:
+    """Return the decoded value; size and depth are checked on the bytes first.
+
+    Raises:
+        SchemaMismatch: too large, too deep, not UTF-8, or not the schema.
+    """
+    if len(data) > PAYLOAD_BYTES_MAX or data.count(b"[") + data.count(b"{") > 100 * DEPTH_MAX:
+        raise SchemaMismatch(event_type=kind, path="$", expected="a bounded document")
+    try:
+        return decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise describe(error, kind) from None
+
+
+def _bare(
+    row: Row,
+    body: Body,
+    kind: str = "",
+    occurred_at: datetime = EPOCH,
+    received_at: datetime = EPOCH,
+) -> Record:
+    """Return a record that is no collection event, or could not be read."""
+    ref, record_id = split_key(row.key)
+    return Record(
+        partition=row.partition,
+        offset=row.offset,
+        ref=ref,
+        record_id=record_id,
+        type=kind or (event_type(Tick) if isinstance(body, ControlRecord) else ""),
+        body=body,
+        occurred_at=occurred_at,
+        received_at=received_at,
+    )

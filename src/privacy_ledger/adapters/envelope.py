@@ -1,0 +1,140 @@
+"""Sealed bytes: AES-256-GCM under a person's own key, with the key's name in front.
+
+`version (1) ‖ kid (32) ‖ nonce (12) ‖ ciphertext ‖ tag (16)`. Sources: NIST SP 800-38D for GCM with
+96-bit random nonces, RFC 2104 for HMAC. GCM does not commit to its key; the kid does (RFC 5869's
+HKDF-Expand of the key), and the keystore checks that commitment whenever it unwraps a key.
+
+Arguments stand in the order of `AESGCM.encrypt` and of `hmac.digest`, which these wrap.
+"""
+
+import hmac
+import os
+from collections.abc import Collection, Iterable
+from struct import pack
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from privacy_ledger.domain.errors import LedgerError
+from privacy_ledger.ports.keys import DataKey
+from privacy_ledger.ports.log import Headers
+
+__all__ = [
+    "KID_BYTES",
+    "MAX_CIPHERS",
+    "OVERHEAD_BYTES",
+    "VERSION",
+    "EnvelopeBroken",
+    "aad",
+    "forget",
+    "kid_of",
+    "mac",
+    "open_sealed",
+    "seal",
+]
+
+VERSION: Final = 1
+"""The first byte of a sealed value."""
+KID_BYTES: Final = 32
+MAX_CIPHERS: Final = 50_000
+"""How many ready ciphers are kept; the one used longest ago goes first."""
+
+_NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+_VERSION_BYTE: Final = bytes([VERSION])
+_NONCE_AT: Final = 1 + KID_BYTES
+_BODY_AT: Final = _NONCE_AT + _NONCE_BYTES
+OVERHEAD_BYTES: Final = _BODY_AT + _TAG_BYTES
+"""How many bytes longer a sealed value is than its plaintext."""
+
+
+class EnvelopeBroken(LedgerError):
+    """Sealed bytes that are not what was sealed: cut, changed, moved, or of another version."""
+
+
+def seal(key: DataKey, plaintext: bytes, aad: bytes) -> bytes:
+    """Return the plaintext sealed under a key and bound to `aad`; each call draws a new nonce.
+
+    A key seals at most 2**24 records (the keystore counts), far below the 2**32 messages to which
+    NIST SP 800-38D limits random nonces.
+    """
+    nonce = os.urandom(_NONCE_BYTES)
+    return _VERSION_BYTE + key.kid + nonce + _cipher(key).encrypt(nonce, plaintext, aad)
+
+
+def open_sealed(key: DataKey, sealed: bytes, aad: bytes) -> bytes:
+    """Return the plaintext of bytes sealed under this key and bound to this `aad`.
+
+    Raises:
+        EnvelopeBroken: the bytes, the key or the `aad` are not those of the sealing.
+    """
+    kid = kid_of(sealed)
+    if kid is None:
+        raise EnvelopeBroken("The value is no sealed record of version 1. Send it to quarantine.")
+    if kid != key.kid:
+        raise EnvelopeBroken("The record names another key than the given one. Ask for its own key.")
+    try:
+        return _cipher(key).decrypt(sealed[_NONCE_AT:_BODY_AT], sealed[_BODY_AT:], aad)
+    except InvalidTag:
+        raise EnvelopeBroken(
+            "The sealed record or what it is bound to was changed. Send it to quarantine."
+        ) from None
+
+
+def kid_of(sealed: bytes) -> bytes | None:
+    """Return the id of the key that sealed these bytes, or None when they are no envelope."""
+    if len(sealed) < OVERHEAD_BYTES or sealed[0] != VERSION:
+        return None
+    return sealed[1:_NONCE_AT]
+
+
+def aad(stream: str, key: bytes, headers: Headers, skip: Collection[str] = ()) -> bytes:
+    """Return what a record is bound to: its logical stream, its key, and its headers in order.
+
+    Headers named in `skip` are left out. All lengths come first and then all parts, so two
+    different inputs never give the same bytes.
+    """
+    if skip:
+        headers = tuple(pair for pair in headers if pair[0] not in skip)
+    names = [stream]
+    values = [key]
+    for name, value in headers:
+        names.append(name)
+        values.append(value)
+    count = len(names)
+    lengths = pack(f">{2 * count + 1}I", count, *map(len, names), *map(len, values))
+    # A foreign record's header name may hold lone surrogates; it must not stop the reader.
+    return lengths + "".join(names).encode("utf-8", "surrogatepass") + b"".join(values)
+
+
+def mac(secret: bytes, data: bytes) -> bytes:
+    """Return HMAC-SHA256 (RFC 2104) of the data; compare with `hmac.compare_digest`."""
+    return hmac.digest(secret, data, "sha256")
+
+
+def forget(kids: Iterable[bytes] | None = None) -> None:
+    """Drop the ready ciphers of these keys, or all of them; Python cannot promise zeroed memory."""
+    if kids is None:
+        _ciphers.clear()
+        return
+    for kid in kids:
+        _ciphers.pop(kid, None)
+
+
+_ciphers: dict[bytes, tuple[bytes, AESGCM]] = {}
+"""By kid, in order of use; with the secret, for a forged key must not find another's cipher."""
+
+
+def _cipher(key: DataKey) -> AESGCM:
+    kid = key.kid
+    held = _ciphers.pop(kid, None)
+    if held is None or held[0] is not key.secret:
+        if held is not None and held[0] != key.secret:
+            _ciphers.clear()
+        held = (key.secret, AESGCM(key.secret))
+        if len(_ciphers) >= MAX_CIPHERS:
+            # Another thread may have taken the same one.
+            _ciphers.pop(next(iter(_ciphers)), None)
+    _ciphers[kid] = held
+    return held[1]

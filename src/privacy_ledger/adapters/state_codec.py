@@ -1,0 +1,173 @@
+"""States as bytes: canonical msgpack, sealed per subject where they hold values of a person.
+
+First byte 0: plain (ids, enums, counts). First byte 1: the envelope of `envelope`. The fence of
+an ended person is plain: it must outlive the shred.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, TypeVar, cast
+
+import msgspec
+
+from privacy_ledger.adapters import envelope
+from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.topics import state_topic, view_topic
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef
+from privacy_ledger.ports.codec import Partial
+from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
+from privacy_ledger.ports.log import NewRecord, Row
+from privacy_ledger.streams.protocol import Emit
+from privacy_ledger.streams.states import Change, Table
+
+__all__ = ["PassStateCodec", "view_group"]
+
+T = TypeVar("T")
+_PLAIN: Final = b"\0"
+_WINDOW_GROUP: Final = "window"
+_PARTIALS: Final = "analytics.partials.v1"
+
+
+def view_group(table: Table[T]) -> str:
+    """Return the key group of a view or of a pass's per-subject states: it names the version."""
+    return f"view:{table.name}.v{table.version}"
+
+
+class PassStateCodec:
+    """The states of one pass; `publishes` lists the tables that go to their public view."""
+
+    def __init__(self, pass_name: str, vault: KeyVault, *, publishes: frozenset[str]) -> None:
+        """Take the keystore and the pass's declaration."""
+        self._pass = pass_name
+        self._vault = vault
+        self._publishes = publishes
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decoders: dict[str, msgspec.msgpack.Decoder[object]] = {}
+        self._topics: dict[str, str] = {}
+
+    def topic(self, table: Table[T]) -> str:
+        """Return the view's topic where this pass publishes the table, else the pass's own."""
+        known = self._topics.get(table.name)
+        if known is None:
+            public = table.view is not None and table.name in self._publishes
+            known = view_topic(table.view or "", table.version) if public else state_topic(self._pass)
+            self._topics[table.name] = known
+        return known
+
+    def changelog_key(self, table: Table[T], key: bytes) -> bytes:
+        """Return the key as it stands in a view, with the table's code in a private changelog."""
+        if table.view is not None and table.name in self._publishes:
+            return key
+        return table.code + key
+
+    def group(self, table: Table[T]) -> str:
+        """Return the key group that seals a table in this pass."""
+        return view_group(table) if table.sealing == "view" else f"state:{self._pass}"
+
+    def seal(
+        self, changes: Sequence[Change], *, generation: Callable[[bytes], int], now: datetime
+    ) -> list[bytes | None]:
+        """Return the sealed values, in order; a value of an ended person is dropped."""
+        wants: dict[KeyWant, None] = {}
+        slots: list[KeyWant | None] = []
+        for change in changes:
+            want = None
+            if change.value is not None and not _is_plain(change):
+                ref = SubjectRef(change.key[:REF_BYTES])
+                number = generation(ref) if change.table.sealing == "view" else 0
+                want = KeyWant(ref, self.group(change.table), number)
+                wants[want] = None
+            slots.append(want)
+        keys = self._keys(tuple(wants), now=now)
+        return [
+            self._seal_one(change, None if want is None else keys.get(want), is_plain=want is None)
+            for change, want in zip(changes, slots, strict=True)
+        ]
+
+    def _seal_one(self, change: Change, key: DataKey | None, *, is_plain: bool) -> bytes | None:
+        if change.value is None:
+            return None
+        if is_plain:
+            return _PLAIN + self._encode(change.value)
+        if key is None:
+            return None
+        bound = self._bound(change.table, change.key)
+        return envelope.seal(key, self._encode(change.value), bound)
+
+    def _keys(self, wants: tuple[KeyWant, ...], *, now: datetime) -> dict[KeyWant, DataKey]:
+        """Return the keys that exist or may be made; those of ended persons are left out."""
+        if not wants:
+            return {}
+        try:
+            return dict(zip(wants, self._vault.sealing_keys(wants, now=now), strict=True))
+        except (RefusedByPolicy, InvariantViolation):
+            found: dict[KeyWant, DataKey] = {}
+            for want in wants:
+                try:
+                    (found[want],) = self._vault.sealing_keys((want,), now=now)
+                except (RefusedByPolicy, InvariantViolation):
+                    continue
+            return found
+
+    def open_many(
+        self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]
+    ) -> list[T | None]:
+        """Return the values, in order; None where absent, shredded or of an ended person."""
+        kids = {value[1:33] for _, value in items if value is not None and value[:1] != _PLAIN}
+        keys = self._vault.open_keys(tuple(kids)) if kids else {}
+        decode = self._decoder(table)
+        opened: list[T | None] = []
+        for key, value in items:
+            if value is None:
+                opened.append(None)
+            elif value[:1] == _PLAIN:
+                opened.append(decode(value[1:]))
+            else:
+                data_key = keys.get(value[1:33])
+                if not isinstance(data_key, DataKey):
+                    opened.append(None)
+                    continue
+                plain = envelope.open_sealed(data_key, value, self._bound(table, key))
+                opened.append(decode(plain))
+        return opened
+
+    def _decoder(self, table: Table[T]) -> Callable[[bytes], T]:
+        decoder = self._decoders.get(table.name)
+        if decoder is None:
+            decoder = msgspec.msgpack.Decoder(cast("type[object]", table.kind))
+            self._decoders[table.name] = decoder
+        return cast("Callable[[bytes], T]", decoder.decode)
+
+    def _bound(self, table: Table[T], key: bytes) -> bytes:
+        return envelope.aad(self.topic(table), self.changelog_key(table, key), ())
+
+    # Partials -----------------------------------------------------------------------------
+
+    def partial(self, emit: Emit, *, now: datetime) -> NewRecord:
+        """Return a partial aggregate, sealed under the key of its release's window."""
+        release = SubjectRef(bytes.fromhex(emit.release))
+        (key,) = self._vault.sealing_keys((KeyWant(release, _WINDOW_GROUP, 0),), now=now)
+        partial = Partial(
+            release=emit.release, partition=emit.partition, cells=emit.cells, subjects=emit.subjects
+        )
+        bound = envelope.aad(_PARTIALS, emit.key, ())
+        return NewRecord(
+            emit.partition, emit.key, envelope.seal(key, self._encode(partial), bound)
+        )
+
+    def open_partial(self, row: Row) -> Partial | None:
+        """Return a partial aggregate, or None when its window's key is gone."""
+        value = row.value or b""
+        key = self._vault.open_keys((value[1:33],)).get(value[1:33])
+        if not isinstance(key, DataKey):
+            return None
+        plain = envelope.open_sealed(key, value, envelope.aad(_PARTIALS, row.key, ()))
+        return msgspec.msgpack.decode(plain, type=Partial)
+
+
+def _is_plain(change: Change) -> bool:
+    """Return whether a value is stored without a key: no values of a person, or a fence."""
+    if change.table.sealing == "plain":
+        return True
+    return isinstance(change.value, Permissions) and change.value.is_ended

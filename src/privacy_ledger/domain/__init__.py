@@ -1,0 +1,1 @@
+"""Pure values, events and rules: no clock, randomness, environment, logging or await."""

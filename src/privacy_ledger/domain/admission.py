@@ -1,0 +1,107 @@
+"""The one decision on a collection event: which purposes it may serve, or why it is refused.
+
+The same function is the fast pre-check at the edge and the exact decision of the passes in log
+order (architecture: admission). Unknown means no.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec import Struct
+
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.values import Category, month_of
+
+__all__ = ["FUTURE_TOLERANCE", "Candidate", "admit", "is_past_retention", "purposes_in_force"]
+
+FUTURE_TOLERANCE: Final = timedelta(minutes=5)
+
+
+class Candidate(Struct, frozen=True, gc=False):
+    """What the decision looks at; `purposes` is sorted and as collected."""
+
+    type: str
+    category: Category
+    purposes: tuple[str, ...]
+    occurred_at: datetime
+    received_at: datetime
+
+
+def admit(
+    permissions: Permissions,
+    candidate: Candidate,
+    rules: Rules,
+    *,
+    last_tick: datetime | None,
+    is_known_copy: bool | None,
+) -> Refusal | tuple[str, ...]:
+    """Return the purposes in force for the event, sorted, or the first refusal that applies.
+
+    `is_known_copy`: None when no live record has this tag; True when one has it with the same
+    digest (a duplicate); False when one has it with another digest (an id used twice). Order of
+    precedence: that of `Refusal`.
+    """
+    rule = rules.event(candidate.type)
+    if rule is None or rule.category is not candidate.category:
+        return Refusal.UNKNOWN_EVENT
+    if candidate.occurred_at > candidate.received_at + FUTURE_TOLERANCE:
+        return Refusal.TIME_FUTURE
+    for purpose in candidate.purposes:
+        if purpose not in rule.purposes or not rules.is_allowed(purpose):
+            return Refusal.UNKNOWN_PURPOSE
+    if permissions.is_ended:
+        return Refusal.SUBJECT_ERASED
+    if not permissions.is_registered:
+        return Refusal.SUBJECT_UNKNOWN
+    if (
+        permissions.not_before is not None
+        and candidate.occurred_at < permissions.not_before
+        and candidate.category is not Category.EVIDENCE
+    ):
+        return Refusal.BEFORE_SUBJECT
+    if last_tick is not None and is_past_retention(
+        candidate.category, candidate.occurred_at, rules, at=last_tick
+    ):
+        return Refusal.PAST_RETENTION
+    if is_known_copy is not None:
+        return Refusal.DUPLICATE if is_known_copy else Refusal.ID_REUSED
+    purposes = purposes_in_force(permissions, candidate, rules)
+    if not purposes:
+        if permissions.is_minor and not permissions.is_approved:
+            return Refusal.MINOR_UNAPPROVED
+        return Refusal.CONSENT_MISSING
+    return purposes
+
+
+def purposes_in_force(
+    permissions: Permissions, candidate: Candidate, rules: Rules
+) -> tuple[str, ...]:
+    """Return those of the candidate's purposes that may use it: valid when collected, and now.
+
+    A purpose based on consent takes only events that occurred after the grant in force.
+    """
+    consent = rules.consent_purposes
+    blocked = permissions.is_minor and not permissions.is_approved
+    kept = []
+    for purpose in candidate.purposes:
+        if purpose in permissions.objections:
+            continue
+        if purpose in consent:
+            since = permissions.grants.get(purpose)
+            if blocked or since is None or candidate.occurred_at < since:
+                continue
+        kept.append(purpose)
+    return tuple(kept)
+
+
+def is_past_retention(
+    category: Category, occurred_at: datetime, rules: Rules, *, at: datetime
+) -> bool:
+    """Return whether a record of this category and time is due at `at`.
+
+    Periods are whole months after the month of occurrence; None never falls due.
+    """
+    months = rules.retention_months(category)
+    return months is not None and month_of(occurred_at) + months < month_of(at)

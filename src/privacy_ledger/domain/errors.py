@@ -1,0 +1,118 @@
+"""The error tree. A message names the thing, the rule and the next step, and never a value.
+
+LedgerError
+├── BadInput              retriable=False   bytes or arguments that cannot be used
+│   └── SchemaMismatch
+├── RefusedByPolicy       retriable=False   a rule says no
+├── KeyUnavailable        retriable=True    the keystore or a KEK cannot be reached
+├── UnknownKey            retriable=False   a key id that this keystore never held
+├── HomeUnusable          retriable=False   wrong, foreign or locked home
+├── StoreFull             retriable=True    no space left on a device
+├── LogUnavailable        retriable=True    broker or log file cannot be reached
+├── LedgerRewound         retriable=False   the log ends below, or differs at, a known position
+├── Fenced                retriable=False   another owner took over
+├── NotCaughtUp           retriable=True    the views did not pass an offset in time
+└── InvariantViolation    retriable=False   a promise of this program was broken
+"""
+
+from privacy_ledger.domain.refusals import Refusal
+
+__all__ = [
+    "BadInput",
+    "Fenced",
+    "HomeUnusable",
+    "InvariantViolation",
+    "KeyUnavailable",
+    "LedgerError",
+    "LedgerRewound",
+    "LogUnavailable",
+    "NotCaughtUp",
+    "RefusedByPolicy",
+    "SchemaMismatch",
+    "StoreFull",
+    "UnknownKey",
+]
+
+
+class LedgerError(Exception):
+    """The root: `str(error)` is one plain sentence and the next step, free of personal values."""
+
+    retriable: bool = False
+
+
+class BadInput(LedgerError):
+    """Bytes or arguments that cannot be used."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        """Keep the reason code beside the message."""
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class SchemaMismatch(BadInput):
+    """Bytes that are not the event they claim to be; carries the path, never the value."""
+
+    def __init__(self, *, event_type: str, path: str, expected: str = "") -> None:
+        """Name the event type, the path in it and the type expected there."""
+        self.event_type = event_type
+        self.path = path
+        self.expected = expected
+        wanted = f" (expected {expected})" if expected else ""
+        super().__init__(
+            Refusal.SCHEMA_MISMATCH,
+            f"{event_type} does not match its schema at {path}{wanted}. "
+            "Send the record to quarantine, or publish a new version.",
+        )
+
+
+class RefusedByPolicy(LedgerError):
+    """A rule of the policy says no; `refusal` is the reason code."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        """Keep the reason code beside the message."""
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class KeyUnavailable(LedgerError):
+    """The keystore or a key-encryption key cannot be reached: stop, keep the position, retry."""
+
+    retriable = True
+
+
+class UnknownKey(LedgerError):
+    """A record names a key that this keystore never held: park and alarm."""
+
+
+class HomeUnusable(LedgerError):
+    """The home is missing, foreign, of another version, or held by another process."""
+
+
+class StoreFull(LedgerError):
+    """A device has no space left; nothing was acknowledged that is not durable."""
+
+    retriable = True
+
+
+class LogUnavailable(LedgerError):
+    """The broker or the log file cannot be reached."""
+
+    retriable = True
+
+
+class LedgerRewound(LedgerError):
+    """The log ends below a known position or holds another record there: stop the partition."""
+
+
+class Fenced(LedgerError):
+    """Another owner of this pass and partition took over; this one must not write again."""
+
+
+class NotCaughtUp(LedgerError):
+    """The views did not pass an appended offset in time; the record itself is durable."""
+
+    retriable = True
+
+
+class InvariantViolation(LedgerError):
+    """A promise of this program was broken; never caught as a business outcome."""

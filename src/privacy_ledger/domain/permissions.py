@@ -1,0 +1,163 @@
+"""What may be done for one data subject now: consents, objections, restriction, minor, fence.
+
+`apply_fact` and `apply_control` may not refuse: history has happened. Both are pure.
+"""
+
+from datetime import datetime
+
+from msgspec import Struct, structs
+
+from privacy_ledger.domain.events import (
+    AccountClosed,
+    AccountRegistered,
+    ConsentGranted,
+    ConsentWithdrawn,
+    ControlFact,
+    ErasureCompleted,
+    ErasureIncomplete,
+    ErasureRequested,
+    Fact,
+    MinorStatusDeclared,
+    ObjectionRaised,
+    RecordDiscarded,
+    RestrictionLifted,
+    RestrictionStarted,
+    SubjectRegistered,
+    SubjectReopened,
+)
+
+__all__ = ["ErasureStatus", "Permissions", "apply_control", "apply_fact"]
+
+
+class ErasureStatus(Struct, frozen=True, kw_only=True):
+    """How far the erasure of the whole person came: requested, incomplete or completed."""
+
+    request: str
+    state: str
+    requested_at: datetime
+    receipt: str | None = None
+
+
+class Permissions(Struct, frozen=True, kw_only=True):
+    """The permissions of one reference, folded in log order.
+
+    `grants`: purpose → the instant from which events count. `restricted_since`: the offset of
+    the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
+    waits for the lift. `requests`: ids of control facts that have had their effect.
+    """
+
+    is_registered: bool = False
+    not_before: datetime | None = None
+    ended_at: int | None = None
+    erasure: ErasureStatus | None = None
+    grants: dict[str, datetime] = {}
+    objections: tuple[str, ...] = ()
+    restricted_since: int | None = None
+    ground: str | None = None
+    purges: tuple[str, ...] = ()
+    is_minor: bool = False
+    is_approved: bool = False
+    closed_at: datetime | None = None
+    requests: tuple[str, ...] = ()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the person was erased: the reference is over for ever."""
+        return self.ended_at is not None
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether processing is restricted (GDPR Art. 18)."""
+        return self.restricted_since is not None
+
+    def may_use(self, purpose: str, *, needs_consent: bool) -> bool:
+        """Return whether a purpose may be acted on for this person right now."""
+        if self.is_ended or self.is_restricted or purpose in self.objections:
+            return False
+        if not needs_consent:
+            return True
+        return purpose in self.grants and not (self.is_minor and not self.is_approved)
+
+
+def apply_fact(state: Permissions, fact: Fact) -> Permissions:
+    """Return the permissions after an accepted fact; most facts change none.
+
+    A second grant in force keeps the earlier instant; a withdrawal removes it.
+    """
+    match fact:
+        case ConsentGranted():
+            if fact.purpose in state.grants:
+                return state
+            return structs.replace(
+                state, grants={**state.grants, fact.purpose: fact.occurred_at}
+            )
+        case ConsentWithdrawn():
+            grants = {p: since for p, since in state.grants.items() if p != fact.purpose}
+            return structs.replace(state, grants=grants)
+        case ObjectionRaised():
+            if fact.purpose in state.objections:
+                return state
+            return structs.replace(
+                state, objections=tuple(sorted((*state.objections, fact.purpose)))
+            )
+        case AccountClosed():
+            return structs.replace(state, closed_at=fact.occurred_at)
+        case AccountRegistered():
+            return structs.replace(state, closed_at=None)
+        case _:
+            return state
+
+
+def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Permissions:
+    """Return the permissions after a control fact; a repeated `request` id has no effect."""
+    if isinstance(fact, ErasureCompleted | ErasureIncomplete):
+        return _erasure_progressed(state, fact)
+    if state.is_ended or fact.request in state.requests:
+        return state
+    state = structs.replace(state, requests=tuple(sorted((*state.requests, fact.request))))
+    match fact:
+        case SubjectRegistered():
+            return structs.replace(state, is_registered=True, not_before=fact.not_before)
+        case RestrictionStarted():
+            since = offset if state.restricted_since is None else state.restricted_since
+            return structs.replace(state, restricted_since=since, ground=fact.ground)
+        case RestrictionLifted():
+            return structs.replace(state, restricted_since=None, ground=None, purges=())
+        case ErasureRequested():
+            return _erasure_requested(state, fact, offset=offset)
+        case MinorStatusDeclared():
+            return structs.replace(state, is_minor=fact.is_minor, is_approved=fact.is_approved)
+        case RecordDiscarded() | SubjectReopened():
+            return state
+        case _:
+            return state
+
+
+def _erasure_requested(
+    state: Permissions, fact: ErasureRequested, *, offset: int
+) -> Permissions:
+    """Return the fence of an ended person, or the state unchanged for a smaller scope."""
+    if fact.scope != "person":
+        return state
+    return Permissions(
+        is_registered=True,
+        ended_at=offset,
+        erasure=ErasureStatus(
+            request=fact.request, state="requested", requested_at=fact.occurred_at
+        ),
+    )
+
+
+def _erasure_progressed(
+    state: Permissions, fact: ErasureCompleted | ErasureIncomplete
+) -> Permissions:
+    """Return the state with the erasure's progress, when it is the one that ended the person."""
+    erasure = state.erasure
+    if erasure is None or erasure.request != fact.request:
+        return state
+    if isinstance(fact, ErasureCompleted):
+        done = structs.replace(erasure, state="completed", receipt=fact.receipt)
+        return structs.replace(state, erasure=done)
+    if erasure.state == "completed":
+        return state
+    return structs.replace(state, erasure=structs.replace(erasure, state="incomplete"))

@@ -1,0 +1,54 @@
+"""Why something was refused: reason codes, in their order of precedence."""
+
+from enum import StrEnum
+
+__all__ = ["Refusal"]
+
+
+class Refusal(StrEnum):
+    """A reason code; the first that applies, from the top, is the answer.
+
+    The codes are public: they stand in summaries, reports, DLQ entries and tombstone causes.
+    """
+
+    # Bytes that are no event.
+    LINE_TOO_LONG = "line_too_long"
+    NOT_UTF8 = "not_utf8"
+    NUL_BYTE = "nul_byte"
+    TOO_DEEP = "too_deep"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    DUPLICATE_KEY = "duplicate_key"
+    NULL_VALUE = "null_value"
+    SCHEMA_MISMATCH = "schema_mismatch"
+    # Events that the mapping or the policy does not take.
+    UNKNOWN_EVENT = "unknown_event"
+    TIME_MISSING = "time_missing"
+    TIME_NAIVE = "time_naive"
+    TIME_INVALID = "time_invalid"
+    TIME_FUTURE = "time_future"
+    ID_INVALID = "id_invalid"
+    UNKNOWN_PURPOSE = "unknown_purpose"
+    # The person and the order of their facts.
+    SUBJECT_ERASED = "subject_erased"
+    SUBJECT_UNKNOWN = "subject_unknown"
+    TOO_OLD_TO_REGISTER = "too_old_to_register"
+    BEFORE_SUBJECT = "before_subject"
+    PAST_RETENTION = "past_retention"
+    ID_REUSED = "id_reused"
+    DUPLICATE = "duplicate"
+    CONSENT_MISSING = "consent_missing"
+    MINOR_UNAPPROVED = "minor_unapproved"
+    # What a removal says as its tombstone's cause.
+    WITHDRAWN = "withdrawn"
+    ERASED = "erased"
+    RETENTION = "retention"
+    DISCARDED = "discarded"
+    # Commands.
+    WINDOW_OPEN = "window_open"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    ALREADY_RELEASED = "already_released"
+    CATALOGUE_EMPTY = "catalogue_empty"
+    NOT_NOTIFIED = "not_notified"
+    NOT_ERASED = "not_erased"
+    CLOCK_DISAGREES = "clock_disagrees"

@@ -1,0 +1,127 @@
+"""Every topic of the ledger, declared once: plan, apply, drift, compose and ACLs follow from it."""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+__all__ = [
+    "ANALYTICS_PARTIALS",
+    "ANALYTICS_RELEASES",
+    "AUDIT_LEAVES",
+    "DLQ",
+    "LEDGER_EVENTS",
+    "LEDGER_REGISTRY",
+    "LEDGER_UNATTRIBUTED",
+    "PARTITIONS_DEFAULT",
+    "PARTITIONS_EMBEDDED",
+    "REQUESTS",
+    "TOPICS",
+    "Topic",
+    "product_topic",
+    "state_topic",
+    "view_topic",
+]
+
+DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+PARTITIONS_DEFAULT: Final = 16
+PARTITIONS_EMBEDDED: Final = 4
+
+Policy = Literal["compact", "delete"]
+
+
+class Topic(Struct, frozen=True, kw_only=True):
+    """One topic: its name, partitions (None: as many as the ledger) and full configuration."""
+
+    name: str
+    partitions: int | None
+    policy: Policy
+    holds: str
+    retention_ms: int = -1
+    max_compaction_lag_ms: int = DAY_MS
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+
+    def config(self, *, scale_ms: int | None = None) -> dict[str, str]:
+        """Return the full Kafka configuration, every key each time.
+
+        `alter_configs` resets what is not sent, so nothing is left out. `scale_ms` replaces the
+        day-sized periods with that many milliseconds (tests of physical removal).
+        """
+        if self.policy == "delete":
+            return {
+                "cleanup.policy": "delete",
+                "retention.ms": str(self.retention_ms),
+                "message.timestamp.type": "LogAppendTime",
+                "compression.type": "producer",
+            }
+        lag = self.max_compaction_lag_ms if scale_ms is None else scale_ms
+        return {
+            "cleanup.policy": "compact",
+            "compression.type": "producer",
+            "message.timestamp.type": "LogAppendTime",
+            "max.compaction.lag.ms": str(lag),
+            "segment.ms": str(lag),
+            "min.cleanable.dirty.ratio": "0.1" if scale_ms is None else "0.01",
+            "delete.retention.ms": str(7 * DAY_MS if scale_ms is None else scale_ms + 1000),
+            "file.delete.delay.ms": "60000" if scale_ms is None else "1000",
+        }
+
+
+def state_topic(pass_name: str) -> str:
+    """Return the name of a pass's private changelog."""
+    return f"state.{pass_name}.v1"
+
+
+def view_topic(name: str, version: int = 1) -> str:
+    """Return the name of a projection's view, which is its changelog."""
+    return f"view.{name}.v{version}"
+
+
+def product_topic(product: str) -> str:
+    """Return the name of a product's public topic (`_` becomes `-`: KIP-1109)."""
+    return f"analytics.{product.replace('_', '-')}.v1"
+
+
+def _compact(name: str, holds: str, writers: tuple[str, ...], readers: tuple[str, ...]) -> Topic:
+    return Topic(
+        name=name, partitions=None, policy="compact", holds=holds, writers=writers, readers=readers,
+        max_compaction_lag_ms=DAY_MS if name.startswith("ledger.") else HOUR_MS,
+    )  # fmt: skip
+
+
+LEDGER_EVENTS: Final = "ledger.events.v1"
+LEDGER_UNATTRIBUTED: Final = "ledger.unattributed.v1"
+LEDGER_REGISTRY: Final = "ledger.registry.v1"
+REQUESTS: Final = "requests.v1"
+ANALYTICS_PARTIALS: Final = "analytics.partials.v1"
+ANALYTICS_RELEASES: Final = "analytics.releases.v1"
+AUDIT_LEAVES: Final = "audit.leaves.v1"
+DLQ: Final = "dlq.v1"
+
+_TEAM = ("core", "privacy")
+TOPICS: Final[tuple[Topic, ...]] = (
+    _compact(LEDGER_EVENTS, "the ledger", ("ingest", "core", "eraser"), ("core", "analytics", "eraser")),
+    Topic(name=LEDGER_UNATTRIBUTED, partitions=None, policy="delete", retention_ms=14 * DAY_MS,
+          holds="events whose subject is unknown", writers=("ingest",), readers=("ingest",)),
+    Topic(name=LEDGER_REGISTRY, partitions=1, policy="delete", holds="facts about no person",
+          writers=("operator", "core"), readers=("ingest", "core", "analytics", "eraser", "operator")),
+    _compact(state_topic("core"), "position, tags, index and work of the core pass", ("core",), ("core",)),
+    _compact(state_topic("analytics"), "position and window state of the analytics pass",
+             ("analytics",), ("analytics",)),
+    _compact(view_topic("permissions"), "what may be done for whom, now", ("core",), ("ingest", *_TEAM)),
+    _compact(view_topic("subject_view"), "profile, devices, location, counts", ("core",), _TEAM),
+    _compact(view_topic("progress"), "enrolments, video, quizzes, certificates", ("core",), _TEAM),
+    Topic(name=REQUESTS, partitions=None, policy="delete", retention_ms=1125 * DAY_MS,
+          holds="progress of rights requests", writers=("eraser", "privacy"), readers=("privacy", "eraser")),
+    _compact(ANALYTICS_PARTIALS, "sealed partial aggregates", ("analytics",), ("release",)),
+    Topic(name=ANALYTICS_RELEASES, partitions=1, policy="delete", holds="budget and release ledger",
+          writers=("release",), readers=("release", "operator")),
+    Topic(name=product_topic("course_views_daily"), partitions=1, policy="compact",
+          holds="anonymised daily course views", writers=("release",), readers=("analyst", "operator")),
+    Topic(name=AUDIT_LEAVES, partitions=1, policy="delete", holds="Merkle leaf hashes and checkpoints",
+          writers=("eraser", "release"), readers=("operator", "privacy")),
+    Topic(name=DLQ, partitions=None, policy="delete", retention_ms=14 * DAY_MS,
+          holds="pointers and redacted refusals", writers=("ingest", "core", "analytics"), readers=("operator",)),
+)  # fmt: skip
+"""Every topic. `partitions=None` follows the ledger's own count, so that passes co-partition."""

@@ -1,0 +1,1 @@
+"""Protocols only: what the application and the engine need from the outside."""

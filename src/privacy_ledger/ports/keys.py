@@ -1,0 +1,190 @@
+"""Keys and identities: the keystore is the only place that links a person to a reference."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from privacy_ledger.domain.values import SubjectRef
+
+__all__ = [
+    "DataKey",
+    "Identity",
+    "IdentityRow",
+    "IdentityStatus",
+    "KeyVault",
+    "KeyWant",
+    "Shredded",
+    "ShredReport",
+]
+
+
+class DataKey(Struct, frozen=True, gc=False):
+    """A data-encryption key in clear; `kid` commits to its bytes. Never logged."""
+
+    ref: SubjectRef
+    group: str
+    generation: int
+    kid: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        """Return the name of the key and never its bytes."""
+        return f"DataKey({self.group}, generation {self.generation})"
+
+
+class Shredded(Struct, frozen=True, gc=False):
+    """A key that was destroyed: its records are erased (never confused with an unknown key)."""
+
+    ref: SubjectRef
+    group: str
+    generation: int
+
+
+class KeyWant(Struct, frozen=True, gc=False):
+    """A key wanted for sealing: the current generation when `generation` is None."""
+
+    ref: SubjectRef
+    group: str
+    generation: int | None = None
+
+
+class Identity(Struct, frozen=True, gc=False):
+    """A platform's own id of a person, canonical, in an exact namespace; never logged.
+
+    Namespaces: `openedx:user_id` (decimal string), `openedx:username` (NFC text).
+    """
+
+    namespace: str
+    value: str
+
+    def __repr__(self) -> str:
+        """Return the namespace only."""
+        return f"Identity({self.namespace})"
+
+
+class IdentityStatus(StrEnum):
+    """Whether an identity is in use, or erased (then it is the suppression list)."""
+
+    ACTIVE = "active"
+    ERASED = "erased"
+
+
+class IdentityRow(Struct, frozen=True, gc=False):
+    """What the keystore knows of an identity; `not_before` refuses earlier events."""
+
+    ref: SubjectRef
+    status: IdentityStatus
+    not_before: datetime
+    erasure: bytes | None = None
+
+
+class ShredReport(Struct, frozen=True, kw_only=True):
+    """What a shred destroyed: key ids in hex and the number of keys by group."""
+
+    kids: tuple[str, ...]
+    by_group: dict[str, int]
+
+
+class KeyVault(Protocol):
+    """The keystore; synchronous, safe for several processes at once, durable on return.
+
+    Every method raises `KeyUnavailable` when the store or the key-encryption key cannot be
+    reached, which is never confused with `Shredded`.
+    """
+
+    # Identities -----------------------------------------------------------------
+    def find(self, identities: Sequence[Identity]) -> tuple[IdentityRow | None, ...]:
+        """Return the row of each identity, in order, None where unknown."""
+        ...
+
+    def mint(
+        self, groups: Sequence[tuple[Identity, ...]], *, now: datetime, not_before: datetime
+    ) -> tuple[SubjectRef, ...]:
+        """Return a new reference for each group of identities of one person, bound to all of it.
+
+        An identity that became known meanwhile wins: its group gets that reference. Raises
+        `InvariantViolation` when a group holds an erased identity.
+        """
+        ...
+
+    def bind(self, ref: SubjectRef, identities: Sequence[Identity], *, now: datetime) -> None:
+        """Bind further unknown identities to a reference; known ones are left as they are."""
+        ...
+
+    def refs_of(self, identity: Identity) -> tuple[SubjectRef, ...]:
+        """Return every reference joined with this identity's, elder first; empty when unknown."""
+        ...
+
+    def reopen(self, identity: Identity, *, now: datetime) -> SubjectRef:
+        """Return a new reference for an erased person's authenticated return.
+
+        Every identity of the same erasure id becomes active under it, `not_before` = `now`.
+        Raises `RefusedByPolicy(NOT_ERASED)` when the identity is not erased.
+        """
+        ...
+
+    def erase_identities(self, ref: SubjectRef, *, now: datetime) -> int:
+        """Turn every identity of a reference `erased`, under one erasure id; return how many."""
+        ...
+
+    # Data keys ------------------------------------------------------------------
+    def sealing_keys(self, wants: Sequence[KeyWant], *, now: datetime) -> tuple[DataKey, ...]:
+        """Return a key per want, in order, created durably where missing.
+
+        With `generation` None: the current generation, younger than 30 days and below 2**24
+        records. With a number: exactly that generation. Raises `RefusedByPolicy(SUBJECT_ERASED)`
+        for an ended reference, and `InvariantViolation` for a shredded generation.
+        """
+        ...
+
+    def fresh_keys(
+        self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime
+    ) -> tuple[DataKey, ...]:
+        """Return a new generation of its own for each (reference, group): record grain."""
+        ...
+
+    def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded]:
+        """Return the keys of these ids; an id that was never held here is absent.
+
+        The commitment is checked at unwrap: a wrong key raises `InvariantViolation`.
+        """
+        ...
+
+    def shred(
+        self,
+        ref: SubjectRef,
+        *,
+        now: datetime,
+        group: str | None = None,
+        generation: int | None = None,
+        below: int | None = None,
+    ) -> ShredReport:
+        """Destroy keys: all of a reference, of a group, of one generation, or those below one.
+
+        Rows stay with nulled material. Idempotent. Material is gone from the file and its
+        write-ahead log when this returns.
+        """
+        ...
+
+    def end(self, ref: SubjectRef, *, now: datetime) -> None:
+        """End a reference for ever: no key is created for it again. Idempotent."""
+        ...
+
+    def is_ended(self, ref: SubjectRef) -> bool:
+        """Return whether the reference was ended."""
+        ...
+
+    # Ledger-wide secrets ----------------------------------------------------------
+    def secret(self, name: str) -> bytes:
+        """Return a ledger-wide 32-byte secret by name, created once.
+
+        Names in use: `control-mac`, `sampling`, `row-key`, `refusals`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the store; idempotent."""
+        ...

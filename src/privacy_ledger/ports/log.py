@@ -1,0 +1,101 @@
+"""The event log: topics of partitions of records, embedded or on Kafka."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header"]
+
+Headers = tuple[tuple[str, bytes], ...]
+"""Record headers in order; names and values are ASCII."""
+
+
+class NewRecord(Struct, frozen=True, gc=False):
+    """A record to append; a `value` of None is a tombstone."""
+
+    partition: int
+    key: bytes
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Row(Struct, frozen=True, gc=False):
+    """A record as read; `value` None is a tombstone; `appended_ms` is the log's own time."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes | None
+    headers: Headers
+    appended_ms: int
+
+
+def header(headers: Headers, name: str) -> bytes | None:
+    """Return the value of the first header of that name, or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+class EventLog(Protocol):
+    """An append-only log of partitioned topics; every adapter passes one contract suite.
+
+    Reads see committed records only. Compaction leaves gaps: an offset is never computed by
+    counting records. Every method raises `LogUnavailable` when the log cannot be reached.
+    """
+
+    def partitions(self, topic: str) -> int:
+        """Return the number of partitions of a declared topic."""
+        ...
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
+        """Append in order and return the offsets; durable when it returns.
+
+        All or nothing when embedded; on Kafka idempotent per record, in order per partition.
+
+        Raises:
+            StoreFull: no space is left; nothing was appended.
+        """
+        ...
+
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> None:
+        """Append to several topics and partitions in one transaction of the named writer.
+
+        A second process that opens the same writer fences this one.
+
+        Raises:
+            Fenced: a newer owner of `writer` exists; nothing was appended.
+        """
+        ...
+
+    async def read(
+        self, topic: str, partition: int, *, after: int, limit: int = 1000
+    ) -> tuple[Row, ...]:
+        """Return at most `limit` committed records with an offset above `after`, oldest first.
+
+        Empty means: nothing above `after` is committed now.
+        """
+        ...
+
+    async def read_at(self, topic: str, partition: int, offsets: Sequence[int]) -> tuple[Row, ...]:
+        """Return the records at these ascending offsets; those compacted away are left out."""
+        ...
+
+    async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
+        """Return the newest record of a key, tombstones included, or None.
+
+        Point look-up when embedded; on Kafka it reads the partition.
+        """
+        ...
+
+    async def end(self, topic: str, partition: int) -> int:
+        """Return the offset that the next committed record will at least have (stable end)."""
+        ...
+
+    async def close(self) -> None:
+        """Release files and connections; idempotent."""
+        ...

@@ -1,0 +1,46 @@
+"""Small ports: time, randomness, state."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+__all__ = ["Clock", "Ids", "StateStore"]
+
+
+class Clock(Protocol):
+    """The time of a home or a cluster; a trial home runs on a given one at real pace."""
+
+    def now(self) -> datetime:
+        """Return the current UTC time."""
+        ...
+
+
+class Ids(Protocol):
+    """Random identifiers."""
+
+    def token(self, size: int = 16) -> bytes:
+        """Return `size` random bytes."""
+        ...
+
+
+class StateStore(Protocol):
+    """The cache of one pass and partition: raw bytes, one ordered key space.
+
+    It may be behind its changelog, never ahead of it. Values are sealed before they come here.
+    """
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of these keys, in order."""
+        ...
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, in key order."""
+        ...
+
+    def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Apply all changes in one atomic batch; None deletes."""
+        ...
+
+    def close(self) -> None:
+        """Close files; idempotent."""
+        ...

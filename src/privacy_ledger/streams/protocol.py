@@ -1,0 +1,93 @@
+"""What a step is, and what a fold of one record asks of its shell."""
+
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.streams.record import Record
+from privacy_ledger.streams.states import Parts, Table
+
+__all__ = ["Emit", "Processor", "Published", "Reread", "Step"]
+
+P = TypeVar("P")
+
+
+class Step(Protocol[P]):
+    """A projection's pure step over one part of one subject's state.
+
+    A part holds what the records of one category and month add up to; the state of a subject is
+    its parts, so removal by category and by retention drops parts without reading again. A
+    step is order-free between parts: values of which the last wins carry their offset.
+    """
+
+    @property
+    def purpose(self) -> str | None:
+        """The purpose under which the step acts; None: every live record (GDPR Art. 15)."""
+        ...
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The event types that the step folds; others leave its state as it is."""
+        ...
+
+    def step(self, part: P | None, record: Record) -> P:
+        """Return the part after one accepted record; a replay gives the same answer."""
+        ...
+
+    def windows(self, record: Record) -> tuple[str, ...]:
+        """Return the analytics windows that the record contributes to; mostly none."""
+        ...
+
+
+class Processor(Struct, Generic[P], frozen=True, kw_only=True):
+    """A processor: the pass it runs in, the topic it reads, its table and its step."""
+
+    name: str
+    runs_in: str
+    source: str
+    table: Table[Parts[P]]
+    step: Step[P]
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """A table that every pass folds and that one pass publishes as a view."""
+
+    name: str
+    runs_in: str
+    source: str
+    table: Table[Permissions]
+
+
+class Reread(Struct, frozen=True, kw_only=True):
+    """A demand of the fold: read these records of one subject again, in order.
+
+    `refold`: through the steps, from empty state (removals, lifts). Otherwise they waited
+    behind a parked record and are applied as if they came now.
+    """
+
+    ref: SubjectRef
+    partition: int
+    offsets: tuple[int, ...]
+    is_refold: bool
+
+
+class Emit(Struct, frozen=True, kw_only=True):
+    """An output of a fold: sealed under the key of `window` by the shell, one per partition."""
+
+    topic: str
+    partition: int
+    key: bytes
+    release: str
+    cells: dict[str, int]
+    subjects: int
+
+
+class Rereader(Protocol):
+    """The shell's side of a `Reread`."""
+
+    def __call__(self, demand: Reread) -> Iterator[Record]:
+        """Yield the records that still exist, oldest first."""
+        ...

@@ -1,0 +1,51 @@
+"""A ledger record as the steps see it."""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from privacy_ledger.domain.events import ControlFact, ControlRecord, Fact
+from privacy_ledger.domain.values import Category, RecordId, SubjectRef
+
+__all__ = ["Body", "Erased", "Heartbeat", "Record", "Removed", "Undecodable"]
+
+
+class Erased(Struct, frozen=True):
+    """The record's key was destroyed: it happened, and nobody can say what."""
+
+
+class Undecodable(Struct, frozen=True):
+    """The record cannot be read and was not erased; `reason` is a code, never content."""
+
+    reason: str
+
+
+class Removed(Struct, frozen=True):
+    """A tombstone; `is_ours` when its mac is right. It carries no meaning for a fold."""
+
+    is_ours: bool
+
+
+class Heartbeat(Struct, frozen=True):
+    """A keyed record whose only work is to let an idle partition compact."""
+
+
+Body = Fact | ControlFact | ControlRecord | Erased | Undecodable | Removed | Heartbeat
+
+
+class Record(Struct, frozen=True, kw_only=True, gc=False):
+    """One record of `ledger.events.v1`; `ref` is sixteen zero bytes for control records."""
+
+    partition: int
+    offset: int
+    ref: SubjectRef
+    record_id: RecordId
+    type: str
+    body: Body
+    occurred_at: datetime
+    received_at: datetime
+    category: Category | None = None
+    purposes: tuple[str, ...] = ()
+    generation: int = 0
+    tag: bytes = b""
+    digest: bytes = b""

@@ -1,0 +1,212 @@
+"""The states of a pass: tables of typed values, and the workspace that folds read and change."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final, Generic, Literal, Protocol, TypeVar, cast
+
+from msgspec import Struct
+
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.values import Category
+
+__all__ = [
+    "GENERATIONS",
+    "INDEX",
+    "MEMBERS",
+    "META",
+    "PARKED",
+    "PERMISSIONS",
+    "SHREDS",
+    "TIMERS",
+    "WAITING",
+    "WINDOWS",
+    "WORK",
+    "Change",
+    "IndexRow",
+    "Loader",
+    "Meta",
+    "Parked",
+    "Parts",
+    "Sealing",
+    "Shred",
+    "Table",
+    "Tombstone",
+    "Window",
+    "Workspace",
+]
+
+T = TypeVar("T")
+Sealing = Literal["plain", "state", "view"]
+
+
+class Table(Struct, Generic[T], frozen=True):
+    """A table: one byte that names it in the store, its value type, where it is published.
+
+    `sealing`: `plain` holds no value of a person; `state` is sealed under the subject's key of
+    the pass; `view` under the subject's key of the view, in its current generation. `view` is
+    the name of the public view, or None for the pass's private changelog.
+    """
+
+    code: bytes
+    name: str
+    kind: type[T]
+    sealing: Sealing
+    view: str | None = None
+    version: int = 1
+
+
+class IndexRow(Struct, frozen=True, array_like=True, gc=False):
+    """Where a live record lies and what it may serve; keyed by reference and tag.
+
+    It holds nothing that the record's own headers do not say in clear, and goes with the record.
+    """
+
+    offset: int
+    record_id: bytes
+    digest: bytes
+    category: Category
+    month: int
+    purposes: tuple[str, ...]
+    generation: int
+
+
+class Tombstone(Struct, frozen=True, array_like=True, gc=False):
+    """A tombstone that was decided and not yet read back; `sequence` is the decision order."""
+
+    sequence: int
+    cause: str
+    request: str
+
+
+class Shred(Struct, frozen=True, array_like=True, gc=False):
+    """Keys to destroy once the cycle is committed; group `view` means the pass's own views."""
+
+    group: str
+    generation: int | None = None
+    below: int | None = None
+
+
+class Parked(Struct, frozen=True, array_like=True):
+    """A subject that waits behind a record nobody can read."""
+
+    offset: int
+    record_id: bytes
+    reason: str
+
+
+class Meta(Struct, frozen=True, kw_only=True):
+    """What a partition of a pass knows beside its subjects."""
+
+    last_tick: datetime | None = None
+    unconfirmed: datetime | None = None
+    registry_digest: str | None = None
+    sequence: int = 0
+    versions: dict[str, int] = {}
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """A window that a control record opened or sealed."""
+
+    is_sealed: bool
+    release: str | None = None
+
+
+class Parts(Struct, Generic[T]):
+    """A projection's state, in parts by category and month, so that retention drops parts."""
+
+    parts: dict[str, T]
+
+
+PERMISSIONS: Final = Table(b"p", "permissions", Permissions, "state", view="permissions")
+INDEX: Final = Table(b"i", "index", IndexRow, "plain")
+TIMERS: Final = Table(b"t", "timers", bool, "plain")
+META: Final = Table(b"m", "meta", Meta, "plain")
+WORK: Final = Table(b"w", "work", Tombstone, "plain")
+GENERATIONS: Final = Table(b"g", "generations", int, "plain")
+SHREDS: Final = Table(b"s", "shreds", Shred, "plain")
+PARKED: Final = Table(b"k", "parked", Parked, "plain")
+WAITING: Final = Table(b"q", "waiting", int, "plain")
+WINDOWS: Final = Table(b"n", "windows", Window, "plain")
+MEMBERS: Final = Table(b"a", "members", bool, "plain")
+
+
+class Loader(Protocol):
+    """Typed reads of committed state."""
+
+    def load(self, table: Table[T], key: bytes) -> T | None:
+        """Return the committed value, or None."""
+        ...
+
+    def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
+        """Yield committed (key, value) pairs in key order."""
+        ...
+
+
+class Change(Struct, frozen=True):
+    """A changed value of a table; None deletes."""
+
+    table: Table[object]
+    key: bytes
+    value: object | None
+
+
+class Workspace:
+    """The states of one cycle: reads fall through to committed state, changes stay here.
+
+    Deterministic and free of I/O of its own. `changes` yields each changed key once.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        """Start with no changes over `loader`."""
+        self._loader = loader
+        self._values: dict[str, dict[bytes, object | None]] = {}
+        self._changed: dict[tuple[str, bytes], Table[object]] = {}
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """Return the value as changed in this cycle, else as committed."""
+        values = self._values.get(table.name)
+        if values is None:
+            values = self._values[table.name] = {}
+        if key in values:
+            return cast("T | None", values[key])
+        value = self._loader.load(table, key)
+        values[key] = value
+        return value
+
+    def put(self, table: Table[T], key: bytes, value: T) -> None:
+        """Set a value."""
+        self._values.setdefault(table.name, {})[key] = value
+        self._changed[(table.name, key)] = cast("Table[object]", table)
+
+    def delete(self, table: Table[T], key: bytes) -> None:
+        """Remove a value; removing what is not there changes nothing."""
+        if self.get(table, key) is None:
+            return
+        self._values[table.name][key] = None
+        self._changed[(table.name, key)] = cast("Table[object]", table)
+
+    def scan(self, table: Table[T], prefix: bytes) -> list[tuple[bytes, T]]:
+        """Return (key, value) pairs in key order, with this cycle's changes."""
+        found: dict[bytes, T] = dict(self._loader.scan(table, prefix))
+        for key, value in self._values.get(table.name, {}).items():
+            if key.startswith(prefix):
+                if value is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = cast("T", value)
+        return sorted(found.items())
+
+    def preload(self, table: Table[T], values: Iterable[tuple[bytes, T | None]]) -> None:
+        """Take values that were read in one batch, where nothing is known yet."""
+        known = self._values.setdefault(table.name, {})
+        for key, value in values:
+            known.setdefault(key, value)
+
+    def changes(self) -> Iterator[Change]:
+        """Yield every change of this cycle, in the order of first change."""
+        for (name, key), table in self._changed.items():
+            yield Change(table, key, self._values[name][key])
+
+    def __len__(self) -> int:
+        """Return the number of changed keys."""
+        return len(self._changed)

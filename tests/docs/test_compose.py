@@ -1,0 +1,110 @@
+"""The compose file publishes on loopback only, and runs our code with as little as it needs."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+COMPOSE_FILE: Final = Path(__file__).parents[2] / "docker-compose.yml"
+OURS: Final = ("init", "worker")
+COMMAND_TIMEOUT_S: Final = 60
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    """Return the services of the compose file, by name."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
+    return found
+
+
+def test_every_published_port_is_on_loopback(services: dict[str, dict[str, Any]]) -> None:
+    published = [port for service in services.values() for port in service.get("ports", [])]
+
+    assert published
+    assert [port for port in published if not str(port).startswith("127.0.0.1:")] == []
+
+
+def test_no_service_leaves_its_own_network(services: dict[str, dict[str, Any]]) -> None:
+    assert [name for name, service in services.items() if "network_mode" in service or "pid" in service] == []
+
+
+@pytest.mark.parametrize("name", ["kafka", *OURS])
+def test_a_service_gains_no_privilege(services: dict[str, dict[str, Any]], name: str) -> None:
+    service = services[name]
+
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_code_is_not_root_and_cannot_write_its_image(
+    services: dict[str, dict[str, Any]], name: str
+) -> None:
+    service = services[name]
+
+    assert service["user"].split(":")[0].isdigit()
+    assert int(service["user"].split(":")[0]) > 0
+    assert service["read_only"] is True
+    assert f"USER {service['user']}" in service["build"]["dockerfile_inline"]
+
+
+@pytest.mark.parametrize("name", ["kafka", "worker"])
+def test_a_lasting_service_has_a_health_check(services: dict[str, dict[str, Any]], name: str) -> None:
+    assert services[name]["healthcheck"]["test"]
+
+
+def test_the_worker_waits_for_a_healthy_broker_and_its_topics(services: dict[str, dict[str, Any]]) -> None:
+    assert services["worker"]["depends_on"] == {
+        "kafka": {"condition": "service_healthy"},
+        "init": {"condition": "service_completed_successfully"},
+    }
+
+
+def test_keys_and_data_lie_in_different_volumes(services: dict[str, dict[str, Any]]) -> None:
+    mounts = dict(volume.split(":")[::-1] for volume in services["worker"]["volumes"])
+    environment = services["worker"]["environment"]
+
+    keys = mounts[environment["PRIVACY_LEDGER_KEYS"]]
+    data = mounts[str(Path(environment["PRIVACY_LEDGER_KEYSTORE"]).parent)]
+
+    assert keys != data
+
+
+def test_what_the_image_copies_is_in_the_project(services: dict[str, dict[str, Any]]) -> None:
+    dockerfile = services["worker"]["build"]["dockerfile_inline"]
+    copied = [
+        name for line in dockerfile.splitlines() if line.startswith("COPY ") for name in line.split()[1:-1]
+    ]
+
+    assert copied
+    assert [name for name in copied if not (COMPOSE_FILE.parent / name).exists()] == []
+
+
+def test_compose_accepts_the_file() -> None:
+    client = _compose_client()
+    if client is None:
+        pytest.skip("no `docker compose` client on this machine")
+
+    run = subprocess.run(
+        [*client, "-f", str(COMPOSE_FILE), "config", "-q"],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def _compose_client() -> list[str] | None:
+    docker = shutil.which("docker")
+    if docker is None:
+        return None
+    client = [docker, "compose"]
+    answer = subprocess.run([*client, "version"], capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    return client if answer.returncode == 0 else None

@@ -9,7 +9,9 @@ Arguments stand in the order of `AESGCM.encrypt` and of `hmac.digest`, which the
 
 import hmac
 import os
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from struct import pack
 from typing import Final
 
@@ -122,19 +124,19 @@ def forget(kids: Iterable[bytes] | None = None) -> None:
         _ciphers.pop(kid, None)
 
 
-_ciphers: dict[bytes, tuple[bytes, AESGCM]] = {}
-"""By kid, in order of use; with the secret, for a forged key must not find another's cipher."""
+_ciphers: OrderedDict[bytes, tuple[bytes, AESGCM]] = OrderedDict()
+"""By kid, the one used longest ago first; with its secret, so that a forged key finds no other's."""
 
 
 def _cipher(key: DataKey) -> AESGCM:
     kid = key.kid
-    held = _ciphers.pop(kid, None)
-    if held is None or held[0] is not key.secret:
-        if held is not None and held[0] != key.secret:
-            _ciphers.clear()
+    held = _ciphers.get(kid)
+    if held is None or held[0] != key.secret:
         held = (key.secret, AESGCM(key.secret))
-        if len(_ciphers) >= MAX_CIPHERS:
-            # Another thread may have taken the same one.
-            _ciphers.pop(next(iter(_ciphers)), None)
-    _ciphers[kid] = held
+        _ciphers[kid] = held
+        if len(_ciphers) > MAX_CIPHERS:
+            _ciphers.popitem(last=False)
+        return held[1]
+    with suppress(KeyError):  # another thread may have dropped it meanwhile
+        _ciphers.move_to_end(kid)
     return held[1]

@@ -16,9 +16,9 @@ from privacy_ledger.domain.values import Category
 
 __all__ = ["check", "check_coverage", "decode", "digest", "encode", "seed"]
 
-SEED_PACKAGE: Final = "privacy_ledger.domain.registry"
-SEED_VERSION: Final = 1
-SEED_FILES: Final = ("purposes", "categories", "events", "products", "defaults")
+_SEED_PACKAGE: Final = "privacy_ledger.domain.registry"
+_SEED_VERSION: Final = 1
+_SEED_FILES: Final = ("purposes", "categories", "events", "products", "defaults")
 """One TOML file each, with one table of the same name."""
 
 _DECODER: Final = msgspec.json.Decoder(Registry)
@@ -31,9 +31,9 @@ def seed() -> Registry:
         BadInput: a file does not hold what its name says, or the rows contradict each other or the
             event classes.
     """
-    folder = resources.files(SEED_PACKAGE)
-    tables: dict[str, Any] = {"version": SEED_VERSION}
-    for name in SEED_FILES:
+    folder = resources.files(_SEED_PACKAGE)
+    tables: dict[str, Any] = {"version": _SEED_VERSION}
+    for name in _SEED_FILES:
         tables |= tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
     for name, column in (("purposes", "id"), ("categories", "id"), ("events", "type"), ("products", "id")):
         tables[name] = sorted(tables[name], key=_by(column))

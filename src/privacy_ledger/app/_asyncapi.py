@@ -103,7 +103,9 @@ def _channel(topic: Topic, paths: Sequence[str]) -> Json:
 
 def _configuration(topic: Topic) -> Json:
     config = topic.config()
-    periods = {name: int(config[name]) for name in ("retention.ms", "delete.retention.ms") if name in config}
+    periods: Json = {
+        name: int(config[name]) for name in ("retention.ms", "delete.retention.ms") if name in config
+    }
     return {"cleanup.policy": [topic.policy], **periods}
 
 

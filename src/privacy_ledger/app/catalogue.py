@@ -25,13 +25,13 @@ __all__ = ["DIALECT", "documents", "event_schema"]
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 """The JSON Schema dialect of every schema here; a name that nothing needs to fetch."""
 
-KEY_OF_SUBJECT: Final = "subject reference (16 bytes), record id (16 bytes)"
-KEY_OF_ALL: Final = "sixteen zero bytes, record id (16 bytes)"
+_KEY_OF_SUBJECT: Final = "subject reference (16 bytes), record id (16 bytes)"
+_KEY_OF_ALL: Final = "sixteen zero bytes, record id (16 bytes)"
 
-ControlKind = type[ControlFact] | type[ControlRecord]
-_CONTROL: Final[tuple[ControlKind, ...]] = (*CONTROL_FACTS, *CONTROL_RECORDS)
+_ControlKind = type[ControlFact] | type[ControlRecord]
+_CONTROL: Final[tuple[_ControlKind, ...]] = (*CONTROL_FACTS, *CONTROL_RECORDS)
 
-Json = dict[str, Any]
+_Json = dict[str, Any]
 """A JSON object in the making; its shape is JSON Schema's or AsyncAPI's."""
 
 
@@ -52,7 +52,7 @@ def documents(registry: Registry) -> dict[str, bytes]:
     return dict(sorted(encoded.items()))
 
 
-def event_schema(kind: type[Fact], rule: EventRule) -> Json:
+def event_schema(kind: type[Fact], rule: EventRule) -> _Json:
     """Return the closed JSON Schema of one event version, with what the rules say about it."""
     marks = {
         "x-category": str(kind.category),
@@ -62,17 +62,17 @@ def event_schema(kind: type[Fact], rule: EventRule) -> Json:
     return _schema(kind, f"event:{event_type(kind)}", marks)
 
 
-def _control_schema(kind: ControlKind) -> Json:
+def _control_schema(kind: _ControlKind) -> _Json:
     scope = "one subject" if issubclass(kind, ControlFact) else "every partition"
     return _schema(kind, f"control:{event_type(kind)}", {"x-scope": scope})
 
 
-def _schema(kind: type[msgspec.Struct], name: str, marks: Json | None = None) -> Json:
+def _schema(kind: type[msgspec.Struct], name: str, marks: _Json | None = None) -> _Json:
     """Return msgspec's schema of a struct with the struct itself at the root."""
     generated = msgspec.json.schema(kind)
     definitions = dict(generated["$defs"])
     root = dict(definitions.pop(kind.__name__))
-    head: Json = {
+    head: _Json = {
         "$schema": DIALECT,
         "$id": f"urn:privacy-ledger:{name}",
         "title": root.pop("title"),
@@ -83,7 +83,7 @@ def _schema(kind: type[msgspec.Struct], name: str, marks: Json | None = None) ->
     return head | root | tail
 
 
-def _catalogue(rules: Rules) -> Json:
+def _catalogue(rules: Rules) -> _Json:
     registry = rules.registry
     return {
         "events": [_event_entry(rules, kind) for kind in sorted(COLLECTION_EVENTS, key=event_type)],
@@ -99,7 +99,7 @@ def _catalogue(rules: Rules) -> Json:
     }  # fmt: skip
 
 
-def _event_entry(rules: Rules, kind: type[Fact]) -> Json:
+def _event_entry(rules: Rules, kind: type[Fact]) -> _Json:
     rule = _rule(rules, kind)
     return {
         "type": rule.type,
@@ -108,7 +108,7 @@ def _event_entry(rules: Rules, kind: type[Fact]) -> Json:
         "schema": _path(kind),
         "topic": LEDGER_EVENTS,
         "topic_without_subject": LEDGER_UNATTRIBUTED,
-        "key": KEY_OF_SUBJECT,
+        "key": _KEY_OF_SUBJECT,
         "category": str(kind.category),
         "provenance": str(kind.provenance),
         "purposes": [_purpose_entry(rules, purpose) for purpose in rule.purposes],
@@ -120,26 +120,26 @@ def _event_entry(rules: Rules, kind: type[Fact]) -> Json:
     }
 
 
-def _control_entry(kind: ControlKind) -> Json:
+def _control_entry(kind: _ControlKind) -> _Json:
     return {
         "type": event_type(kind),
         "title": kind.__name__,
         "description": _description(kind),
         "schema": _path(kind),
         "topic": LEDGER_EVENTS,
-        "key": KEY_OF_SUBJECT if issubclass(kind, ControlFact) else KEY_OF_ALL,
+        "key": _KEY_OF_SUBJECT if issubclass(kind, ControlFact) else _KEY_OF_ALL,
         "fields": _fields(kind),
     }
 
 
-def _purpose_entry(rules: Rules, purpose: str) -> Json:
+def _purpose_entry(rules: Rules, purpose: str) -> _Json:
     rule = rules.purpose(purpose)
     if rule is None:
         raise LookupError(f"Purpose {purpose} has no row in the registry. Check its coverage first.")
     return {"id": rule.id, "basis": str(rule.basis), "dpv": rule.dpv}
 
 
-def _fields(kind: type[msgspec.Struct]) -> list[Json]:
+def _fields(kind: type[msgspec.Struct]) -> list[_Json]:
     """Return name, need and export label of each field, in the order of the wire."""
     schema = msgspec.json.schema(kind)["$defs"][kind.__name__]
     return [
@@ -149,7 +149,7 @@ def _fields(kind: type[msgspec.Struct]) -> list[Json]:
     ]
 
 
-def _label(member: Json) -> str | None:
+def _label(member: _Json) -> str | None:
     for schema in (member, *member.get("anyOf", ())):
         if LABEL in schema:
             return str(schema[LABEL])
@@ -167,10 +167,10 @@ def _description(kind: type[msgspec.Struct]) -> str:
     return str(msgspec.json.schema(kind)["$defs"][kind.__name__]["description"])
 
 
-def _path(kind: type[Fact] | ControlKind) -> str:
+def _path(kind: type[Fact] | _ControlKind) -> str:
     folder = "events" if issubclass(kind, Fact) else "control"
     return f"{folder}/{event_type(kind)}.json"
 
 
-def _encode(document: Json) -> bytes:
+def _encode(document: _Json) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -105,6 +105,10 @@ class StateCodec(Protocol):
         """Return the topic that is the table's changelog in this pass."""
         ...
 
+    def group(self, table: Table[T]) -> str:
+        """Return the key group that seals the table in this pass."""
+        ...
+
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         """Return the key of a state in its changelog topic."""
         ...

@@ -60,21 +60,25 @@ class EventLog(Protocol):
         """
         ...
 
-    async def append_atomically(
-        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
-    ) -> None:
+    async def open_writer(self, writer: str) -> int:
+        """Own `writer` from now on, fence its earlier owners, and return an epoch for log lines.
+
+        What an earlier owner had not committed is never committed.
+        """
+        ...
+
+    async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
         """Append to several topics and partitions in one transaction of the named writer.
 
-        A second process that opens the same writer fences this one.
+        The first use opens the writer. A second process that opens it fences this one. On Kafka
+        the records become readable shortly after this returns, partition by partition.
 
         Raises:
             Fenced: a newer owner of `writer` exists; nothing was appended.
         """
         ...
 
-    async def read(
-        self, topic: str, partition: int, *, after: int, limit: int = 1000
-    ) -> tuple[Row, ...]:
+    async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` committed records with an offset above `after`, oldest first.
 
         Empty means: nothing above `after` is committed now.

@@ -21,7 +21,9 @@ def is_latest_only(topic: str) -> bool:
     return topic.startswith(LATEST_ONLY)
 
 
-def slices(connection: sqlite3.Connection, topic: Topic, *, now_ms: int, until: Mapping[int, int]) -> Iterator[int]:
+def slices(
+    connection: sqlite3.Connection, topic: Topic, *, now_ms: int, until: Mapping[int, int]
+) -> Iterator[int]:
     """Yield the number of records that each transaction removed.
 
     Only records below the compaction point (`until[partition]`, or the end) count as newer ones.
@@ -78,12 +80,16 @@ def _drop_superseded(connection: sqlite3.Connection, lane: int, start: int, poin
                 (base + start, stop),
             ).rowcount
             start = stop - base
-            connection.execute("UPDATE lanes SET compacted_to = max(compacted_to, ?) WHERE lane = ?", (start, lane))
+            connection.execute(
+                "UPDATE lanes SET compacted_to = max(compacted_to, ?) WHERE lane = ?", (start, lane)
+            )
             _note(connection, removed)
         yield removed
 
 
-def _drop_tombstones(connection: sqlite3.Connection, topic: str, lane: int, *, point: int, until_ms: int) -> int:
+def _drop_tombstones(
+    connection: sqlite3.Connection, topic: str, lane: int, *, point: int, until_ms: int
+) -> int:
     base = lane << LANE_SHIFT
     table = "heads" if is_latest_only(topic) else "records"
     with transaction(connection):

@@ -202,4 +202,6 @@ def _translate(error: sqlite3.Error, path: Path) -> LedgerError:
             return LogUnavailable(f"The log {path} stayed locked by another process. Try again.")
         case _:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
-            return LogUnavailable(f"The log {path} cannot be used ({name}). Check the disk and the file's permissions.")
+            return LogUnavailable(
+                f"The log {path} cannot be used ({name}). Check the disk and the file's permissions."
+            )

@@ -77,7 +77,9 @@ class Reader:
             position += len(part)
             if sum(len(row.value or b"") for row in rows) > READ_BYTES:
                 # The read stopped early: go on after the last row it gave.
-                position = next((n for n, offset in enumerate(offsets) if offset > rows[-1].offset), len(offsets))
+                position = next(
+                    (n for n, offset in enumerate(offsets) if offset > rows[-1].offset), len(offsets)
+                )
         return tuple(found)
 
     def latest(self, table: str, lane: int, partition: int, key: bytes) -> Row | None:
@@ -90,9 +92,7 @@ class Reader:
         values: dict[bytes, bytes | None] = {}
         for start in range(0, len(keys), LOOKUP_KEYS):
             part = keys[start : start + LOOKUP_KEYS]
-            statement = (
-                f"SELECT key, value, max(id) FROM {table} WHERE lane = ? AND key IN ({_marks(len(part))}) GROUP BY key"
-            )
+            statement = f"SELECT key, value, max(id) FROM {table} WHERE lane = ? AND key IN ({_marks(len(part))}) GROUP BY key"
             rows: list[tuple[bytes, bytes | None, int]] = self._fetch(statement, (lane, *_padded(part)))
             for key, value, _ in rows:
                 values[key] = value

@@ -114,7 +114,9 @@ class Writer:
             "SELECT epoch FROM writers WHERE name = ?", (name,)
         ).fetchone()
         if row is None or row[0] != epoch:
-            raise Fenced(f"The writer {name} has a newer owner; nothing was appended. Stop, or open it again.")
+            raise Fenced(
+                f"The writer {name} has a newer owner; nothing was appended. Stop, or open it again."
+            )
 
     def _next_id(self, topic: str, partition: int) -> int:
         row: tuple[int, int] = self._connection.execute(

@@ -144,7 +144,9 @@ class LocalLog:
         lane = self._lane(topic, partition)
         return iter(()) if lane is None else self._reader.scan_latest(_table(topic), lane, prefix)
 
-    def live_tags(self, partition: int, pairs: Sequence[tuple[bytes, bytes]]) -> dict[tuple[bytes, bytes], bytes]:
+    def live_tags(
+        self, partition: int, pairs: Sequence[tuple[bytes, bytes]]
+    ) -> dict[tuple[bytes, bytes], bytes]:
         """Return the `digest` header for each (ref, tag) that a ledger record still carries.
 
         A record whose key has a later tombstone does not count. Of several records with one tag
@@ -225,4 +227,6 @@ def _table(topic: str) -> str:
 
 
 def _no_partition(topic: str, partition: int) -> InvariantViolation:
-    return InvariantViolation(f"The topic {topic} has no partition {partition}. Derive it from the reference.")
+    return InvariantViolation(
+        f"The topic {topic} has no partition {partition}. Derive it from the reference."
+    )

@@ -1,0 +1,1 @@
+"""Formats that platform services really emit, read as facts: pure, line-tolerant, allow-listed."""

@@ -1,0 +1,168 @@
+"""Reading one partition of Kafka without a group, and a bounded pool of such readers."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
+
+from privacy_ledger.adapters.kafka._clients import open_reader, unavailable
+from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.ports.log import Row
+
+__all__ = ["PartitionReader", "ReaderPool"]
+
+POLL_MS: Final = 200
+READ_TIMEOUT_S: Final = 30.0
+RANGE_GAP: Final = 256
+"""Wanted offsets nearer than this are read through instead of seeking."""
+RANGE_READ: Final = 1000
+
+
+class PartitionReader:
+    """A consumer of one partition; one call at a time."""
+
+    def __init__(
+        self, cluster: ClusterSettings, consumer: AIOKafkaConsumer, partition: TopicPartition
+    ) -> None:
+        """Take a started consumer that has this partition assigned."""
+        self._cluster = cluster
+        self._consumer = consumer
+        self._partition = partition
+        self._after: int | None = None
+
+    async def close(self) -> None:
+        """Stop the consumer."""
+        await self._consumer.stop()
+
+    async def end(self) -> int:
+        """Return the last stable offset: no committed record lies at or above it."""
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets([self._partition])
+        return ends[self._partition]
+
+    async def read(self, *, after: int, limit: int) -> tuple[Row, ...]:
+        """Return at most `limit` records above `after`; empty only when the stable end is reached."""
+        if limit <= 0:
+            return ()
+        end: int | None = None
+        if self._after != after:
+            # Beyond the end a fetch would be out of range, which must not look like the beginning.
+            end = await self.end()
+            if after + 1 >= end:
+                return ()
+            self._consumer.seek(self._partition, max(after, -1) + 1)
+            self._after = after
+        deadline = time.monotonic() + READ_TIMEOUT_S
+        wait_ms = 0
+        while True:
+            rows = await self._poll(wait_ms, limit)
+            if rows:
+                self._after = rows[-1].offset
+                return rows
+            if end is None:
+                end = await self.end()
+            # The position passes transaction markers and aborted records; the rows do not show them.
+            position: int = await self._consumer.position(self._partition)
+            if position >= end:
+                return ()
+            if time.monotonic() > deadline:
+                raise unavailable(self._cluster, "no answer to a fetch")
+            wait_ms = POLL_MS
+
+    async def read_at(self, offsets: tuple[int, ...]) -> tuple[Row, ...]:
+        """Return the records at ascending offsets, reading through those that lie near each other."""
+        found: list[Row] = []
+        for near in _near(offsets):
+            wanted = frozenset(near)
+            after = near[0] - 1
+            while after < near[-1]:
+                rows = await self.read(after=after, limit=min(RANGE_READ, near[-1] - after))
+                if not rows:
+                    break
+                found += [row for row in rows if row.offset in wanted]
+                after = rows[-1].offset
+        return tuple(found)
+
+    async def latest(self, key: bytes) -> Row | None:
+        """Return the newest record of a key by reading the whole partition, a page at a time."""
+        newest: Row | None = None
+        after = -1
+        while rows := await self.read(after=after, limit=RANGE_READ):
+            newest = next((row for row in reversed(rows) if row.key == key), newest)
+            after = rows[-1].offset
+        return newest
+
+    async def _poll(self, wait_ms: int, limit: int) -> tuple[Row, ...]:
+        try:
+            fetched: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+                self._partition, timeout_ms=wait_ms, max_records=limit
+            )
+        except OffsetOutOfRangeError:
+            # Retention removed the beginning of the log after this position.
+            starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets([self._partition])
+            self._consumer.seek(self._partition, starts[self._partition])
+            return ()
+        return tuple(_row(record) for record in fetched.get(self._partition, ()))
+
+
+class ReaderPool:
+    """At most so many idle readers are kept; the one unused for longest is closed first."""
+
+    def __init__(self, cluster: ClusterSettings, *, idle: int) -> None:
+        """Keep up to `idle` readers open between calls."""
+        self._cluster = cluster
+        self._idle_limit = idle
+        self._idle: OrderedDict[TopicPartition, PartitionReader] = OrderedDict()
+
+    @asynccontextmanager
+    async def reader(self, topic: str, partition: int) -> AsyncIterator[PartitionReader]:
+        """Lend a reader of a partition; after an error it is closed, not kept."""
+        place = TopicPartition(topic, partition)
+        reader = self._idle.pop(place, None)
+        if reader is None:
+            reader = PartitionReader(self._cluster, await open_reader(self._cluster, place), place)
+        try:
+            yield reader
+        except BaseException:
+            await asyncio.shield(reader.close())
+            raise
+        await self._give_back(place, reader)
+
+    async def close(self) -> None:
+        """Close the idle readers."""
+        while self._idle:
+            await self._idle.popitem()[1].close()
+
+    async def _give_back(self, place: TopicPartition, reader: PartitionReader) -> None:
+        surplus = [reader] if place in self._idle else []
+        self._idle.setdefault(place, reader)
+        self._idle.move_to_end(place)
+        while len(self._idle) > self._idle_limit:
+            surplus.append(self._idle.popitem(last=False)[1])
+        for spare in surplus:
+            await spare.close()
+
+
+def _near(offsets: tuple[int, ...]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for offset in offsets:
+        if groups and offset - groups[-1][-1] <= RANGE_GAP:
+            groups[-1].append(offset)
+        else:
+            groups.append([offset])
+    return groups
+
+
+def _row(record: ConsumerRecord) -> Row:
+    return Row(
+        partition=record.partition,
+        offset=record.offset,
+        key=record.key or b"",
+        value=record.value,
+        headers=tuple((name, value or b"") for name, value in record.headers),
+        appended_ms=record.timestamp,
+    )

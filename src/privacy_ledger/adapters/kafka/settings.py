@@ -1,0 +1,129 @@
+"""The settings of every Kafka client, in one place.
+
+They are measured, not guessed: with aiokafka's defaults a paused broker stalled consumers for
+minutes without an exception, and a new group member waited 50 seconds.
+"""
+
+import ssl
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from privacy_ledger.domain.errors import HomeUnusable
+
+__all__ = [
+    "ClusterSettings",
+    "Option",
+    "client_options",
+    "group_options",
+    "producer_options",
+    "reader_options",
+]
+
+METADATA_MAX_AGE_MS: Final = 3000
+REQUEST_TIMEOUT_MS: Final = 8000
+RETRY_BACKOFF_MS: Final = 10
+TRANSACTION_TIMEOUT_MS: Final = 8000
+SESSION_TIMEOUT_MS: Final = 6000
+HEARTBEAT_INTERVAL_MS: Final = 1000
+REBALANCE_TIMEOUT_MS: Final = 10_000
+BATCH_BYTES: Final = 512 * 1024
+FETCH_BYTES: Final = 4 * 1024 * 1024
+
+Option = str | int | bool | ssl.SSLContext | None
+
+
+class ClusterSettings(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """How a Kafka cluster is reached; `repr` leaves the password out."""
+
+    bootstrap: str
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    client_id: str = "privacy-ledger"
+
+    def __repr__(self) -> str:
+        """Return address, protocol and user name."""
+        return f"ClusterSettings({self.bootstrap!r}, {self.security_protocol}, username={self.username!r})"
+
+
+def client_options(cluster: ClusterSettings) -> dict[str, Option]:
+    """Return what every client needs, the admin client included.
+
+    Raises:
+        HomeUnusable: a certificate file cannot be used.
+    """
+    options: dict[str, Option] = {
+        "bootstrap_servers": cluster.bootstrap,
+        "client_id": cluster.client_id,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "retry_backoff_ms": RETRY_BACKOFF_MS,
+        "security_protocol": cluster.security_protocol,
+    }
+    if cluster.security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = cluster.sasl_mechanism
+        options["sasl_plain_username"] = cluster.username
+        options["sasl_plain_password"] = cluster.password
+    if cluster.security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(cluster)
+    return options
+
+
+def producer_options(cluster: ClusterSettings, *, transactional_id: str | None = None) -> dict[str, Option]:
+    """Return the options of an idempotent or, with an id, transactional producer.
+
+    Nothing is compressed: payloads are sealed, and sealed bytes do not shrink.
+    """
+    options = client_options(cluster) | {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": None,
+        "max_batch_size": BATCH_BYTES,
+    }
+    if transactional_id is not None:
+        options["transactional_id"] = transactional_id
+        options["transaction_timeout_ms"] = TRANSACTION_TIMEOUT_MS
+    return options
+
+
+def reader_options(cluster: ClusterSettings) -> dict[str, Option]:
+    """Return the options of a consumer without a group, which reads committed records only.
+
+    A position outside the log is an error here, never a silent jump.
+    """
+    return client_options(cluster) | {
+        "group_id": None,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "max_partition_fetch_bytes": FETCH_BYTES,
+    }
+
+
+def group_options(cluster: ClusterSettings, *, group: str) -> dict[str, Option]:
+    """Return the options of a consumer in a group; its committed offsets are a lag figure only."""
+    return reader_options(cluster) | {
+        "group_id": group,
+        "auto_offset_reset": "earliest",
+        "session_timeout_ms": SESSION_TIMEOUT_MS,
+        "heartbeat_interval_ms": HEARTBEAT_INTERVAL_MS,
+        "rebalance_timeout_ms": REBALANCE_TIMEOUT_MS,
+    }
+
+
+def _ssl_context(cluster: ClusterSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=cluster.ca_file)
+        if cluster.certificate_file is not None:
+            context.load_cert_chain(cluster.certificate_file, cluster.key_file)
+    except (OSError, ValueError) as error:
+        raise HomeUnusable(
+            f"The TLS files for Kafka at {cluster.bootstrap} cannot be used ({type(error).__name__}). "
+            "Check the CA, certificate and key files."
+        ) from error
+    return context

@@ -1,0 +1,98 @@
+"""Wrapped key material: AES-256-GCM under a key-encryption key, with a commitment to the key.
+
+Sources: NIST SP 800-38D (GCM, 96-bit random nonce), RFC 5869 (HKDF-Expand; for 32 bytes it is
+one HMAC-SHA256 of `info ‖ 0x01`).
+"""
+
+import hmac
+from collections.abc import Sequence
+from struct import pack
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from privacy_ledger.adapters.keystore.kek import Keks
+from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.ports.runtime import Ids
+
+__all__ = ["SECRET_BYTES", "WRAPPED_BYTES", "Wrapper", "commitment", "key_place", "secret_place"]
+
+SECRET_BYTES: Final = 32
+WRAPPED_BYTES: Final = 60
+"""Nonce, key and tag: every wrapped key has this length, so that zeros overwrite it in place."""
+
+_NONCE_BYTES: Final = 12
+_DRAW_BYTES: Final = SECRET_BYTES + _NONCE_BYTES
+
+
+def commitment(secret: bytes) -> bytes:
+    """Return the kid of a key: HKDF-Expand(SHA-256, key, "kid/v1", 32) of RFC 5869."""
+    return hmac.digest(secret, b"kid/v1\x01", "sha256")
+
+
+def key_place(ref: bytes, group: str, generation: int) -> bytes:
+    """Return what a wrapped data key is bound to; a row's material opens in no other row."""
+    return b"dek\0" + pack(">H", len(ref)) + ref + group.encode() + pack(">q", generation)
+
+
+def secret_place(name: str) -> bytes:
+    """Return what a wrapped ledger-wide secret is bound to."""
+    return b"secret\0" + name.encode()
+
+
+class Wrapper:
+    """Draws, wraps and unwraps 32-byte keys."""
+
+    def __init__(self, keks: Keks, ids: Ids) -> None:
+        """Take the key-encryption keys and the source of randomness."""
+        self._keks = keks
+        self._ids = ids
+        self._ciphers: dict[int, AESGCM] = {}
+
+    def current_epoch(self) -> int:
+        """Return the epoch under which new material is wrapped."""
+        return self._keks.current()[0]
+
+    def draw(self, epoch: int, places: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return a new random key and its wrapped form for each place, in order."""
+        cipher = self._cipher(epoch)
+        random = self._ids.token(_DRAW_BYTES * len(places))
+        drawn: list[tuple[bytes, bytes]] = []
+        for number, place in enumerate(places):
+            start = number * _DRAW_BYTES
+            nonce = random[start : start + _NONCE_BYTES]
+            secret = random[start + _NONCE_BYTES : start + _DRAW_BYTES]
+            drawn.append((secret, nonce + cipher.encrypt(nonce, secret, place)))
+        return drawn
+
+    def unwrap(self, epoch: int, wrapped: bytes, place: bytes) -> bytes:
+        """Return the key in a wrapped form.
+
+        Raises:
+            InvariantViolation: it was not wrapped for this place under this epoch.
+            KeyUnavailable: the epoch's key cannot be had.
+        """
+        try:
+            return self._cipher(epoch).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], place)
+        except (InvalidTag, ValueError):
+            raise InvariantViolation(
+                f"A wrapped key of epoch {epoch} does not open in its row: the keystore was changed by "
+                "another program. Stop, and compare it with its backup."
+            ) from None
+
+    def unwrap_committed(self, epoch: int, wrapped: bytes, place: bytes, *, kid: bytes) -> bytes:
+        """Return the key in a wrapped form, after checking that it is the key of this kid."""
+        secret = self.unwrap(epoch, wrapped, place)
+        if not hmac.compare_digest(commitment(secret), kid):
+            raise InvariantViolation(
+                "A key does not match its own id: the keystore was changed by another program. "
+                "Stop, and compare it with its backup."
+            )
+        return secret
+
+    def _cipher(self, epoch: int) -> AESGCM:
+        cipher = self._ciphers.get(epoch)
+        if cipher is None:
+            cipher = self._ciphers[epoch] = AESGCM(self._keks.get(epoch))
+        return cipher

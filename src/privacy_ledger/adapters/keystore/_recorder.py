@@ -1,0 +1,169 @@
+"""Destruction in its order: journal, then keystore, then the write-ahead log."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, cast
+
+from privacy_ledger.adapters.keystore._journal import MAX_MARKS, Entry, Op, ShredJournal
+from privacy_ledger.adapters.keystore._marks import Marks
+from privacy_ledger.adapters.keystore._store import Store
+from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.ports.keys import IdentityStatus
+from privacy_ledger.ports.runtime import Ids
+
+__all__ = ["Recorder"]
+
+_SLICE: Final = 20_000
+
+
+class Recorder:
+    """Writes what is destroyed into the journal, and brings a keystore behind it up to date."""
+
+    def __init__(self, store: Store, journal: ShredJournal, marks: Marks, ids: Ids) -> None:
+        """Take the parts; call `follow` before any key is released."""
+        self._store = store
+        self._journal = journal
+        self._marks = marks
+        self._ids = ids
+        self._name = marks.store()
+        self._seen = -1
+        self._must_scrub = False
+
+    def follow(self) -> None:
+        """Re-apply what the journal holds and the keystore does not.
+
+        It does so after a restore from a backup, and after a crash between the two writes.
+
+        Raises:
+            KeyUnavailable: the journal is shorter than the keystore remembers, damaged, or foreign.
+        """
+        size = self._journal.size()
+        if size == self._seen:
+            return
+        with self._store.read():
+            is_level = self._store.number("journal_end") == size
+        if not is_level:
+            with self.write():
+                pass
+        self._seen = size
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Hold the write lock for the block, with the keystore level with the journal."""
+        with self._store.write():
+            self._catch_up()
+            yield
+        if self._must_scrub:
+            self._store.scrub()
+            self._must_scrub = False
+
+    def record(self, op: Op, marks: Sequence[bytes], *, at: int, erasure: bytes = b"") -> None:
+        """Append to the journal, durable on return, inside `write` and before the change itself."""
+        sequence = self._store.number("journal")
+        entries = [
+            Entry(
+                sequence=sequence + number,
+                store=self._name,
+                op=op,
+                at=at,
+                marks=tuple(mark.hex() for mark in marks[start : start + MAX_MARKS]),
+                erasure=erasure.hex(),
+            )
+            for number, start in enumerate(range(0, len(marks), MAX_MARKS), start=1)
+        ]
+        end = self._journal.append(entries, at=self._store.number("journal_end"))
+        self._store.set_number("journal", sequence + len(entries))
+        self._store.set_number("journal_end", end)
+
+    def record_shred(self, kids: Iterable[bytes], *, at: int) -> None:
+        """Append the shred of keys to the journal."""
+        self.record(Op.SHRED, [self._marks.kid(kid) for kid in kids], at=at)
+
+    def destroy(self, key_ids: Sequence[int], *, at: int) -> None:
+        """Overwrite the material of live keys; call it inside `write`, after `record`.
+
+        Raises:
+            InvariantViolation: a key was not live; nothing changes.
+        """
+        revision = self._store.next_revision()
+        shredded = self._store.execute_many(
+            "UPDATE keys SET shredded_at = ?, revision = ? WHERE id = ? AND shredded_at IS NULL",
+            ((at, revision, key_id) for key_id in key_ids),
+        )
+        overwritten = self._store.execute_many(
+            "UPDATE material SET wrapped = zeroblob(60) WHERE id = ?", ((key_id,) for key_id in key_ids)
+        )
+        if not shredded == overwritten == len(key_ids):
+            raise InvariantViolation(
+                "Keys changed under the keystore's write lock: nothing was destroyed. Stop, and check the store."
+            )
+        self._must_scrub = True
+
+    def end(self, mark: bytes, *, at: int) -> None:
+        """Write the row of an ended reference; a second one changes nothing."""
+        if not self._store.select("SELECT 1 FROM ended WHERE mark = ?", (mark,)):
+            revision = self._store.next_revision()
+            self._store.execute("INSERT INTO ended VALUES (?, ?, ?)", (mark, at, revision))
+
+    # Catching up ---------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        store = self._store
+        sequence = store.number("journal")
+        after = store.number("journal_end")
+        entries, end = self._journal.read(after=after, sequence=sequence, store=self._name)
+        if not entries:
+            return
+        shreds: dict[bytes, int] = {}
+        for entry in entries:
+            marks = [bytes.fromhex(mark) for mark in entry.marks]
+            match entry.op:
+                case Op.SHRED:
+                    shreds.update(dict.fromkeys(marks, entry.at))
+                case Op.END:
+                    for mark in marks:
+                        self.end(mark, at=entry.at)
+                case Op.ERASE:
+                    self._erase(marks, at=entry.at, erasure=bytes.fromhex(entry.erasure))
+        if shreds:
+            self._shred(shreds)
+        store.set_number("journal", entries[-1].sequence)
+        store.set_number("journal_end", end)
+
+    def _shred(self, shreds: dict[bytes, int]) -> None:
+        """Destroy every live key whose mark is among these; reads all live keys once."""
+        last = 0
+        while rows := cast(
+            "list[tuple[int, bytes]]",
+            self._store.select(
+                "SELECT id, kid FROM keys WHERE id > ? AND shredded_at IS NULL ORDER BY id LIMIT ?",
+                (last, _SLICE),
+            ),
+        ):
+            last = rows[-1][0]
+            due: dict[int, list[int]] = {}
+            for key_id, kid in rows:
+                at = shreds.get(self._marks.kid(kid))
+                if at is not None:
+                    due.setdefault(at, []).append(key_id)
+            for at, key_ids in due.items():
+                self.destroy(key_ids, at=at)
+
+    def _erase(self, marks: Sequence[bytes], *, at: int, erasure: bytes) -> None:
+        """Turn identities erased; one that this keystore does not know gets a row of its own."""
+        for mark in marks:
+            changed = self._store.execute(
+                "UPDATE identities SET status = ?, erasure = ? WHERE mark = ?",
+                (IdentityStatus.ERASED, erasure, mark),
+            )
+            if changed:
+                continue
+            ref = self._ids.token()
+            self._store.execute(
+                "INSERT INTO refs(ref, person, not_before, minted_at) VALUES (?, ?, ?, ?)",
+                (ref, self._ids.token(), at, at),
+            )
+            self._store.execute(
+                "INSERT INTO identities VALUES (?, ?, ?, ?, ?, ?)",
+                (mark, ref, IdentityStatus.ERASED, at, erasure, at),
+            )

@@ -1,0 +1,82 @@
+"""The state store of a worker: RocksDB, one folder per pass and partition."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from rocksdict import AccessType, Options, Rdict, WriteBatch, WriteOptions
+
+from privacy_ledger.domain.errors import StoreFull
+
+__all__ = ["RocksStore"]
+
+WRITE_BUFFER_BYTES: Final = 16 << 20
+OPEN_FILES_MAX: Final = 128
+
+
+class RocksStore:
+    """`StateStore` on RocksDB; a cache of the changelog, so it is never synced to the disk.
+
+    After a power cut it is behind or empty, and restore reads the changelog on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the folder."""
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+        options.set_max_open_files(OPEN_FILES_MAX)
+        path.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._database = Rdict(str(path), options=options, access_type=AccessType.read_write())
+        self._write_options = WriteOptions()
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of these keys, in order; one batched read."""
+        return cast("list[bytes | None]", self._database.get(list(keys)))
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, in key order."""
+        pairs = cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=prefix))
+        for key, value in pairs:
+            if not key.startswith(prefix):
+                return
+            yield key, value
+
+    def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Apply all changes in one atomic batch; None deletes.
+
+        Raises:
+            StoreFull: the device is full; the changelog holds the batch, and restore brings it.
+        """
+        batch = WriteBatch(raw_mode=True)
+        for key, value in changes:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        try:
+            self._database.write(batch, write_opt=self._write_options)
+        except Exception as error:  # noqa: BLE001 - the binding has one exception type for all
+            if "No space" in str(error):
+                raise StoreFull(
+                    "The state folder is full. Free space, then start the worker again."
+                ) from None
+            raise
+
+    def wipe(self) -> None:
+        """Remove every key and its bytes; restore fills the store again."""
+        self._database.close()
+        Rdict.destroy(str(self._path), Options(raw_mode=True))
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        self._database = Rdict(str(self._path), options=options)
+
+    def compact(self) -> None:
+        """Rewrite the files so that deleted values are gone from them."""
+        self._database.flush()
+        self._database.compact_range(None, None)
+
+    def close(self) -> None:
+        """Close the database; idempotent."""
+        self._database.close()

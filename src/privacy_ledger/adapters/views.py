@@ -1,0 +1,128 @@
+"""Committed projections, read from their topics: indexed when embedded, tailed on Kafka."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from privacy_ledger.domain.topics import LEDGER_EVENTS, state_topic
+from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.ports.codec import StateCodec
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import PassPosition
+from privacy_ledger.streams.states import INDEX, META, IndexRow, Meta, Table
+
+__all__ = ["Latest", "LogViews", "TailedLatest"]
+
+T = TypeVar("T")
+_POSITION_KEY = b"\0pos"
+_CORE = "core"
+
+
+class Latest(Protocol):
+    """The newest value of each key of compacted topics."""
+
+    async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest value of a key, or None."""
+        ...
+
+    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """Return live (key, value) pairs under a prefix, in key order."""
+        ...
+
+
+class _Indexed(Protocol):
+    """The embedded log's own look-ups."""
+
+    def latest_many(self, topic: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def scan_latest(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+class IndexedLatest:
+    """`Latest` over the embedded log."""
+
+    def __init__(self, log: _Indexed) -> None:
+        """Take the log."""
+        self._log = log
+
+    async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest value of a key, or None."""
+        return self._log.latest_many(topic, partition, [key])[0]
+
+    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """Return live pairs under a prefix, in key order."""
+        return list(self._log.scan_latest(topic, partition, prefix))
+
+
+class TailedLatest:
+    """`Latest` on Kafka: one partition at a time is read to its stable end and kept."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Start with nothing read."""
+        self._log = log
+        self._read: dict[tuple[str, int], tuple[int, dict[bytes, bytes]]] = {}
+
+    async def _caught_up(self, topic: str, partition: int) -> dict[bytes, bytes]:
+        after, values = self._read.get((topic, partition), (-1, {}))
+        while rows := await self._log.read(topic, partition, after=after, limit=5000):
+            for row in rows:
+                if row.value is None:
+                    values.pop(row.key, None)
+                else:
+                    values[row.key] = row.value
+            after = rows[-1].offset
+        self._read[topic, partition] = (after, values)
+        return values
+
+    async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest committed value of a key, or None."""
+        return (await self._caught_up(topic, partition)).get(key)
+
+    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """Return live pairs under a prefix, in key order."""
+        values = await self._caught_up(topic, partition)
+        return sorted((key, value) for key, value in values.items() if key.startswith(prefix))
+
+
+class LogViews:
+    """`Views` over the topics that the core pass publishes and keeps."""
+
+    def __init__(self, latest: Latest, states: StateCodec, *, partitions: int) -> None:
+        """Take the look-ups and the core pass's codec."""
+        self._latest = latest
+        self._states = states
+        self._partitions = partitions
+
+    async def get(self, table: Table[T], ref: SubjectRef) -> T | None:
+        """Return one subject's committed state of a table of the core pass, or None."""
+        partition = partition_of(ref, self._partitions)
+        key = self._states.changelog_key(table, ref)
+        sealed = await self._latest.get(self._states.topic(table), partition, key)
+        return self._states.open_many(table, ((ref, sealed),))[0]
+
+    async def live(self, ref: SubjectRef) -> tuple[IndexRow, ...]:
+        """Return where the subject's live records lie, oldest first."""
+        partition = partition_of(ref, self._partitions)
+        prefix = self._states.changelog_key(INDEX, ref)
+        pairs = await self._latest.scan(self._states.topic(INDEX), partition, prefix)
+        opened = self._states.open_many(INDEX, [(key[1:], value) for key, value in pairs])
+        return tuple(sorted((row for row in opened if row), key=lambda row: row.offset))
+
+    async def meta(self, partition: int) -> Meta:
+        """Return what the core pass knows of a partition."""
+        key = self._states.changelog_key(META, b"")
+        sealed = await self._latest.get(self._states.topic(META), partition, key)
+        return self._states.open_many(META, ((b"", sealed),))[0] or Meta()
+
+    async def position(self, pass_name: str, partition: int) -> PassPosition:
+        """Return how far a pass has committed."""
+        value = await self._latest.get(state_topic(pass_name), partition, _POSITION_KEY)
+        if value is None:
+            return PassPosition()
+        return msgspec.msgpack.decode(value, type=PassPosition)
+
+    @property
+    def source(self) -> str:
+        """The ledger that these views were folded from."""
+        return LEDGER_EVENTS

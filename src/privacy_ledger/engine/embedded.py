@@ -1,0 +1,195 @@
+"""The embedded runner: the same cycles over the embedded log, by whoever holds the home's lock."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from privacy_ledger.domain.errors import NotCaughtUp
+from privacy_ledger.engine.aftermath import carry_out
+from privacy_ledger.engine.cycle import PartitionCycle
+from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.ports.codec import StateCodec
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import Views
+from privacy_ledger.ports.runtime import Clock
+
+__all__ = ["EmbeddedPasses", "Lane", "Lock"]
+
+ROWS_PER_CYCLE: Final = 2000
+POLL_S: Final = 0.05
+
+
+class Lock(Protocol):
+    """Who runs the passes of a home."""
+
+    def try_acquire(self) -> bool:
+        """Return whether this process holds it now."""
+        ...
+
+    def release(self) -> None:
+        """Free it; idempotent."""
+        ...
+
+
+class Lane:
+    """One pass with a cycle per partition, opened when the lock is held."""
+
+    def __init__(
+        self,
+        declaration: PassDeclaration,
+        states: StateCodec,
+        open_cycle: Callable[[int], PartitionCycle],
+    ) -> None:
+        """Take the declaration and how to open a partition's cycle."""
+        self.declaration = declaration
+        self.states = states
+        self.open_cycle = open_cycle
+        self.cycles: dict[int, PartitionCycle] = {}
+
+
+class EmbeddedPasses:
+    """`Passes` of a home: run here when the lock is free, else wait for its holder."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        log: EventLog,
+        vault: KeyVault,
+        views: Views,
+        clock: Clock,
+        lock: Lock,
+    ) -> None:
+        """Take the lanes; `on_acquire` may be set by the wiring (ticks)."""
+        self._lanes = tuple(lanes)
+        self._log = log
+        self._vault = vault
+        self._views = views
+        self._clock = clock
+        self._lock = lock
+        self.on_acquire: Callable[[], Awaitable[object]] | None = None
+        self._is_held = False
+
+    async def settle(
+        self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0
+    ) -> None:
+        """Return when every pass has passed these offsets; see `Passes.settle`."""
+        goal = dict(offsets) if offsets is not None else await self._ends()
+        last, since = -1, time.monotonic()
+        while True:
+            if await self.acquire():
+                try:
+                    await self.drain()
+                finally:
+                    if not self._is_held:
+                        self.release()
+                return
+            done = await self._passed(goal)
+            if done is None:
+                return
+            if done > last:
+                last, since = done, time.monotonic()
+            elif time.monotonic() - since > timeout_s:
+                raise NotCaughtUp(
+                    "Another process holds this home and its views did not move. What was "
+                    "appended is safe; look again with `privacy-ledger doctor`."
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def hold(self) -> bool:
+        """Take the lock for the life of this worker; return whether it was free."""
+        self._is_held = await self.acquire()
+        return self._is_held
+
+    async def acquire(self) -> bool:
+        """Take the lock if it is free, fence earlier owners and repeat what they left open."""
+        if any(lane.cycles for lane in self._lanes):
+            return True
+        if not self._lock.try_acquire():
+            return False
+        for lane in self._lanes:
+            for partition in range(self._log.partitions(lane.declaration.source)):
+                cycle = lane.open_cycle(partition)
+                lane.cycles[partition] = cycle
+                await self._finish(lane, cycle)
+                await self._retry_parked(lane, partition, cycle)
+        if self.on_acquire is not None:
+            await self.on_acquire()
+        return True
+
+    def release(self) -> None:
+        """Forget the cycles and free the lock."""
+        for lane in self._lanes:
+            lane.cycles.clear()
+        self._is_held = False
+        self._lock.release()
+
+    async def drain(self) -> int:
+        """Run every pass until no partition has anything left; return the records folded."""
+        total, moved = 0, True
+        while moved:
+            moved = False
+            for lane in self._lanes:
+                for partition in sorted(lane.cycles):
+                    count = await self._cycle(lane, partition)
+                    total += count
+                    moved = moved or count > 0
+        return total
+
+    async def _cycle(self, lane: Lane, partition: int) -> int:
+        """Run one cycle; return how many rows it took."""
+        cycle = lane.cycles[partition]
+        source = lane.declaration.source
+        rows = await self._log.read(
+            source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE
+        )
+        if not rows:
+            return 0
+        batch = await cycle.run(rows, now=self._clock.now())
+        await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
+        cycle.settle(batch)
+        await carry_out(
+            batch.work, cycle, declaration=lane.declaration, log=self._log, vault=self._vault,
+            states=lane.states, now=self._clock.now(),
+        )  # fmt: skip
+        return len(rows)
+
+    async def _finish(self, lane: Lane, cycle: PartitionCycle) -> None:
+        """Repeat the tombstones and shreds that an earlier owner may not have finished."""
+        await carry_out(
+            cycle.outstanding(), cycle, declaration=lane.declaration, log=self._log,
+            vault=self._vault, states=lane.states, now=self._clock.now(),
+        )  # fmt: skip
+
+    async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
+        """Take parked subjects up again: a repaired build may read what an older one could not."""
+        parked = cycle.parked()
+        if not parked:
+            return
+        batch = await cycle.retry_parked(parked, now=self._clock.now())
+        if batch is not None:
+            await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
+            cycle.settle(batch)
+
+    def _writer(self, lane: Lane, partition: int) -> str:
+        return f"{lane.declaration.name}.{partition}"
+
+    async def _ends(self) -> dict[int, int]:
+        """Return the last offset of each partition of the ledger."""
+        source = self._lanes[0].declaration.source
+        return {
+            partition: await self._log.end(source, partition) - 1
+            for partition in range(self._log.partitions(source))
+        }
+
+    async def _passed(self, goal: Mapping[int, int]) -> int | None:
+        """Return None when every pass has passed the goal, else a figure that grows with progress."""
+        total, is_done = 0, True
+        for lane in self._lanes:
+            for partition, offset in goal.items():
+                position = await self._views.position(lane.declaration.name, partition)
+                total += position.offset
+                is_done = is_done and position.offset >= offset
+        return None if is_done else total

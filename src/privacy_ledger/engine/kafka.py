@@ -1,0 +1,359 @@
+"""The engine on Kafka: one pass in one worker process.
+
+The assignment listener does nothing slow. Each assigned partition is acquired by a task: fence
+the predecessor, restore, check the ledger, seek, resume. Polled rows run through the same cycle
+as everywhere, one transaction each; the store follows the commit.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from privacy_ledger.domain.errors import Fenced, LedgerError, LedgerRewound, UnknownKey
+from privacy_ledger.engine.aftermath import carry_out
+from privacy_ledger.engine.cycle import ControlUnreadable, PartitionCycle
+from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.handover import (
+    FencedLog,
+    check_not_rewound,
+    note_progress,
+    restore,
+)
+from privacy_ledger.logging import get_logger
+from privacy_ledger.ports.codec import StateCodec
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.log import Row
+from privacy_ledger.ports.runtime import Clock, StateStore
+
+__all__ = ["KafkaEngine", "Wiring"]
+
+COMMIT_S: Final = 0.1
+COMMIT_S_PER_PARTITION: Final = 0.005
+ROWS_PER_POLL: Final = 2000
+ACQUIRING_AT_ONCE: Final = 8
+NOTE_PROGRESS_S: Final = 10.0
+LAG_COMMIT_S: Final = 5.0
+RETRY_S: Final = 1.0
+FENCED_RETRY_S: Final = 3.0
+STOPPED_RETRY_S: Final = 30.0
+
+log_line = get_logger()
+
+
+class Wiring(Protocol):
+    """How the engine opens what it owns per partition."""
+
+    def open_store(self, partition: int) -> StateStore:
+        """Open the partition's store; one owner per process."""
+        ...
+
+    def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
+        """Open a cycle over a restored store."""
+        ...
+
+    def consumer(self) -> AIOKafkaConsumer:
+        """Return an unstarted consumer of the pass's group."""
+        ...
+
+    @property
+    def changelogs(self) -> Mapping[str, bytes]:
+        """The pass's changelog topics, and the table code that their keys lack."""
+        ...
+
+
+class _Owned:
+    """One assigned partition."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.cycle: PartitionCycle | None = None
+        self.is_running = False
+        self.noted_at = 0.0
+
+
+class KafkaEngine:
+    """One pass of one worker; `run` returns after `stop`."""
+
+    def __init__(
+        self,
+        declaration: PassDeclaration,
+        wiring: Wiring,
+        *,
+        log: FencedLog,
+        vault: KeyVault,
+        states: StateCodec,
+        clock: Clock,
+        topic: str,
+    ) -> None:
+        """Take the collaborators; `topic` is the source's name in the cluster."""
+        self._declaration = declaration
+        self._wiring = wiring
+        self._log = log
+        self._vault = vault
+        self._states = states
+        self._clock = clock
+        self._topic = topic
+        self._consumer = wiring.consumer()
+        self._owned: dict[int, _Owned] = {}
+        self._stores: dict[int, StateStore] = {}
+        self._generation = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(ACQUIRING_AT_ONCE)
+        self._stopping = asyncio.Event()
+        self._lag_at = 0.0
+        self.on_acquired: Callable[[int], None] | None = None
+
+    # Life -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Join the group and fold until `stop`; then leave cleanly."""
+        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        await self._consumer.start()
+        try:
+            while not self._stopping.is_set():
+                await self._poll()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._close_stores()
+            await self._consumer.stop()
+
+    def stop(self) -> None:
+        """Finish the cycle in hand and end `run`."""
+        self._stopping.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every assigned partition is restored and folding."""
+        return bool(self._owned) and all(owned.is_running for owned in self._owned.values())
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The partitions that fold now, ascending."""
+        return tuple(sorted(p for p, owned in self._owned.items() if owned.is_running))
+
+    # Rebalance: nothing slow, nothing that raises ---------------------------------------------
+
+    def assigned(self, partitions: Sequence[int]) -> None:
+        """Pause what was assigned and start to acquire it."""
+        self._generation += 1
+        places = [TopicPartition(self._topic, partition) for partition in partitions]
+        if places:
+            self._consumer.pause(*places)
+        for partition in partitions:
+            self._owned.setdefault(partition, _Owned()).is_running = False
+            self._acquire_later(partition, delay_s=0)
+
+    def revoked(self) -> None:
+        """Stop folding everywhere; stores stay open as doubtful until they are restored again."""
+        self._generation += 1
+        for owned in self._owned.values():
+            owned.is_running = False
+        self._owned = {}
+        for task in self._tasks:
+            task.cancel()
+
+    def _acquire_later(self, partition: int, *, delay_s: float) -> None:
+        generation = self._generation
+        task = asyncio.create_task(self._acquire(partition, generation, delay_s=delay_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Acquisition ------------------------------------------------------------------------------
+
+    async def _acquire(self, partition: int, generation: int, *, delay_s: float) -> None:
+        """Take a partition over; on failure try again while it is ours."""
+        await asyncio.sleep(delay_s)
+        try:
+            async with self._slots:
+                await self._take_over(partition, generation)
+        except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
+            log_line.error("partition stopped", **self._where(partition), reason=str(error))
+            self._again(partition, generation, delay_s=STOPPED_RETRY_S)
+        except (LedgerError, KafkaError, OSError) as error:
+            log_line.warning("acquire failed", **self._where(partition), reason=_code(error))
+            self._again(partition, generation, delay_s=RETRY_S)
+
+    def _again(self, partition: int, generation: int, *, delay_s: float) -> None:
+        if generation == self._generation and not self._stopping.is_set():
+            self._acquire_later(partition, delay_s=delay_s)
+
+    async def _take_over(self, partition: int, generation: int) -> None:
+        owned = self._owned.get(partition)
+        if owned is None or generation != self._generation:
+            return
+        async with owned.lock:
+            await self._log.open_writer(self._writer(partition))
+            store = self._stores.get(partition)
+            if store is None:
+                store = self._stores[partition] = self._wiring.open_store(partition)
+            started = time.monotonic()
+            records = await restore(
+                self._log, store, partition,
+                pass_name=self._declaration.name, changelogs=self._wiring.changelogs,
+            )  # fmt: skip
+            cycle = self._wiring.open_cycle(partition, store)
+            await check_not_rewound(
+                self._log, self._declaration.source, partition, cycle.position
+            )
+            await self._finish_predecessor(cycle, partition)
+            if generation != self._generation:
+                return
+            owned.cycle = cycle
+            place = TopicPartition(self._topic, partition)
+            self._consumer.seek(place, cycle.position.offset + 1)
+            self._consumer.resume(place)
+            owned.is_running = True
+            log_line.info(
+                "partition running", **self._where(partition), records=records,
+                offset=cycle.position.offset,
+                duration_ms=round((time.monotonic() - started) * 1000),
+            )  # fmt: skip
+        if self.on_acquired is not None:
+            self.on_acquired(partition)
+
+    async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
+        """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
+        now = self._clock.now()
+        await carry_out(
+            cycle.outstanding(), cycle, declaration=self._declaration, log=self._log,
+            vault=self._vault, states=self._states, now=now,
+        )  # fmt: skip
+        parked = cycle.parked()
+        batch = await cycle.retry_parked(parked, now=now) if parked else None
+        if batch is not None:
+            await self._log.append_atomically(batch.writes, writer=self._writer(partition))
+            cycle.settle(batch)
+
+    # Folding ----------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
+        started = time.monotonic()
+        fetched: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+            timeout_ms=int(COMMIT_S * 1000), max_records=ROWS_PER_POLL
+        )
+        if fetched:
+            await asyncio.gather(
+                *(self._fold(place.partition, records) for place, records in fetched.items())
+            )
+        await self._tend()
+        interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
+        rest = interval - (time.monotonic() - started)
+        if rest > 0 and fetched and sum(map(len, fetched.values())) < ROWS_PER_POLL // 2:
+            await asyncio.sleep(rest)
+
+    async def _fold(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
+        """Run one cycle and its transaction; on trouble acquire the partition again."""
+        owned = self._owned.get(partition)
+        if owned is None:
+            return
+        generation = self._generation
+        async with owned.lock:
+            cycle = owned.cycle
+            if cycle is None or not owned.is_running or generation != self._generation:
+                return
+            try:
+                await self._commit(cycle, partition, _rows(records))
+            except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
+                log_line.error("partition stopped", **self._where(partition), reason=str(error))
+                self._drop(partition, owned, delay_s=STOPPED_RETRY_S)
+            except Fenced:
+                log_line.warning("fenced", **self._where(partition))
+                self._drop(partition, owned, delay_s=FENCED_RETRY_S)
+            except (LedgerError, KafkaError, OSError) as error:
+                log_line.warning("cycle failed", **self._where(partition), reason=_code(error))
+                self._drop(partition, owned, delay_s=RETRY_S)
+
+    async def _commit(self, cycle: PartitionCycle, partition: int, rows: Sequence[Row]) -> None:
+        batch = await cycle.run(rows, now=self._clock.now())
+        if not batch.records:
+            return
+        await self._log.append_atomically(batch.writes, writer=self._writer(partition))
+        cycle.settle(batch)
+        await carry_out(
+            batch.work, cycle, declaration=self._declaration, log=self._log,
+            vault=self._vault, states=self._states, now=self._clock.now(),
+        )  # fmt: skip
+
+    def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:
+        """Stop folding a partition and acquire it again later, from its own position."""
+        owned.is_running = False
+        owned.cycle = None
+        if partition in self._owned:
+            self._consumer.pause(TopicPartition(self._topic, partition))
+            self._acquire_later(partition, delay_s=delay_s)
+
+    async def _tend(self) -> None:
+        """Now and then: note changelog progress, and commit offsets as a lag figure."""
+        now = time.monotonic()
+        offsets: dict[TopicPartition, int] = {}
+        for partition, owned in list(self._owned.items()):
+            if not owned.is_running or owned.cycle is None:
+                continue
+            offsets[TopicPartition(self._topic, partition)] = owned.cycle.position.offset + 1
+            if now - owned.noted_at > NOTE_PROGRESS_S:
+                owned.noted_at = now
+                async with owned.lock:
+                    if owned.is_running:
+                        await self._note(partition)
+        if offsets and now - self._lag_at > LAG_COMMIT_S:
+            self._lag_at = now
+            try:
+                await self._consumer.commit(offsets)
+            except KafkaError as error:
+                log_line.info("lag not committed", reason=_code(error))
+
+    async def _note(self, partition: int) -> None:
+        try:
+            await note_progress(
+                self._log, self._stores[partition], partition, changelogs=self._wiring.changelogs
+            )
+        except LedgerError as error:
+            log_line.info("progress not noted", **self._where(partition), reason=_code(error))
+
+    async def _close_stores(self) -> None:
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()
+
+    def _writer(self, partition: int) -> str:
+        return f"{self._declaration.name}.{partition}"
+
+    def _where(self, partition: int) -> dict[str, object]:
+        return {"pass_name": self._declaration.name, "partition": partition}
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
+    """Hands assignments to the engine; aiokafka heartbeats only after these return."""
+
+    def __init__(self, engine: KafkaEngine) -> None:
+        self._engine = engine
+
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - eager
+        """Everything is revoked at every rebalance."""
+        self._engine.revoked()
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Take what was assigned."""
+        self._engine.assigned(sorted(place.partition for place in assigned))
+
+
+def _rows(records: Sequence[ConsumerRecord]) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            record.partition, record.offset, record.key or b"", record.value,
+            tuple(record.headers), record.timestamp,
+        )
+        for record in records
+    )  # fmt: skip
+
+
+def _code(error: BaseException) -> str:
+    """Return the error's class: messages of foreign errors may carry values."""
+    return str(error) if isinstance(error, LedgerError) else type(error).__name__

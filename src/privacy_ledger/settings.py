@@ -1,0 +1,70 @@
+"""Settings: the only place that reads the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from privacy_ledger.adapters.kafka.settings import ClusterSettings
+
+__all__ = ["Settings", "from_environment"]
+
+_DATA_HOME = "XDG_DATA_HOME"
+_Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Where a home or a cluster is, and where its keys and stores lie."""
+
+    home: Path
+    keys: Path | None
+    keystore: Path | None
+    state: Path | None
+    cluster: ClusterSettings | None
+    topic_prefix: str
+    partitions: int | None
+    data_home: Path
+
+
+def from_environment(*, home: str | None = None, kafka: str | None = None) -> Settings:
+    """Return the settings of this process; arguments win over the environment.
+
+    `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
+    `PRIVACY_LEDGER_KEYSTORE`, `PRIVACY_LEDGER_STATE`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
+    `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, and for the cluster
+    `PRIVACY_LEDGER_SECURITY_PROTOCOL`, `PRIVACY_LEDGER_SASL_MECHANISM`,
+    `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
+    """
+    read = os.environ.get
+    address = kafka or read("PRIVACY_LEDGER_CLUSTER")
+    partitions = read("PRIVACY_LEDGER_PARTITIONS")
+    return Settings(
+        home=Path(home or read("PRIVACY_LEDGER_HOME") or "ledger-home"),
+        keys=_path(read("PRIVACY_LEDGER_KEYS")),
+        keystore=_path(read("PRIVACY_LEDGER_KEYSTORE")),
+        state=_path(read("PRIVACY_LEDGER_STATE")),
+        cluster=_cluster(address) if address else None,
+        topic_prefix=read("PRIVACY_LEDGER_TOPIC_PREFIX") or "",
+        partitions=int(partitions) if partitions else None,
+        data_home=Path(read(_DATA_HOME) or Path.home() / ".local" / "share"),
+    )
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+def _cluster(address: str) -> ClusterSettings:
+    """Return how the cluster is reached; unknown protocols are refused by the client itself."""
+    read = os.environ.get
+    secured = read("PRIVACY_LEDGER_SECURITY_PROTOCOL")
+    protocol = msgspec.convert(secured or "PLAINTEXT", _Protocol, strict=True)
+    return ClusterSettings(
+        bootstrap=address,
+        security_protocol=protocol,
+        username=read("PRIVACY_LEDGER_USERNAME"),
+        password=read("PRIVACY_LEDGER_PASSWORD"),
+        ca_file=read("PRIVACY_LEDGER_CA_FILE"),
+    )

@@ -1,0 +1,176 @@
+"""The event log on a real broker, and the declared topics there."""
+
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from privacy_ledger.adapters.kafka import ClusterSettings, KafkaLog
+from privacy_ledger.adapters.kafka.topics import apply, open_admin, plan
+from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, LogUnavailable
+from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.testing.broker import Broker
+from privacy_ledger.testing.contracts.event_log import (
+    CONTRACT_TOPICS,
+    PARTITIONS,
+    EventLogContract,
+    OpenLog,
+    payload,
+)
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def cluster(kafka: Broker) -> ClusterSettings:
+    """Return how the broker of this run is reached."""
+    return ClusterSettings(bootstrap=kafka.bootstrap)
+
+
+@pytest_asyncio.fixture
+async def admin(cluster: ClusterSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Yield an admin client."""
+    async with open_admin(cluster) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def prefix(admin: AIOKafkaAdminClient) -> AsyncIterator[str]:
+    """Yield a prefix of the test's own, and delete its topics afterwards."""
+    own = f"t{secrets.token_hex(4)}."
+    yield own
+    mine = [name for name in await admin.list_topics() if name.startswith(own)]
+    if mine:
+        await admin.delete_topics(mine)
+
+
+class TestKafkaLog(EventLogContract):
+    """The contract on Kafka."""
+
+    @pytest_asyncio.fixture
+    async def open_log(
+        self, cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str
+    ) -> AsyncIterator[OpenLog]:
+        """Create the topics and yield a function that opens a started log on them."""
+        await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+        opened: list[KafkaLog] = []
+
+        async def open_one() -> EventLog:
+            log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+            opened.append(log)
+            await log.start()
+            return log
+
+        yield open_one
+        for log in opened:
+            await log.close()
+
+
+async def test_a_topic_that_was_not_created_is_named(cluster: ClusterSettings, prefix: str) -> None:
+    """At once, and with the command that creates it."""
+    log = KafkaLog(cluster, prefix=prefix)
+    await log.start()
+    try:
+        with pytest.raises(LogUnavailable, match="topics apply"):
+            await log.append(LEDGER_EVENTS, [payload(b"x")])
+    finally:
+        await log.close()
+
+
+async def test_another_partition_count_than_declared_is_not_used(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """A record in a wrong partition would lose its order for ever."""
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    log = KafkaLog(cluster, partitions=PARTITIONS + 1, prefix=prefix)
+    await log.start()
+    try:
+        with pytest.raises(HomeUnusable, match="2 partitions, and 3 are declared"):
+            await log.append(LEDGER_EVENTS, [payload(b"x", partition=2)])
+    finally:
+        await log.close()
+
+
+async def test_a_cluster_that_does_not_answer_is_named() -> None:
+    """With its address, so that an operator can look."""
+    log = KafkaLog(ClusterSettings(bootstrap="127.0.0.1:1"))
+    with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1:1 "):
+        await log.start()
+    await log.close()
+
+
+async def test_an_empty_cluster_lacks_every_topic(admin: AIOKafkaAdminClient, prefix: str) -> None:
+    """The plan creates them in the order of the declaration."""
+    changes = await plan(admin, TOPICS, partitions=3, prefix=prefix)
+    assert [(c.topic, c.action) for c in changes] == [(prefix + topic.name, "create") for topic in TOPICS]
+
+
+async def test_after_apply_there_is_no_drift(admin: AIOKafkaAdminClient, prefix: str) -> None:
+    """And applying again changes nothing."""
+    created = await apply(admin, TOPICS, partitions=3, prefix=prefix)
+    assert len(created) == len(TOPICS)
+    assert await plan(admin, TOPICS, partitions=3, prefix=prefix) == ()
+    assert await apply(admin, TOPICS, partitions=3, prefix=prefix) == ()
+
+
+async def test_topics_of_others_are_left_alone(admin: AIOKafkaAdminClient, prefix: str) -> None:
+    """An undeclared topic is neither drift nor removed."""
+    await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
+    await admin.create_topics([NewTopic(prefix + "foreign", 1, 1)])
+    assert await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix) == ()
+    assert prefix + "foreign" in await admin.list_topics()
+
+
+async def test_one_changed_key_keeps_the_cleanup_policy(admin: AIOKafkaAdminClient, prefix: str) -> None:
+    """A compacted topic that silently became `delete` would lose the ledger."""
+    await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
+    await apply(admin, CONTRACT_TOPICS, partitions=2, scale_ms=3000, prefix=prefix)
+    resource = ConfigResource(ConfigResourceType.TOPIC, prefix + LEDGER_EVENTS)
+    (response,) = await admin.describe_configs([resource])
+    config = {entry[0]: entry[1] for entry in response.resources[0][4]}
+    assert (config["cleanup.policy"], config["max.compaction.lag.ms"]) == ("compact", "3000")
+
+
+async def test_a_topic_that_lost_its_policy_is_drift_and_is_repaired(
+    admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """Here by the very call that resets what is not sent."""
+    await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
+    name = prefix + LEDGER_EVENTS
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"segment.ms": "5000"})])
+    (change,) = await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
+    assert (change.topic, change.action) == (name, "alter")
+    assert "cleanup.policy unset → compact" in change.text
+    assert await plan(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix) == ()
+
+
+async def test_a_key_set_by_others_is_drift(admin: AIOKafkaAdminClient, prefix: str) -> None:
+    """What is not declared does not stay."""
+    await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
+    foreign = CONTRACT_TOPICS[0].config() | {"retention.bytes": "1000"}
+    resource = ConfigResource(ConfigResourceType.TOPIC, prefix + CONTRACT_TOPICS[0].name, foreign)
+    await admin.alter_configs([resource])
+    (change,) = await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
+    assert change.text.endswith("differs: retention.bytes 1000 → unset.")
+
+
+async def test_another_partition_count_is_refused_and_nothing_is_changed(
+    admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """The order per person depends on it."""
+    await apply(admin, CONTRACT_TOPICS[:1], partitions=2, prefix=prefix)
+    with pytest.raises(InvariantViolation, match="2 partitions, and 4 are declared"):
+        await apply(admin, CONTRACT_TOPICS, partitions=4, prefix=prefix)
+    assert [name for name in await admin.list_topics() if name.startswith(prefix)] == [
+        prefix + CONTRACT_TOPICS[0].name
+    ]
+
+
+async def test_a_refusal_of_the_cluster_is_an_error(admin: AIOKafkaAdminClient, prefix: str) -> None:
+    """The client raises nothing by itself: three replicas on one broker."""
+    with pytest.raises(LogUnavailable, match="InvalidReplicationFactor"):
+        await apply(admin, CONTRACT_TOPICS, partitions=2, replication=3, prefix=prefix)

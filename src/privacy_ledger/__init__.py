@@ -1,0 +1,1 @@
+"""An event-sourced privacy ledger with stream processors on Apache Kafka."""

@@ -31,8 +31,6 @@ from privacy_ledger.testing.contracts.event_log import (
     values,
 )
 
-pytestmark = pytest.mark.asyncio
-
 STATE = state_topic("core")
 VIEW = view_topic("permissions")
 PROCESS_BATCHES = 20
@@ -209,7 +207,7 @@ async def test_a_reader_in_the_way_is_not_passed_over_in_silence(
     local: LocalLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old bytes are still in the write-ahead log, so the caller is told."""
-    monkeypatch.setattr("privacy_ledger.adapters.local.log.CHECKPOINT_ATTEMPTS", 2)
+    monkeypatch.setattr("privacy_ledger.adapters.local.log._CHECKPOINT_ATTEMPTS", 2)
     monkeypatch.setattr("privacy_ledger.adapters.local._database.BUSY_TIMEOUT_S", 0.1)
     impatient = LocalLog(path, partitions=PARTITIONS, clock=SettableClock())
     await local.append(LEDGER_EVENTS, [payload(MARKER), payload(None)])
@@ -373,11 +371,15 @@ async def test_a_full_disk_refuses_the_batch_and_loses_nothing(path: Path) -> No
     """All of the batch is refused, what was acknowledged stays, and space lets it go on."""
     log = LocalLog(path, partitions=PARTITIONS, clock=SettableClock(), max_pages=120)
     acknowledged: list[bytes] = []
-    with pytest.raises(StoreFull):
+
+    async def fill() -> None:
         for number in range(1000):
             batch = [b"%d.%d" % (number, n) + bytes(3000) for n in range(10)]
             await log.append(LEDGER_EVENTS, [payload(value, key=value[:8]) for value in batch])
-            acknowledged += batch
+            acknowledged.extend(batch)
+
+    with pytest.raises(StoreFull):
+        await fill()
     assert acknowledged
     assert values(await read_all(log, LEDGER_EVENTS)) == acknowledged
     await log.close()
@@ -414,7 +416,7 @@ async def test_only_the_owner_may_read_the_file(local: LocalLog, path: Path) -> 
     assert set(modes.values()) == {0o600}
 
 
-async def test_another_programs_database_is_refused_unchanged(path: Path) -> None:
+def test_another_programs_database_is_refused_unchanged(path: Path) -> None:
     """It is not turned into a log."""
     with sqlite3.connect(path) as foreign:
         foreign.execute("CREATE TABLE other(x)")
@@ -425,7 +427,7 @@ async def test_another_programs_database_is_refused_unchanged(path: Path) -> Non
     assert path.read_bytes() == before
 
 
-async def test_a_file_that_is_no_database_is_refused_unchanged(path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_unchanged(path: Path) -> None:
     """Such as a text file."""
     path.write_bytes(b"hello, " * 1000)
     with pytest.raises(HomeUnusable, match="not a readable SQLite file"):

@@ -186,12 +186,6 @@ def _public_names(tree: ast.Module) -> list[str]:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 names.append(name)
-            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec"))):
-                pass  # a type variable means nothing outside its module
-            case ast.Assign(targets=targets):
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                names.append(name)
             case _:
                 pass
     return [name for name in dict.fromkeys(names) if not name.startswith("_")]

@@ -4,6 +4,7 @@ A collection fact is sealed under the subject's key of its group; control facts 
 not sealed and carry a `mac`. Every header is bound: as associated data, or by the mac.
 """
 
+import hmac
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -267,7 +268,7 @@ class LedgerCodec:
         if not row.headers or row.headers[-1][0] != "mac":
             return False
         expected = self._with_mac(row.key, row.headers[:-1], row.value or b"")[-1][1]
-        return envelope.same(expected, row.headers[-1][1])
+        return hmac.compare_digest(expected, row.headers[-1][1])
 
 
 def stamp(instant: datetime) -> bytes:

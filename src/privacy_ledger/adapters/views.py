@@ -12,7 +12,7 @@ from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.streams.states import INDEX, META, IndexRow, Meta, Table
 
-__all__ = ["Latest", "LogViews", "TailedLatest"]
+__all__ = ["IndexedLatest", "Latest", "LogViews", "TailedLatest"]
 
 T = TypeVar("T")
 _POSITION_KEY = b"\0pos"

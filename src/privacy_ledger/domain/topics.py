@@ -8,6 +8,7 @@ __all__ = [
     "ANALYTICS_PARTIALS",
     "ANALYTICS_RELEASES",
     "AUDIT_LEAVES",
+    "CONTROL_HINTS",
     "DLQ",
     "LEDGER_EVENTS",
     "LEDGER_REGISTRY",
@@ -97,6 +98,7 @@ REQUESTS: Final = "requests.v1"
 ANALYTICS_PARTIALS: Final = "analytics.partials.v1"
 ANALYTICS_RELEASES: Final = "analytics.releases.v1"
 AUDIT_LEAVES: Final = "audit.leaves.v1"
+CONTROL_HINTS: Final = "control.hints.v1"
 DLQ: Final = "dlq.v1"
 
 _TEAM = ("core", "privacy")
@@ -121,6 +123,8 @@ TOPICS: Final[tuple[Topic, ...]] = (
           holds="anonymised daily course views", writers=("release",), readers=("analyst", "operator")),
     Topic(name=AUDIT_LEAVES, partitions=1, policy="delete", holds="Merkle leaf hashes and checkpoints",
           writers=("eraser", "release"), readers=("operator", "privacy")),
+    Topic(name=CONTROL_HINTS, partitions=1, policy="delete", retention_ms=HOUR_MS,
+          holds="hints whose loss is harmless", writers=("eraser", "operator"), readers=("core", "analytics")),
     Topic(name=DLQ, partitions=None, policy="delete", retention_ms=14 * DAY_MS,
           holds="pointers and redacted refusals", writers=("ingest", "core", "analytics"), readers=("operator",)),
 )  # fmt: skip

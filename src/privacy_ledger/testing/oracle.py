@@ -168,7 +168,7 @@ class _History:
     def _forget(self) -> None:
         self.rules = self._initial
         self.tick: datetime | None = None
-        self.unconfirmed: list[datetime] = []
+        self.unconfirmed: datetime | None = None
         self.requests: set[str] = set()
         self.not_before: datetime | None = None
         self.is_ended = False
@@ -233,10 +233,8 @@ class _History:
             case Tick():
                 self._tick(body.at)
             case TimeConfirmed():
-                confirmed = [at for at in self.unconfirmed if at <= body.at]
-                self.unconfirmed = [at for at in self.unconfirmed if at > body.at]
-                for at in sorted(confirmed):
-                    self._take_time(at)
+                if self.unconfirmed is not None and body.at >= self.unconfirmed:
+                    self._take_time(self.unconfirmed)
             case RulesAdopted():
                 self.rules = self._books[body.digest]
             case WindowSealed():
@@ -246,14 +244,14 @@ class _History:
 
     def _tick(self, at: datetime) -> None:
         if self.tick is not None and at - self.tick > TICK_JUMP_MAX:
-            self.unconfirmed.append(at)
-            return
-        self._take_time(at)
+            self.unconfirmed = at
+        else:
+            self._take_time(at)
 
     def _take_time(self, at: datetime) -> None:
         if self.tick is not None and at <= self.tick:
             return
-        self.tick = at
+        self.tick, self.unconfirmed = at, None
         due = {live.record.record_id for live in self.live if self._is_past(live.record, at)}
         if self.is_restricted or self.parked is not None:
             self.fell_due |= due
@@ -301,6 +299,9 @@ class _History:
                 self._lift()
             case ErasureRequested():
                 self._erase(body, offset)
+            case RecordDiscarded():
+                named = bytes.fromhex(body.record)
+                self._drop({named}, Refusal.DISCARDED)
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:

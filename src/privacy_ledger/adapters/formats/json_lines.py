@@ -49,9 +49,7 @@ class _DuplicateKeyError(ValueError):
     """One object has a key twice."""
 
 
-def check_bytes(
-    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
-) -> Refusal | None:
+def check_bytes(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX) -> Refusal | None:
     """Return why these bytes may not be decoded, or None; looks at bytes only and never raises.
 
     Order: too long, not UTF-8, a NUL byte, too deep.
@@ -71,9 +69,7 @@ def check_bytes(
     return None
 
 
-def decode_json(
-    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
-) -> object:
+def decode_json(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX) -> object:
     """Return the decoded value, or the first `Refusal` that applies; never raises.
 
     A lone surrogate and a number out of range are no JSON here.
@@ -161,9 +157,7 @@ def _has_duplicate_key(line: bytes, value: object) -> bool:
         if ends - line.count(b'\\":') == _count_keys(value):
             return False
     try:
-        json.loads(
-            line, object_pairs_hook=_refuse_duplicates, parse_int=len, parse_float=len
-        )
+        json.loads(line, object_pairs_hook=_refuse_duplicates, parse_int=len, parse_float=len)
     except _DuplicateKeyError:
         return True
     return False
@@ -288,9 +282,7 @@ class _Inflated(RawIOBase):
 
     def _check_bounds(self) -> None:
         """Raise when so much came out of so little that it is no log."""
-        is_bomb = (
-            self._given > INFLATION_FREE_BYTES and self._given > self._taken * INFLATION_RATIO_MAX
-        )
+        is_bomb = self._given > INFLATION_FREE_BYTES and self._given > self._taken * INFLATION_RATIO_MAX
         if is_bomb or self._given > self._bytes_max:
             raise BadInput(
                 Refusal.LINE_TOO_LONG,

@@ -157,5 +157,6 @@ def check_size(record: NewRecord) -> None:
     )
     if size > RECORD_BYTES:
         raise InvariantViolation(
-            f"A record of {size} bytes is above the bound of {RECORD_BYTES}. Cut it into rows with keys of their own."
+            f"A record of {size} bytes is above the bound of {RECORD_BYTES}. "
+            "Cut it into rows with keys of their own."
         )

@@ -28,8 +28,8 @@ from privacy_ledger.ports.log import NewRecord, Row
 
 __all__ = ["KafkaLog"]
 
-IDLE_READERS: Final = 16
-ABORT_TIMEOUT_S: Final = 3.0
+_IDLE_READERS: Final = 16
+_ABORT_TIMEOUT_S: Final = 3.0
 
 
 class _Writer:
@@ -68,7 +68,7 @@ class KafkaLog:
         self._producer_lock = asyncio.Lock()
         self._partition_locks: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._writers: dict[str, _Writer] = {}
-        self._readers = ReaderPool(cluster, idle=IDLE_READERS)
+        self._readers = ReaderPool(cluster, idle=_IDLE_READERS)
         self._discards: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -299,7 +299,7 @@ async def _transact(producer: AIOKafkaProducer, groups: dict[tuple[str, int], li
 
 async def _abort(producer: AIOKafkaProducer) -> None:
     try:
-        async with asyncio.timeout(ABORT_TIMEOUT_S):
+        async with asyncio.timeout(_ABORT_TIMEOUT_S):
             await producer.abort_transaction()
     except (KafkaError, OSError, AssertionError):
         # aiokafka asserts its own states; the cluster aborts at the timeout or at the next owner.

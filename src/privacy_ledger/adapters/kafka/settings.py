@@ -20,15 +20,15 @@ __all__ = [
     "reader_options",
 ]
 
-METADATA_MAX_AGE_MS: Final = 3000
-REQUEST_TIMEOUT_MS: Final = 8000
-RETRY_BACKOFF_MS: Final = 10
-TRANSACTION_TIMEOUT_MS: Final = 8000
-SESSION_TIMEOUT_MS: Final = 6000
-HEARTBEAT_INTERVAL_MS: Final = 1000
-REBALANCE_TIMEOUT_MS: Final = 10_000
-BATCH_BYTES: Final = 512 * 1024
-FETCH_BYTES: Final = 4 * 1024 * 1024
+_METADATA_MAX_AGE_MS: Final = 3000
+_REQUEST_TIMEOUT_MS: Final = 8000
+_RETRY_BACKOFF_MS: Final = 10
+_TRANSACTION_TIMEOUT_MS: Final = 8000
+_SESSION_TIMEOUT_MS: Final = 6000
+_HEARTBEAT_INTERVAL_MS: Final = 1000
+_REBALANCE_TIMEOUT_MS: Final = 10_000
+_BATCH_BYTES: Final = 512 * 1024
+_FETCH_BYTES: Final = 4 * 1024 * 1024
 
 Option = str | int | bool | ssl.SSLContext | None
 
@@ -60,9 +60,9 @@ def client_options(cluster: ClusterSettings) -> dict[str, Option]:
     options: dict[str, Option] = {
         "bootstrap_servers": cluster.bootstrap,
         "client_id": cluster.client_id,
-        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
-        "request_timeout_ms": REQUEST_TIMEOUT_MS,
-        "retry_backoff_ms": RETRY_BACKOFF_MS,
+        "metadata_max_age_ms": _METADATA_MAX_AGE_MS,
+        "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        "retry_backoff_ms": _RETRY_BACKOFF_MS,
         "security_protocol": cluster.security_protocol,
     }
     if cluster.security_protocol.startswith("SASL"):
@@ -83,11 +83,11 @@ def producer_options(cluster: ClusterSettings, *, transactional_id: str | None =
         "acks": "all",
         "enable_idempotence": True,
         "compression_type": None,
-        "max_batch_size": BATCH_BYTES,
+        "max_batch_size": _BATCH_BYTES,
     }
     if transactional_id is not None:
         options["transactional_id"] = transactional_id
-        options["transaction_timeout_ms"] = TRANSACTION_TIMEOUT_MS
+        options["transaction_timeout_ms"] = _TRANSACTION_TIMEOUT_MS
     return options
 
 
@@ -101,7 +101,7 @@ def reader_options(cluster: ClusterSettings) -> dict[str, Option]:
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
-        "max_partition_fetch_bytes": FETCH_BYTES,
+        "max_partition_fetch_bytes": _FETCH_BYTES,
     }
 
 
@@ -110,9 +110,9 @@ def group_options(cluster: ClusterSettings, *, group: str) -> dict[str, Option]:
     return reader_options(cluster) | {
         "group_id": group,
         "auto_offset_reset": "earliest",
-        "session_timeout_ms": SESSION_TIMEOUT_MS,
-        "heartbeat_interval_ms": HEARTBEAT_INTERVAL_MS,
-        "rebalance_timeout_ms": REBALANCE_TIMEOUT_MS,
+        "session_timeout_ms": _SESSION_TIMEOUT_MS,
+        "heartbeat_interval_ms": _HEARTBEAT_INTERVAL_MS,
+        "rebalance_timeout_ms": _REBALANCE_TIMEOUT_MS,
     }
 
 

@@ -16,18 +16,17 @@ from aiokafka.errors import for_code
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import open_admin
-from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.domain.errors import InvariantViolation, LogUnavailable
 from privacy_ledger.domain.topics import Topic
 
 __all__ = ["TopicChange", "apply", "open_admin", "plan"]
 
-REPLICATION: Final = 3
-MIN_INSYNC: Final = 2
-SETTLE_S: Final = 10.0
+_REPLICATION: Final = 3
+_MIN_INSYNC: Final = 2
+_SETTLE_S: Final = 10.0
 """After a change the brokers learn of it one by one: read back for this long."""
-SETTLE_PAUSE_S: Final = 0.1
-SET_ON_TOPIC: Final = 1
+_SETTLE_PAUSE_S: Final = 0.1
+_SET_ON_TOPIC: Final = 1
 """The `config_source` of a value set on the topic itself."""
 
 
@@ -66,7 +65,7 @@ async def plan(
     """
     if replication is None:
         cluster = await admin.describe_cluster()
-        replication = min(REPLICATION, len(cluster["brokers"]))
+        replication = min(_REPLICATION, len(cluster["brokers"]))
     described = await admin.describe_topics()
     found = {
         str(entry["topic"]): _Found(
@@ -124,11 +123,11 @@ async def apply(
         raise InvariantViolation(" ".join(refused))
     await _create(admin, [change for change in changes if change.action == "create"])
     await _alter(admin, [change for change in changes if change.action == "alter"])
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + _SETTLE_S
     while changes and (left := await differences()):
         if time.monotonic() > deadline:
             raise LogUnavailable(f"The cluster does not show what was applied: {left[0].text} Apply again.")
-        await asyncio.sleep(SETTLE_PAUSE_S)
+        await asyncio.sleep(_SETTLE_PAUSE_S)
     return changes
 
 
@@ -145,8 +144,8 @@ def _difference(
     # An existing topic keeps its replicas: a broker that is down now must not lower the bound.
     replicas = replication if found is None else found.replication
     wanted = topic.config(scale_ms=scale_ms)
-    if replicas >= REPLICATION:
-        wanted["min.insync.replicas"] = str(MIN_INSYNC)
+    if replicas >= _REPLICATION:
+        wanted["min.insync.replicas"] = str(_MIN_INSYNC)
 
     def change(action: Literal["create", "alter", "refuse"], text: str) -> TopicChange:
         return TopicChange(
@@ -187,7 +186,7 @@ async def _read_configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dic
     for response in responses:
         for code, _, _, name, entries in response.resources:
             _check_code(code, f"describe {name}")
-            configs[name] = {entry[0]: entry[1] for entry in entries if entry[3] == SET_ON_TOPIC}
+            configs[name] = {entry[0]: entry[1] for entry in entries if entry[3] == _SET_ON_TOPIC}
     return configs
 
 
@@ -215,5 +214,6 @@ async def _alter(admin: AIOKafkaAdminClient, changes: Sequence[TopicChange]) -> 
 def _check_code(code: int, attempt: str) -> None:
     if code:
         raise LogUnavailable(
-            f"The cluster refused to {attempt} ({for_code(code).__name__}). Check this client's rights and try again."
+            f"The cluster refused to {attempt} ({for_code(code).__name__}). "
+            "Check this client's rights and try again."
         )

@@ -82,9 +82,7 @@ class IdentityTable:
                 self._join(joined)
         return refs
 
-    def _mint_one(
-        self, minting: _Minting, marks: tuple[bytes, ...], *, bound: int, at: int
-    ) -> SubjectRef:
+    def _mint_one(self, minting: _Minting, marks: tuple[bytes, ...], *, bound: int, at: int) -> SubjectRef:
         held = [minting.known[mark] for mark in marks if mark in minting.known]
         if any(status == IdentityStatus.ERASED for _, status in held):
             raise InvariantViolation(
@@ -104,9 +102,7 @@ class IdentityTable:
         for mark in marks:
             if mark not in minting.known and not row.is_ended:
                 minting.known[mark] = (chosen, IdentityStatus.ACTIVE)
-                minting.new_identities.append(
-                    (mark, chosen, IdentityStatus.ACTIVE, row.not_before, None, at)
-                )
+                minting.new_identities.append((mark, chosen, IdentityStatus.ACTIVE, row.not_before, None, at))
         return SubjectRef(chosen)
 
     def _load(self, marks: Sequence[bytes]) -> _Minting:
@@ -146,14 +142,18 @@ class IdentityTable:
                 "list[tuple[int]]", self._store.select("SELECT not_before FROM refs WHERE ref = ?", (ref,))
             )
             if not rows:
-                raise InvariantViolation("A reference that was never minted here gets no identity. Mint it first.")
+                raise InvariantViolation(
+                    "A reference that was never minted here gets no identity. Mint it first."
+                )
             if self._is_ended(ref):
                 raise RefusedByPolicy(
                     Refusal.SUBJECT_ERASED, "The reference was ended by an erasure: nothing is bound to it."
                 )
             known = self._known(marks)
             self._insert(
-                (mark, ref, IdentityStatus.ACTIVE, rows[0][0], None, at) for mark in marks if mark not in known
+                (mark, ref, IdentityStatus.ACTIVE, rows[0][0], None, at)
+                for mark in marks
+                if mark not in known
             )
             others = {other for other, status in known.values() if status == IdentityStatus.ACTIVE} - {ref}
             if others:
@@ -191,11 +191,14 @@ class IdentityTable:
             rows = cast(
                 "list[tuple[bytes]]",
                 self._store.select(
-                    "SELECT erasure FROM identities WHERE mark = ? AND status = ?", (mark, IdentityStatus.ERASED)
+                    "SELECT erasure FROM identities WHERE mark = ? AND status = ?",
+                    (mark, IdentityStatus.ERASED),
                 ),
             )
             if not rows:
-                raise RefusedByPolicy(Refusal.NOT_ERASED, "The identity is not erased: there is nothing to reopen.")
+                raise RefusedByPolicy(
+                    Refusal.NOT_ERASED, "The identity is not erased: there is nothing to reopen."
+                )
             self._store.execute(
                 "INSERT INTO refs(ref, person, not_before, minted_at) VALUES (?, ?, ?, ?)",
                 (ref, self._ids.token(), at, at),

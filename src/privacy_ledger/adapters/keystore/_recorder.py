@@ -49,13 +49,21 @@ class Recorder:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """Hold the write lock for the block, with the keystore level with the journal."""
+        """Hold the write lock for the block, with the keystore level with the journal.
+
+        Where keys were destroyed, the write-ahead log is emptied afterwards. One that could not be
+        emptied is by the next destruction, by a repeated one, or when the last process closes.
+        """
+        self._must_scrub = False
         with self._store.write():
             self._catch_up()
             yield
         if self._must_scrub:
             self._store.scrub()
-            self._must_scrub = False
+
+    def require_scrub(self) -> None:
+        """Empty the write-ahead log when the running `write` ends, whatever it changed."""
+        self._must_scrub = True
 
     def record(self, op: Op, marks: Sequence[bytes], *, at: int, erasure: bytes = b"") -> None:
         """Append to the journal, durable on return, inside `write` and before the change itself."""
@@ -95,7 +103,8 @@ class Recorder:
         )
         if not shredded == overwritten == len(key_ids):
             raise InvariantViolation(
-                "Keys changed under the keystore's write lock: nothing was destroyed. Stop, and check the store."
+                "Keys changed under the keystore's write lock: nothing was destroyed. "
+                "Stop, and check the store."
             )
         self._must_scrub = True
 

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Final, cast
 
 from privacy_ledger.adapters.keystore.kek import storage_error
-from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, LedgerError, StoreFull
+from privacy_ledger.domain.errors import (
+    HomeUnusable,
+    InvariantViolation,
+    KeyUnavailable,
+    LedgerError,
+    StoreFull,
+)
 
 __all__ = ["APPLICATION_ID", "Store", "require_secure_delete"]
 
@@ -103,7 +109,9 @@ class Store:
     def _create(self) -> None:
         for statement in SCHEMA:
             self._connection.execute(statement)
-        self._connection.execute("INSERT INTO numbers VALUES ('revision', 0), ('journal', 0), ('journal_end', 0)")
+        self._connection.execute(
+            "INSERT INTO numbers VALUES ('revision', 0), ('journal', 0), ('journal_end', 0)"
+        )
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {USER_VERSION}")
 
@@ -279,16 +287,21 @@ def _translate(error: sqlite3.Error, path: Path) -> LedgerError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     match code:
         case sqlite3.SQLITE_FULL:
-            return StoreFull(f"The keystore {path} has no space left; nothing was acknowledged. Free space and try again.")
+            return StoreFull(
+                f"The keystore {path} has no space left; nothing was acknowledged. Free space and try again."
+            )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return HomeUnusable(f"{path} is not a readable keystore. Restore it from a backup.")
         case sqlite3.SQLITE_CONSTRAINT:
-            return InvariantViolation(f"The keystore {path} refused a row that breaks its own rules. Stop, and check it.")
+            return InvariantViolation(
+                f"The keystore {path} refused a row that breaks its own rules. Stop, and check it."
+            )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return KeyUnavailable(f"The keystore {path} is locked by another process. Try again.")
         case _:
             return KeyUnavailable(
-                f"The keystore {path} cannot be used ({_reason(error)}). Check its disk and its rights, and try again."
+                f"The keystore {path} cannot be used ({_reason(error)}). "
+                "Check its disk and its rights, and try again."
             )
 
 

@@ -61,7 +61,7 @@ class FileKeks:
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs that have a file, oldest first; none when the folder is missing."""
         try:
-            names = os.listdir(self._directory)
+            names = [entry.name for entry in self._directory.iterdir()]
         except FileNotFoundError:
             return ()
         except OSError as error:

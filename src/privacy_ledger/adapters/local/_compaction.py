@@ -74,7 +74,8 @@ def _drop_superseded(connection: sqlite3.Connection, lane: int, start: int, poin
             ).fetchone()
             stop = base + point if row[0] is None else row[0] + 1
             removed = connection.execute(
-                "DELETE FROM records WHERE id IN (SELECT older.id FROM records AS newer CROSS JOIN records AS older"
+                "DELETE FROM records WHERE id IN ("
+                "SELECT older.id FROM records AS newer CROSS JOIN records AS older"
                 " WHERE newer.id >= ? AND newer.id < ?"
                 " AND older.lane = newer.lane AND older.key = newer.key AND older.id < newer.id)",
                 (base + start, stop),
@@ -94,7 +95,7 @@ def _drop_tombstones(
     table = "heads" if is_latest_only(topic) else "records"
     with transaction(connection):
         removed = connection.execute(
-            f"DELETE FROM {table} WHERE value IS NULL AND appended_ms <= ? AND id >= ? AND id < ?",
+            f"DELETE FROM {table} WHERE value IS NULL AND appended_ms <= ? AND id >= ? AND id < ?",  # noqa: S608 - our own names
             (until_ms, base, base + point),
         ).rowcount
         _note(connection, removed)

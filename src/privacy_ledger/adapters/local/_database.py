@@ -132,7 +132,8 @@ def _os_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise LogUnavailable(
-            f"The log {path} cannot be created ({error.strerror}). Check that its folder exists and is writable."
+            f"The log {path} cannot be created ({error.strerror}). "
+            "Check that its folder exists and is writable."
         ) from error
 
 
@@ -194,7 +195,8 @@ def _translate(error: sqlite3.Error, path: Path) -> LedgerError:
     match code:
         case sqlite3.SQLITE_FULL:
             return StoreFull(
-                f"The log {path} has no space left; nothing of this batch was appended. Free space and try again."
+                f"The log {path} has no space left; nothing of this batch was appended. "
+                "Free space and try again."
             )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return HomeUnusable(f"{path} is not a readable SQLite file. Restore it from a backup.")

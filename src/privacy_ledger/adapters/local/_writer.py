@@ -1,6 +1,5 @@
 """What changes the embedded log: appends, epochs of writers, compaction. One thread only."""
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -27,8 +26,10 @@ _ROW: Final = "(?,?,?,?,?,?,?)"
 _APPEND: Final = ("INSERT INTO records VALUES ", "")
 _REPLACE: Final = (
     "INSERT INTO heads VALUES ",
-    " ON CONFLICT(lane, key) DO UPDATE SET id = excluded.id, mark = excluded.mark,"
-    " appended_ms = excluded.appended_ms, headers = excluded.headers, value = excluded.value",
+    (
+        " ON CONFLICT(lane, key) DO UPDATE SET id = excluded.id, mark = excluded.mark,"
+        " appended_ms = excluded.appended_ms, headers = excluded.headers, value = excluded.value"
+    ),
 )
 
 
@@ -48,7 +49,8 @@ class Writer:
         """Raise the epoch of a writer and return it."""
         with translated_errors(self._path), transaction(self._connection):
             row: tuple[int] = self._connection.execute(
-                "INSERT INTO writers VALUES (?, 1) ON CONFLICT(name) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+                "INSERT INTO writers VALUES (?, 1)"
+                " ON CONFLICT(name) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
                 (name,),
             ).fetchone()
         return row[0]
@@ -121,7 +123,8 @@ class Writer:
     def _next_id(self, topic: str, partition: int) -> int:
         row: tuple[int, int] = self._connection.execute(
             "INSERT INTO lanes(topic, partition) VALUES (?, ?)"
-            " ON CONFLICT(topic, partition) DO UPDATE SET next_offset = next_offset RETURNING lane, next_offset",
+            " ON CONFLICT(topic, partition) DO UPDATE SET next_offset = next_offset"
+            " RETURNING lane, next_offset",
             (topic, partition),
         ).fetchone()
         return (row[0] << LANE_SHIFT) + row[1]

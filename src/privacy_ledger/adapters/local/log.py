@@ -18,10 +18,10 @@ from privacy_ledger.ports.runtime import Clock
 
 __all__ = ["LocalLog"]
 
-BATCH_RECORDS: Final = 500
+_BATCH_RECORDS: Final = 500
 """Records of one transaction of `append`."""
-CHECKPOINT_ATTEMPTS: Final = 100
-CHECKPOINT_PAUSE_S: Final = 0.05
+_CHECKPOINT_ATTEMPTS: Final = 100
+_CHECKPOINT_PAUSE_S: Final = 0.05
 
 T = TypeVar("T")
 
@@ -84,8 +84,8 @@ class LocalLog:
         writes = [(topic, record) for record in records]
         self._check(writes)
         offsets: list[int] = []
-        for start in range(0, len(writes), BATCH_RECORDS):
-            offsets += await self._commit(writes[start : start + BATCH_RECORDS], owner=None)
+        for start in range(0, len(writes), _BATCH_RECORDS):
+            offsets += await self._commit(writes[start : start + _BATCH_RECORDS], owner=None)
         return tuple(offsets)
 
     async def open_writer(self, writer: str) -> int:
@@ -173,12 +173,12 @@ class LocalLog:
             while (count := await self._in_thread(partial(next, steps, None))) is not None:
                 removed += count
         await self._in_thread(self._writer.rewrite)
-        for _ in range(CHECKPOINT_ATTEMPTS):
+        for _ in range(_CHECKPOINT_ATTEMPTS):
             if await self._in_thread(self._writer.truncate_wal):
                 return removed
-            await asyncio.sleep(CHECKPOINT_PAUSE_S)
+            await asyncio.sleep(_CHECKPOINT_PAUSE_S)
         raise LogUnavailable(
-            f"A reader of {self._path} keeps old pages alive, so removed bytes are still in its write-ahead log. "
+            f"A reader of {self._path} keeps old pages alive: removed bytes still lie in its WAL. "
             "Compact again when the reader has finished."
         )
 

@@ -1,8 +1,8 @@
-"""The contract of `EventLog`: inherit `EventLogContract` and override `open_log`."""
+"""The contract of `EventLog`: inherit `EventLogContract` and give it the fixture `open_log`."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import pytest
@@ -12,19 +12,28 @@ from privacy_ledger.domain.errors import Fenced, InvariantViolation, LogUnavaila
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_REGISTRY, TOPICS, state_topic, view_topic
 from privacy_ledger.ports.log import EventLog, NewRecord, Row
 
-__all__ = ["CONTRACT_TOPICS", "PARTITIONS", "EventLogContract", "OpenLog", "payload"]
+__all__ = [
+    "CONTRACT_TOPICS",
+    "PARTITIONS",
+    "EventLogContract",
+    "OpenLog",
+    "eventually_reads",
+    "payload",
+    "read_all",
+    "values",
+]
 
 PARTITIONS: Final = 2
 """The partitions that every log under contract is opened with."""
-STATE: Final = state_topic("core")
-VIEW: Final = view_topic("permissions")
-CONTRACT_TOPICS: Final = tuple(t for t in TOPICS if t.name in {LEDGER_EVENTS, LEDGER_REGISTRY, STATE, VIEW})
-VISIBLE_S: Final = 15.0
-WRITER: Final = "core.0"
-HEADERS: Final = (("ce_type", b"profile.updated.v1"), ("tag", b"00ff"), ("tag", b""), ("mac", b"a=b;c"))
+_STATE: Final = state_topic("core")
+_VIEW: Final = view_topic("permissions")
+CONTRACT_TOPICS: Final = tuple(t for t in TOPICS if t.name in {LEDGER_EVENTS, LEDGER_REGISTRY, _STATE, _VIEW})
+_VISIBLE_S: Final = 15.0
+_WRITER: Final = "core.0"
+_HEADERS: Final = (("ce_type", b"profile.updated.v1"), ("tag", b"00ff"), ("tag", b""), ("mac", b"a=b;c"))
 
 OpenLog = Callable[[], Awaitable[EventLog]]
-"""Opens one more instance on the data of this test; the fixture closes them all."""
+"""Opens one more instance on the data of this test."""
 
 
 def payload(value: bytes | None, *, key: bytes = b"key", partition: int = 0) -> NewRecord:
@@ -42,8 +51,9 @@ async def read_all(log: EventLog, topic: str, partition: int = 0, *, limit: int 
 
 async def eventually_reads(log: EventLog, topic: str, count: int, *, partition: int = 0) -> tuple[Row, ...]:
     """Return the rows once there are `count`: a transaction may become readable a little later."""
-    deadline = time.monotonic() + VISIBLE_S
-    while len(rows := await read_all(log, topic, partition)) < count and time.monotonic() < deadline:
+    deadline = time.monotonic() + _VISIBLE_S
+    # There is nothing to wait on: the log tells no one that a transaction has become readable.
+    while len(rows := await read_all(log, topic, partition)) < count and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     return rows
 
@@ -54,13 +64,11 @@ def values(rows: Sequence[Row]) -> list[bytes | None]:
 
 
 class EventLogContract:
-    """Everything that an `EventLog` promises, on whatever it is built."""
+    """Everything that an `EventLog` promises, on whatever it is built.
 
-    @pytest_asyncio.fixture
-    async def open_log(self) -> AsyncIterator[OpenLog]:
-        """Yield a function that opens an instance; every instance sees one set of data."""
-        raise NotImplementedError
-        yield
+    A subclass has a fixture `open_log` that yields an `OpenLog` on data of the test's own: every
+    call opens one more instance of `PARTITIONS` partitions on them, and all are closed afterwards.
+    """
 
     @pytest_asyncio.fixture
     async def log(self, open_log: OpenLog) -> EventLog:
@@ -111,8 +119,8 @@ class EventLogContract:
 
     async def test_headers_come_back_byte_for_byte(self, log: EventLog) -> None:
         """Order, repeated names and empty values survive."""
-        await log.append(LEDGER_EVENTS, [NewRecord(partition=0, key=b"k", value=b"v", headers=HEADERS)])
-        assert [row.headers for row in await read_all(log, LEDGER_EVENTS)] == [HEADERS]
+        await log.append(LEDGER_EVENTS, [NewRecord(partition=0, key=b"k", value=b"v", headers=_HEADERS)])
+        assert [row.headers for row in await read_all(log, LEDGER_EVENTS)] == [_HEADERS]
 
     async def test_a_record_without_headers_has_none(self, log: EventLog) -> None:
         """Nothing is added."""
@@ -121,9 +129,9 @@ class EventLogContract:
 
     async def test_a_tombstone_comes_back_as_none(self, log: EventLog) -> None:
         """With its key and its headers."""
-        await log.append(LEDGER_EVENTS, [NewRecord(partition=0, key=b"k", value=None, headers=HEADERS)])
+        await log.append(LEDGER_EVENTS, [NewRecord(partition=0, key=b"k", value=None, headers=_HEADERS)])
         rows = await read_all(log, LEDGER_EVENTS)
-        assert [(row.key, row.value, row.headers) for row in rows] == [(b"k", None, HEADERS)]
+        assert [(row.key, row.value, row.headers) for row in rows] == [(b"k", None, _HEADERS)]
 
     async def test_an_empty_value_is_not_a_tombstone(self, log: EventLog) -> None:
         """No bytes and no value are two things."""
@@ -193,7 +201,11 @@ class EventLogContract:
 
     async def test_a_partition_never_written_is_empty(self, log: EventLog) -> None:
         """Nothing to read, no newest record, end zero."""
-        answers = (await log.read(VIEW, 1, after=-1), await log.latest(VIEW, 1, b"k"), await log.end(VIEW, 1))
+        answers = (
+            await log.read(_VIEW, 1, after=-1),
+            await log.latest(_VIEW, 1, b"k"),
+            await log.end(_VIEW, 1),
+        )
         assert answers == ((), None, 0)
 
     async def test_a_reader_sees_what_comes_later(self, log: EventLog) -> None:
@@ -245,15 +257,15 @@ class EventLogContract:
 
     async def test_latest_of_a_view_row_is_its_last_state(self, log: EventLog) -> None:
         """In topics that may keep the newest record only, too."""
-        await log.append(VIEW, [payload(b"1"), payload(b"2"), payload(b"x", key=b"k2"), payload(b"3")])
-        newest = await log.latest(VIEW, 0, b"key")
+        await log.append(_VIEW, [payload(b"1"), payload(b"2"), payload(b"x", key=b"k2"), payload(b"3")])
+        newest = await log.latest(_VIEW, 0, b"key")
         assert newest is not None
         assert (newest.offset, newest.value) == (3, b"3")
 
     async def test_end_follows_the_last_record(self, log: EventLog) -> None:
         """Per partition, tombstones and replaced rows counted."""
-        await log.append(STATE, [payload(b"a"), payload(b"b"), payload(None)])
-        assert (await log.end(STATE, 0), await log.end(STATE, 1)) == (3, 0)
+        await log.append(_STATE, [payload(b"a"), payload(b"b"), payload(None)])
+        assert (await log.end(_STATE, 0), await log.end(_STATE, 1)) == (3, 0)
 
     async def test_the_logs_own_time_never_falls(self, log: EventLog) -> None:
         """Whatever the order of the clocks that wrote."""
@@ -265,20 +277,20 @@ class EventLogContract:
     async def test_an_atomic_append_reaches_every_topic_and_partition(self, log: EventLog) -> None:
         """In the order given, per partition."""
         writes = [
-            (STATE, payload(b"1")),
-            (VIEW, payload(b"2", partition=1)),
-            (STATE, payload(b"3", key=b"k2")),
+            (_STATE, payload(b"1")),
+            (_VIEW, payload(b"2", partition=1)),
+            (_STATE, payload(b"3", key=b"k2")),
         ]
-        await log.append_atomically(writes, writer=WRITER)
-        state = await eventually_reads(log, STATE, 2)
-        view = await eventually_reads(log, VIEW, 1, partition=1)
+        await log.append_atomically(writes, writer=_WRITER)
+        state = await eventually_reads(log, _STATE, 2)
+        view = await eventually_reads(log, _VIEW, 1, partition=1)
         assert (values(state), values(view)) == ([b"1", b"3"], [b"2"])
 
     async def test_atomic_appends_follow_each_other(self, log: EventLog) -> None:
         """One writer may do it again and again."""
         for number in range(5):
-            await log.append_atomically([(STATE, payload(b"v", key=b"%d" % number))], writer=WRITER)
-        rows = await eventually_reads(log, STATE, 5)
+            await log.append_atomically([(_STATE, payload(b"v", key=b"%d" % number))], writer=_WRITER)
+        rows = await eventually_reads(log, _STATE, 5)
         assert [row.key for row in rows] == [b"0", b"1", b"2", b"3", b"4"]
 
     async def test_a_reader_sees_all_of_an_atomic_append_or_nothing(self, open_log: OpenLog) -> None:
@@ -289,59 +301,60 @@ class EventLogContract:
         async def write() -> None:
             for number in range(5):
                 batch = [(LEDGER_EVENTS, payload(b"v", key=b"%d.%d" % (number, n))) for n in range(40)]
-                await writing.append_atomically(batch, writer=WRITER)
+                await writing.append_atomically(batch, writer=_WRITER)
 
         task = asyncio.create_task(write())
-        while not task.done() or not seen or seen[-1] < 200:
+        while not task.done():
             seen.append(len(await read_all(reading, LEDGER_EVENTS)))
             await asyncio.sleep(0)
         await task
-        assert {count % 40 for count in seen} == {0}
+        seen.append(len(await eventually_reads(reading, LEDGER_EVENTS, 200)))
+        assert ({count % 40 for count in seen}, seen[-1]) == ({0}, 200)
 
     async def test_an_atomic_append_with_a_bad_record_appends_nothing(self, log: EventLog) -> None:
         """The good ones before it are not appended either."""
-        writes = [(STATE, payload(b"good")), (STATE, payload(b"bad", partition=PARTITIONS))]
+        writes = [(_STATE, payload(b"good")), (_STATE, payload(b"bad", partition=PARTITIONS))]
         with pytest.raises(InvariantViolation):
-            await log.append_atomically(writes, writer=WRITER)
-        assert await read_all(log, STATE) == ()
+            await log.append_atomically(writes, writer=_WRITER)
+        assert await read_all(log, _STATE) == ()
 
     async def test_a_second_owner_fences_the_first(self, open_log: OpenLog) -> None:
         """What the first one tries afterwards is not appended."""
         first, second = await open_log(), await open_log()
-        await first.append_atomically([(STATE, payload(b"1", key=b"1"))], writer=WRITER)
-        await second.append_atomically([(STATE, payload(b"2", key=b"2"))], writer=WRITER)
+        await first.append_atomically([(_STATE, payload(b"1", key=b"1"))], writer=_WRITER)
+        await second.append_atomically([(_STATE, payload(b"2", key=b"2"))], writer=_WRITER)
         with pytest.raises(Fenced):
-            await first.append_atomically([(STATE, payload(b"3", key=b"3"))], writer=WRITER)
-        await second.append_atomically([(STATE, payload(b"4", key=b"4"))], writer=WRITER)
-        assert values(await eventually_reads(second, STATE, 3)) == [b"1", b"2", b"4"]
+            await first.append_atomically([(_STATE, payload(b"3", key=b"3"))], writer=_WRITER)
+        await second.append_atomically([(_STATE, payload(b"4", key=b"4"))], writer=_WRITER)
+        assert values(await eventually_reads(second, _STATE, 3)) == [b"1", b"2", b"4"]
 
     async def test_opening_a_writer_fences_before_anything_is_written(self, open_log: OpenLog) -> None:
         """A successor may read to the end first: nothing of its predecessor comes after that."""
         first, second = await open_log(), await open_log()
-        await first.open_writer(WRITER)
-        await second.open_writer(WRITER)
+        await first.open_writer(_WRITER)
+        await second.open_writer(_WRITER)
         with pytest.raises(Fenced):
-            await first.append_atomically([(STATE, payload(b"late"))], writer=WRITER)
+            await first.append_atomically([(_STATE, payload(b"late"))], writer=_WRITER)
 
     async def test_a_fenced_writer_stays_fenced_until_it_is_opened_again(self, open_log: OpenLog) -> None:
         """Trying again does not take the ownership back; opening does."""
         first, second = await open_log(), await open_log()
-        await first.open_writer(WRITER)
-        await second.open_writer(WRITER)
+        await first.open_writer(_WRITER)
+        await second.open_writer(_WRITER)
         for _ in range(2):
             with pytest.raises(Fenced):
-                await first.append_atomically([(STATE, payload(b"late"))], writer=WRITER)
-        await first.open_writer(WRITER)
-        await first.append_atomically([(STATE, payload(b"again"))], writer=WRITER)
-        assert values(await eventually_reads(first, STATE, 1)) == [b"again"]
+                await first.append_atomically([(_STATE, payload(b"late"))], writer=_WRITER)
+        await first.open_writer(_WRITER)
+        await first.append_atomically([(_STATE, payload(b"again"))], writer=_WRITER)
+        assert values(await eventually_reads(first, _STATE, 1)) == [b"again"]
 
     async def test_writers_of_other_names_do_not_fence_each_other(self, open_log: OpenLog) -> None:
         """One per pass and partition."""
         first, second = await open_log(), await open_log()
         for number in (1, 2):
-            await first.append_atomically([(STATE, payload(b"a", key=b"a%d" % number))], writer="core.0")
-            await second.append_atomically([(STATE, payload(b"b", key=b"b%d" % number))], writer="core.1")
-        rows = await eventually_reads(first, STATE, 4)
+            await first.append_atomically([(_STATE, payload(b"a", key=b"a%d" % number))], writer="core.0")
+            await second.append_atomically([(_STATE, payload(b"b", key=b"b%d" % number))], writer="core.1")
+        rows = await eventually_reads(first, _STATE, 4)
         assert sorted(row.key for row in rows) == [b"a1", b"a2", b"b1", b"b2"]
 
     async def test_concurrent_appends_lose_and_repeat_nothing(self, open_log: OpenLog) -> None:
@@ -367,7 +380,7 @@ class EventLogContract:
         """Records, headers, times, ends; and the offsets go on."""
         before = await open_log()
         await before.append(
-            LEDGER_EVENTS, [NewRecord(partition=0, key=b"k", value=b"v", headers=HEADERS), payload(None)]
+            LEDGER_EVENTS, [NewRecord(partition=0, key=b"k", value=b"v", headers=_HEADERS), payload(None)]
         )
         rows = await read_all(before, LEDGER_EVENTS)
         await before.close()

@@ -1,0 +1,211 @@
+"""Minimisation at the edge: what an event keeps of agents, addresses, course keys and names.
+
+Everything here is an allow-list. What is not known to be harmless is replaced or dropped, and a
+value that would need cutting is refused instead: nothing is truncated in silence.
+"""
+
+import re
+from collections.abc import Collection
+from datetime import datetime
+from functools import lru_cache
+from typing import Final, Literal, NewType
+from urllib.parse import unquote
+
+import ua_parser
+
+from privacy_ledger.domain.events import DeviceObserved
+
+__all__ = [
+    "CODE_CHARS_MAX",
+    "CourseName",
+    "course_in_path",
+    "course_key",
+    "device_of",
+    "is_action",
+    "is_code",
+    "plain_path",
+    "plain_target",
+]
+
+CourseName = NewType("CourseName", str)
+"""A course's key in one of the platform's own forms."""
+
+DeviceClass = Literal["desktop", "mobile", "tablet", "bot", "other"]
+
+CODE_CHARS_MAX: Final = 255
+PATH_CHARS_MAX: Final = 512
+AGENT_CHARS_MAX: Final = 1024
+AGENTS_CACHED: Final = 4096
+_SEGMENTS_MAX: Final = 64
+_ID: Final = ":id"
+
+_PART: Final = r"[A-Za-z0-9_.~\-]{1,100}"
+_COURSE_KEY: Final = re.compile(
+    rf"course-v1:{_PART}\+{_PART}\+{_PART}|ccx-v1:{_PART}\+{_PART}\+{_PART}\+ccx@[0-9]{{1,10}}"
+    rf"|{_PART}/{_PART}/{_PART}"
+)
+_COURSE_IN_PATH: Final = re.compile(
+    rf"/courses/((?:course|ccx)-v1:[^/?#]+|{_PART}/{_PART}/{_PART})(?=[/?#]|\Z)"
+)
+_CODE: Final = re.compile(r"[A-Za-z0-9_.:+@/=~\-]{1,255}")
+_ACTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)*")
+_ACTION_ID: Final = re.compile(r"[0-9]{6}|[0-9a-fA-F]{16}")
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+_HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9.\-]{0,251}[a-z0-9])?")
+_ADDRESS: Final = re.compile(r"[0-9.]+")
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_SEGMENT_ID: Final = re.compile(
+    r"[0-9]+|.*(?:[0-9]{4}|[0-9a-fA-F]{16}).*"
+    r"|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+)
+_PERSON_FOLLOWS: Final = frozenset(
+    "account accounts author authors learner learners member members people person profile "
+    "profiles progress student students u user username usernames users".split()
+)
+_FAMILY: Final = re.compile(r"[A-Za-z][A-Za-z ._/+\-]{0,63}")
+_MOBILE: Final = frozenset(
+    ("Android", "BlackBerry OS", "Firefox OS", "KaiOS", "Tizen", "Windows Phone", "iOS")
+)
+_DESKTOP: Final = frozenset(
+    (
+        "Chrome OS", "Debian", "Fedora", "FreeBSD", "Linux", "Linux Mint", "Mac OS X", "NetBSD",
+        "OpenBSD", "Red Hat", "SUSE", "Solaris", "Ubuntu", "Windows",
+    )
+)  # fmt: skip
+
+
+def device_of(agent: str, *, occurred_at: datetime) -> DeviceObserved:
+    """Return the families of browser, system and device; nothing else of the agent is kept."""
+    browser, system, device_class = _families(agent)
+    return DeviceObserved(occurred_at=occurred_at, browser=browser, system=system, device_class=device_class)
+
+
+def course_key(value: object) -> CourseName | None:
+    """Return a value that is a course's key, or None."""
+    if isinstance(value, str) and len(value) <= CODE_CHARS_MAX and _COURSE_KEY.fullmatch(value) is not None:
+        return CourseName(value)
+    return None
+
+
+def course_in_path(path: str) -> CourseName | None:
+    """Return the key of the course below `/courses/` in a path or URL, or None."""
+    match = _COURSE_IN_PATH.search(path)
+    if match is None:
+        return None
+    found = match.group(1)
+    return course_key(unquote(found) if "%" in found else found)
+
+
+def is_code(value: object) -> bool:
+    """Return whether a value is an identifier of a thing, at most 255 plain characters."""
+    return isinstance(value, str) and _CODE.fullmatch(value) is not None
+
+
+def is_action(name: str) -> bool:
+    """Return whether an event's name is a plain word, and so holds nobody's identifier."""
+    return (
+        len(name) <= CODE_CHARS_MAX
+        and _ACTION.fullmatch(name) is not None
+        and _ACTION_ID.search(name) is None
+    )
+
+
+def plain_path(path: str, *, names: Collection[str] = ()) -> str | None:
+    """Return a path without query, fragment and identifiers; None when it is too long.
+
+    `names` are the acting person's own: a segment that equals one is replaced, too.
+    """
+    for mark in "?#;":
+        path = path.partition(mark)[0]
+    course = course_in_path(path)
+    segments = path.split("/")
+    if len(segments) > _SEGMENTS_MAX:
+        return None
+    kept: list[str] = []
+    before = ""
+    skipped = 0
+    for position, segment in enumerate(segments):
+        if skipped:
+            skipped -= 1
+            continue
+        if before == "courses" and course is not None:
+            kept.append(course)
+            skipped = course.count("/")
+            course, before = None, ""
+            continue
+        kept.append(_plain_segment(segment, before=before, names=names))
+        before = segment.lower() if position else ""
+    plain = "/".join(kept)
+    return plain if len(plain) <= PATH_CHARS_MAX else None
+
+
+def plain_target(url: str, *, names: Collection[str] = ()) -> str | None:
+    """Return host and path of a web address or path; None for anything else, or when too long."""
+    url = url.strip()
+    scheme = _SCHEME.match(url)
+    if scheme is not None:
+        if scheme.group(1).lower() not in {"http", "https"}:
+            return None
+        url = url[scheme.end() :]
+    if not url.startswith("//"):
+        return plain_path(url, names=names) if scheme is None and url.startswith("/") else None
+    authority, slash, rest = _cut(url[2:])
+    host = authority.rpartition("@")[2].partition(":")[0].lower()
+    if _HOST.fullmatch(host) is None or _ADDRESS.fullmatch(host) is not None:
+        host = _ID
+    path = plain_path(slash + rest, names=names)
+    if path is None or len(host) + len(path) > PATH_CHARS_MAX:
+        return None
+    return host + path
+
+
+def _cut(text: str) -> tuple[str, str, str]:
+    """Return authority, slash and path of what follows `//`, without query and fragment."""
+    for mark in "?#":
+        text = text.partition(mark)[0]
+    return text.replace("\\", "/").partition("/")
+
+
+def _plain_segment(segment: str, *, before: str, names: Collection[str]) -> str:
+    """Return a path segment, or `:id` unless it is plainly the name of a page."""
+    if not segment:
+        return segment
+    if (
+        before in _PERSON_FOLLOWS
+        or _SEGMENT.fullmatch(segment) is None
+        or _SEGMENT_ID.fullmatch(segment) is not None
+        or segment in names
+    ):
+        return _ID
+    return segment
+
+
+@lru_cache(maxsize=AGENTS_CACHED)
+def _families(agent: str) -> tuple[str | None, str | None, DeviceClass]:
+    """Return browser family, system family and class of an agent; bounded cache."""
+    if not agent or len(agent) > AGENT_CHARS_MAX:
+        return None, None, "other"
+    parsed = ua_parser.parse(agent)
+    browser = _family(parsed.user_agent.family if parsed.user_agent else None)
+    system = _family(parsed.os.family if parsed.os else None)
+    device = parsed.device.family if parsed.device else ""
+    brand = (parsed.device.brand if parsed.device else None) or ""
+    return browser, system, _device_class(agent, system, device=device, brand=brand)
+
+
+def _family(name: str | None) -> str | None:
+    """Return a family's name; some rules copy it from the agent, so digits and the like go."""
+    return name if name is not None and _FAMILY.fullmatch(name) else None
+
+
+def _device_class(agent: str, system: str | None, *, device: str, brand: str) -> DeviceClass:
+    """Return the class that system and device tell."""
+    if device == "Spider":
+        return "bot"
+    if device in {"iPad", "Kindle"} or "Tablet" in device or "Tablet" in brand:
+        return "tablet"
+    if system == "Android" and "Mobile" not in agent and "Mozilla/" in agent:
+        return "tablet"  # a browser on an Android phone says "Mobile", one on a tablet does not
+    if system in _MOBILE:
+        return "mobile"
+    return "desktop" if system in _DESKTOP else "other"

@@ -1,0 +1,358 @@
+"""Wiring: the only module that puts adapters, engine and use cases together."""
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer
+from msgspec import Struct
+
+from privacy_ledger.adapters import registry
+from privacy_ledger.adapters.books import NOTHING, RegistryBooks
+from privacy_ledger.adapters.clock import SystemClock
+from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.adapters.ids import SystemIds
+from privacy_ledger.adapters.kafka.log import KafkaLog
+from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
+from privacy_ledger.adapters.keystore.kek import FileKeks
+from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
+from privacy_ledger.adapters.local.home import Home, open_home
+from privacy_ledger.adapters.local.lock import WorkerLock
+from privacy_ledger.adapters.local.log import LocalLog
+from privacy_ledger.adapters.local.state_store import LogStateStore
+from privacy_ledger.adapters.rocks_store import RocksStore
+from privacy_ledger.adapters.state_codec import PassStateCodec
+from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
+from privacy_ledger.app.registrar import Registrar
+from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.topics import LEDGER_EVENTS, PARTITIONS_DEFAULT, state_topic
+from privacy_ledger.engine.cycle import PartitionCycle
+from privacy_ledger.engine.declaration import CORE, PassDeclaration, passes
+from privacy_ledger.engine.embedded import EmbeddedPasses, Lane
+from privacy_ledger.engine.kafka import KafkaEngine
+from privacy_ledger.engine.rebuild import Rebuild
+from privacy_ledger.engine.remote import RemotePasses
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import Passes
+from privacy_ledger.ports.runtime import Clock, Ids, StateStore
+from privacy_ledger.settings import Settings
+from privacy_ledger.streams.protocol import Processor, Published
+
+__all__ = [
+    "Runtime",
+    "declared_passes",
+    "engine_for",
+    "open_runtime",
+    "rebuild_of",
+    "rules_in_force",
+]
+
+_ENTRY_POINTS: Final = "privacy_ledger.processors"
+_SLOTS_MAX: Final = 64
+
+
+class Runtime(Struct, frozen=True, kw_only=True):
+    """Everything a command needs, wired for one home or one cluster."""
+
+    settings: Settings
+    home: Home | None
+    clock: Clock
+    ids: Ids
+    log: EventLog
+    vault: KeyVault
+    codec: Codec
+    states: PassStateCodec
+    views: LogViews
+    passes: Passes
+    embedded: EmbeddedPasses | None
+    local: LocalLog | None
+    kafka: KafkaLog | None
+    books: RegistryBooks
+    registrar: Registrar
+    declared: dict[str, PassDeclaration]
+
+    @property
+    def partitions(self) -> int:
+        """The number of partitions of the ledger."""
+        return self.log.partitions(LEDGER_EVENTS)
+
+    def state_codec(self, declaration: PassDeclaration) -> PassStateCodec:
+        """Return the state codec of a pass."""
+        return PassStateCodec(declaration.name, self.vault, publishes=declaration.publishes)
+
+
+def declared_passes() -> dict[str, PassDeclaration]:
+    """Return the passes that the installed processors make up, found by entry points."""
+    found = entry_points(group=_ENTRY_POINTS)
+    declared: list[Processor[object] | Published] = [point.load() for point in found]
+    return passes(declared)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings, *, trial: datetime | None = None, prepare: bool = True
+) -> AsyncIterator[Runtime]:
+    """Yield the wired home or cluster; closes everything after.
+
+    `prepare`: adopt the registry seed and write a first tick where none is in force.
+    """
+    if settings.cluster is None:
+        runtime = _embedded(settings, trial=trial)
+    else:
+        runtime = await _on_kafka(settings, settings.cluster)
+    try:
+        if prepare:
+            await _prepare(runtime)
+        yield runtime
+    finally:
+        if runtime.embedded is not None:
+            runtime.embedded.release()
+        await runtime.log.close()
+        runtime.vault.close()
+
+
+async def rules_in_force(runtime: Runtime) -> Rules:
+    """Return the rules that the core pass has adopted, or those of the seed before it has run."""
+    meta = await runtime.views.meta(0)
+    digest = meta.registry_digest or registry.digest(registry.encode(registry.seed()))
+    await runtime.books.load(digest)
+    return runtime.books.known[digest]
+
+
+async def _prepare(runtime: Runtime) -> None:
+    """Put the seed in force once, and let the first tick set the time."""
+    meta = await runtime.views.meta(0)
+    if meta.registry_digest is None:
+        document = registry.encode(registry.seed())
+        await runtime.registrar.adopt(document, registry.digest(document))
+    embedded = runtime.embedded
+    if embedded is not None:
+        embedded.on_acquire = runtime.registrar.tick
+
+
+# Embedded ----------------------------------------------------------------------------------
+
+
+def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
+    ids = SystemIds()
+    home = open_home(settings.home, ids=ids, trial=trial)
+    keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / home.file.id
+    if keys.resolve().is_relative_to(home.path.resolve()):
+        raise HomeUnusable(
+            "The key folder lies inside the home: a copy of the home would carry its keys. "
+            "Set PRIVACY_LEDGER_KEYS to a folder outside."
+        )
+    log = LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock)
+    vault = SqliteKeyVault(
+        settings.keystore or home.path / "keystore.db", FileKeks(keys), ids=ids
+    )
+    codec = LedgerCodec(vault, partitions=home.file.partitions)
+    declared = declared_passes()
+    books = RegistryBooks(log)
+    core = _codec_of(declared[CORE], vault)
+    views = LogViews(IndexedLatest(log), core, partitions=home.file.partitions)
+    lanes = [
+        _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids)
+        for declaration in declared.values()
+    ]
+    embedded = EmbeddedPasses(
+        lanes, log=log, vault=vault, views=views, clock=home.clock,
+        lock=WorkerLock(home.path / "worker.lock"),
+    )  # fmt: skip
+    registrar = Registrar(log, codec, clock=home.clock, ids=ids)
+    return Runtime(
+        settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
+        codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
+        kafka=None, books=books, registrar=registrar, declared=declared,
+    )  # fmt: skip
+
+
+def _codec_of(declaration: PassDeclaration, vault: KeyVault) -> PassStateCodec:
+    return PassStateCodec(declaration.name, vault, publishes=declaration.publishes)
+
+
+def _routes(declaration: PassDeclaration, states: PassStateCodec) -> dict[bytes, tuple[str, bool]]:
+    """Return where each table's states lie, and whether their keys carry the table's code."""
+    own = state_topic(declaration.name)
+    return {
+        table.code: (states.topic(table), states.topic(table) == own)
+        for table in declaration.tables
+    }
+
+
+def _lane(
+    declaration: PassDeclaration,
+    *,
+    log: LocalLog,
+    vault: KeyVault,
+    codec: Codec,
+    books: RegistryBooks,
+    ids: Ids,
+) -> Lane:
+    states = _codec_of(declaration, vault)
+    routes = _routes(declaration, states)
+    own = state_topic(declaration.name)
+    open_cycle = _cycle_opener(
+        declaration, states, log=log, vault=vault, codec=codec, books=books, ids=ids
+    )
+
+    def opened(partition: int) -> PartitionCycle:
+        store = LogStateStore(log, partition, own=own, routes=routes)
+        return open_cycle(partition, store)
+
+    return Lane(declaration, states, opened)
+
+
+def _cycle_opener(
+    declaration: PassDeclaration,
+    states: PassStateCodec,
+    *,
+    log: EventLog,
+    vault: KeyVault,
+    codec: Codec,
+    books: RegistryBooks,
+    ids: Ids,
+) -> Callable[[int, StateStore], PartitionCycle]:
+    sampling = vault.secret("sampling")
+
+    def open_cycle(partition: int, store: StateStore) -> PartitionCycle:
+        async def read_at(offsets: Sequence[int]) -> Sequence[object]:
+            return await log.read_at(declaration.source, partition, offsets)
+
+        return PartitionCycle(
+            declaration, partition, store=store, codec=codec, states=states, books=books,
+            initial=NOTHING, sampling_key=sampling, ids=ids, read_at=read_at,  # type: ignore[arg-type] # rows
+        )  # fmt: skip
+
+    return open_cycle
+
+
+# Kafka -------------------------------------------------------------------------------------
+
+
+async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
+    keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
+    keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
+    ids, clock = SystemIds(), SystemClock()
+    partitions = settings.partitions or PARTITIONS_DEFAULT
+    keystore.parent.mkdir(parents=True, exist_ok=True)
+    vault = SqliteKeyVault(keystore, FileKeks(keys), ids=ids)
+    log = KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix)
+    try:
+        await log.start()
+    except BaseException:
+        vault.close()
+        raise
+    codec = LedgerCodec(vault, partitions=partitions)
+    declared = declared_passes()
+    core = _codec_of(declared[CORE], vault)
+    views = LogViews(TailedLatest(log), core, partitions=partitions)
+    return Runtime(
+        settings=settings, home=None, clock=clock, ids=ids, log=log, vault=vault, codec=codec,
+        states=core, views=views,
+        passes=RemotePasses(log, views, tuple(declared.values())),
+        embedded=None, local=None, kafka=log, books=RegistryBooks(log),
+        registrar=Registrar(log, codec, clock=clock, ids=ids), declared=declared,
+    )  # fmt: skip
+
+
+class _KafkaWiring:
+    """`Wiring` of one pass in one worker process."""
+
+    def __init__(self, runtime: Runtime, declaration: PassDeclaration) -> None:
+        self._runtime = runtime
+        self._declaration = declaration
+        self._states = _codec_of(declaration, runtime.vault)
+        settings = runtime.settings
+        state = settings.state or settings.data_home / "privacy-ledger" / "state"
+        self._folder = _slot(state / declaration.name)
+        self._open_cycle = _cycle_opener(
+            declaration, self._states, log=runtime.log, vault=runtime.vault,
+            codec=runtime.codec, books=runtime.books, ids=runtime.ids,
+        )  # fmt: skip
+
+    def open_store(self, partition: int) -> StateStore:
+        """Open the partition's RocksDB in this worker's slot."""
+        return RocksStore(self._folder / str(partition))
+
+    def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
+        """Open a cycle over a restored store."""
+        return self._open_cycle(partition, store)
+
+    def consumer(self) -> AIOKafkaConsumer:
+        """Return an unstarted consumer of the pass's group."""
+        cluster = self._runtime.settings.cluster
+        if cluster is None:
+            raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
+        group = f"{self._runtime.settings.topic_prefix}privacy-ledger.{self._declaration.name}"
+        return AIOKafkaConsumer(**group_options(cluster, group=group))
+
+    @property
+    def changelogs(self) -> Mapping[str, bytes]:
+        """The pass's changelog topics, and the table code that their keys lack."""
+        own = state_topic(self._declaration.name)
+        found = {own: b""}
+        for code, (topic, keeps) in _routes(self._declaration, self._states).items():
+            if not keeps:
+                found[topic] = code
+        return found
+
+
+def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
+    """Return the engine of one pass on Kafka, ready to `run`."""
+    declaration = runtime.declared[pass_name]
+    if runtime.kafka is None:
+        raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
+    return KafkaEngine(
+        declaration,
+        _KafkaWiring(runtime, declaration),
+        log=runtime.kafka,
+        vault=runtime.vault,
+        states=_codec_of(declaration, runtime.vault),
+        clock=runtime.clock,
+        topic=runtime.settings.topic_prefix + declaration.source,
+    )
+
+
+_LOCKED_SLOTS: list[int] = []
+"""Descriptors of the slots this process holds; the system frees them when it dies."""
+
+
+def _slot(folder: Path) -> Path:
+    """Return the first state folder that no living worker of this machine holds."""
+    for number in range(_SLOTS_MAX):
+        slot = folder / f"worker-{number}"
+        slot.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(slot / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            continue
+        _LOCKED_SLOTS.append(file)
+        return slot
+    raise HomeUnusable(
+        f"{_SLOTS_MAX} workers of this machine hold all state folders. Stop one, or set "
+        "PRIVACY_LEDGER_STATE to another folder."
+    )
+
+
+def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
+    """Return a muted rebuild of a pass beside its live state."""
+    return Rebuild(
+        declaration,
+        log=runtime.log,
+        codec=runtime.codec,
+        books=runtime.books,
+        initial=NOTHING,
+        sampling_key=runtime.vault.secret("sampling"),
+        ids=runtime.ids,
+    )

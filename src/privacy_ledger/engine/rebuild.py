@@ -1,0 +1,221 @@
+"""Rebuild beside the live state, from offset 0, and compare: law L3 on real data.
+
+A rebuild is muted by construction: it has a store in memory, a codec without keys, and no way to
+write a record. Digests are taken over canonical plaintext, so that sealing plays no part.
+"""
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final, Protocol, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from privacy_ledger.domain.topics import state_topic
+from privacy_ledger.engine.cycle import Books, PartitionCycle
+from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, Partial, StateCodec
+from privacy_ledger.ports.log import EventLog, NewRecord, Row
+from privacy_ledger.ports.runtime import Ids
+from privacy_ledger.streams.protocol import Emit
+from privacy_ledger.streams.states import INDEX, PERMISSIONS, Change, Table
+
+__all__ = ["MemoryStore", "Rebuild", "Scan", "TableDigest", "compared_tables", "digest_of", "live_digests"]
+
+T = TypeVar("T")
+READ: Final = 2000
+
+
+class Scan(Protocol):
+    """Live (key, value) pairs of a compacted topic."""
+
+    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """Return the pairs under a prefix, in key order."""
+        ...
+
+
+class TableDigest(Struct, frozen=True, kw_only=True):
+    """The digest of one table over all partitions: SHA-256 in hex, and how many keys it has."""
+
+    table: str
+    keys: int
+    digest: str
+
+
+class MemoryStore:
+    """`StateStore` in memory: for rebuilds and tests."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of these keys, in order."""
+        return [self._values.get(key) for key in keys]
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) under a prefix, in key order."""
+        found: list[tuple[bytes, bytes]] = []
+        for key in self._keys[bisect_left(self._keys, prefix) :]:
+            if not key.startswith(prefix):
+                break
+            found.append((key, self._values[key]))
+        yield from found
+
+    def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Apply all changes."""
+        for key, value in changes:
+            if value is None:
+                if self._values.pop(key, None) is not None:
+                    del self._keys[bisect_left(self._keys, key)]
+            else:
+                if key not in self._values:
+                    insort(self._keys, key)
+                self._values[key] = value
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _PlainStates:
+    """A state codec without keys: a rebuild never seals, and never leaves memory."""
+
+    def __init__(self, pass_name: str) -> None:
+        self._topic = state_topic(pass_name)
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def topic(self, table: Table[T]) -> str:  # noqa: ARG002 - every table stays in memory
+        return self._topic
+
+    def group(self, table: Table[T]) -> str:
+        return table.name
+
+    def changelog_key(self, table: Table[T], key: bytes) -> bytes:
+        return table.code + key
+
+    def seal(
+        self,
+        changes: Sequence[Change],
+        *,
+        generation: Callable[[bytes], int],  # noqa: ARG002 - no keys, no generations
+        now: datetime,  # noqa: ARG002
+    ) -> list[bytes | None]:
+        return [None if c.value is None else self._encode(c.value) for c in changes]
+
+    def open_many(
+        self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]
+    ) -> list[T | None]:
+        return [
+            None if value is None else msgspec.msgpack.decode(value, type=table.kind)
+            for _, value in items
+        ]
+
+    def partial(self, emit: Emit, *, now: datetime) -> NewRecord:  # noqa: ARG002 - muted
+        return NewRecord(emit.partition, emit.key, None)
+
+    def open_partial(self, row: Row) -> Partial | None:  # noqa: ARG002 - muted
+        return None
+
+
+class Rebuild:
+    """A pass folded from zero up to given positions; `digests` after `run`."""
+
+    def __init__(  # noqa: PLR0913 - the collaborators of a cycle
+        self,
+        declaration: PassDeclaration,
+        *,
+        log: EventLog,
+        codec: Codec,
+        books: Books,
+        initial: Rules,
+        sampling_key: bytes,
+        ids: Ids,
+    ) -> None:
+        """Take what a cycle needs to read; nothing here can write."""
+        self._declaration = declaration
+        self._log = log
+        self._codec = codec
+        self._states = _PlainStates(declaration.name)
+        self._collaborators = (books, initial, sampling_key, ids)
+        self._stores: dict[int, MemoryStore] = {}
+        self.records = 0
+
+    async def run(self, until: Mapping[int, int], *, now: datetime) -> None:
+        """Fold each partition from offset 0 to `until` (inclusive)."""
+        for partition, last in sorted(until.items()):
+            cycle = self._cycle(partition)
+            after = -1
+            while after < last:
+                rows = await self._log.read(
+                    self._declaration.source, partition, after=after, limit=READ
+                )
+                rows = tuple(row for row in rows if row.offset <= last)
+                if not rows:
+                    break
+                cycle.settle(await cycle.run(rows, now=now))
+                after = rows[-1].offset
+                self.records += len(rows)
+
+    def _cycle(self, partition: int) -> PartitionCycle:
+        books, initial, sampling_key, ids = self._collaborators
+
+        async def read_at(offsets: Sequence[int]) -> Sequence[Row]:
+            return await self._log.read_at(self._declaration.source, partition, offsets)
+
+        store = self._stores[partition] = MemoryStore()
+        return PartitionCycle(
+            self._declaration, partition, store=store, codec=self._codec, states=self._states,
+            books=books, initial=initial, sampling_key=sampling_key, ids=ids, read_at=read_at,
+        )  # fmt: skip
+
+    def digests(self) -> tuple[TableDigest, ...]:
+        """Return a digest per compared table, in the order of `compared_tables`."""
+        found = []
+        for table in compared_tables(self._declaration):
+            pairs: list[tuple[bytes, object]] = []
+            for store in self._stores.values():
+                items = [(key[1:], value) for key, value in store.scan(table.code)]
+                opened = self._states.open_many(table, items)
+                pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
+            found.append(digest_of(table.name, pairs))
+        return tuple(found)
+
+
+def compared_tables(declaration: PassDeclaration) -> tuple[Table[object], ...]:
+    """Return the tables that live and rebuild must agree on: all that is a function of L3."""
+    projected = [processor.table for processor in declaration.processors]
+    return cast("tuple[Table[object], ...]", (PERMISSIONS, INDEX, *projected))
+
+
+def digest_of(name: str, pairs: Sequence[tuple[bytes, object]]) -> TableDigest:
+    """Return the digest of (key, value) pairs, in key order, over canonical plaintext."""
+    encode = msgspec.msgpack.Encoder(order="deterministic").encode
+    whole, count = hashlib.sha256(), 0
+    for key, value in sorted(pairs, key=lambda pair: pair[0]):
+        if value is None:
+            continue
+        body = encode(value)
+        whole.update(len(key).to_bytes(4, "big") + key + len(body).to_bytes(4, "big") + body)
+        count += 1
+    return TableDigest(table=name, keys=count, digest=whole.hexdigest())
+
+
+async def live_digests(
+    declaration: PassDeclaration, states: StateCodec, latest: Scan, *, partitions: int
+) -> tuple[TableDigest, ...]:
+    """Return a digest per compared table of the committed live state."""
+    found = []
+    for table in compared_tables(declaration):
+        topic, prefix = states.topic(table), states.changelog_key(table, b"")
+        pairs: list[tuple[bytes, object]] = []
+        for partition in range(partitions):
+            raw = await latest.scan(topic, partition, prefix)
+            items = [(key[len(prefix) :], value) for key, value in raw if key != HEARTBEAT_KEY]
+            opened = states.open_many(table, items)
+            pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
+        found.append(digest_of(table.name, pairs))
+    return tuple(found)

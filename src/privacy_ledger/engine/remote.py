@@ -1,0 +1,81 @@
+"""`Passes` of a cluster: workers run them; commands watch their positions."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from privacy_ledger.domain.errors import NotCaughtUp
+from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import Views
+
+__all__ = ["RemotePasses"]
+
+POLL_S: Final = 0.1
+
+
+class RemotePasses:
+    """Waits for the workers of every declared pass."""
+
+    def __init__(
+        self, log: EventLog, views: Views, declarations: Sequence[PassDeclaration]
+    ) -> None:
+        """Take the log, the views and the passes that run somewhere."""
+        self._log = log
+        self._views = views
+        self._declarations = tuple(declarations)
+
+    async def settle(
+        self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0
+    ) -> None:
+        """Return when every pass has passed these offsets; see `Passes.settle`.
+
+        A position may stand below an offset that holds no record for a reader (a transaction's
+        marker), so with `offsets` None the newest record of each partition is the goal.
+        """
+        source = self._declarations[0].source
+        if offsets is None:
+            offsets = {}
+            for partition in range(self._log.partitions(source)):
+                newest = await self._newest(source, partition)
+                if newest >= 0:
+                    offsets[partition] = newest
+        pending = {
+            (declaration.name, partition): offset
+            for declaration in self._declarations
+            for partition, offset in offsets.items()
+        }
+        total, since = -1, time.monotonic()
+        while pending:
+            reached = 0
+            for (name, partition), offset in list(pending.items()):
+                position = await self._views.position(name, partition)
+                reached += position.offset
+                if position.offset >= offset:
+                    del pending[name, partition]
+            if not pending:
+                return
+            if reached > total:
+                total, since = reached, time.monotonic()
+            elif time.monotonic() - since > timeout_s:
+                raise NotCaughtUp(
+                    "The workers did not pass what was appended; it is safe. Start a worker with "
+                    "`privacy-ledger worker run`, then look again."
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _newest(self, source: str, partition: int) -> int:
+        """Return the offset of the newest record that a reader sees, or -1."""
+        end = await self._log.end(source, partition)
+        step, after = 16, end - 17
+        while True:
+            rows = await self._log.read(source, partition, after=max(-1, after), limit=5000)
+            newest = rows[-1].offset if rows else -1
+            while rows and rows[-1].offset + 1 < end:
+                rows = await self._log.read(source, partition, after=newest, limit=5000)
+                newest = rows[-1].offset if rows else newest
+            if newest >= 0 or after < 0:
+                return newest
+            step *= 8
+            after = end - 1 - step

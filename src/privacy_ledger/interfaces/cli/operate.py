@@ -1,0 +1,262 @@
+"""Commands for operators: topics, workers, replay, doctor."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from privacy_ledger.adapters.kafka import topics as kafka_topics
+from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
+from privacy_ledger.bootstrap import Runtime, rebuild_of
+from privacy_ledger.domain.errors import HomeUnusable, LedgerError
+from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
+from privacy_ledger.engine.rebuild import TableDigest, live_digests
+from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
+
+__all__ = ["apply_topics", "register", "verify"]
+
+IDLE_POLL_S = 0.2
+
+
+def register(group: click.Group) -> None:
+    """Add the operators' commands."""
+    for one in (topics, worker, replay, doctor):
+        group.add_command(one)
+
+
+@click.group()
+def topics() -> None:
+    """Topics from their one declaration."""
+
+
+@topics.command("plan")
+@command
+async def topics_plan(shell: Shell) -> int:
+    """Show what differs from the declaration; changes nothing."""
+    changes = await _plan(shell)
+    shell.result(
+        {"changes": [msgspec.to_builtins(change) for change in changes]},
+        "\n".join(change.text for change in changes) or "Topics are as declared.",
+    )
+    if changes:
+        shell.talk.print("Next: privacy-ledger --kafka HOST:PORT topics apply")
+        return Exit.PLAN_PENDING
+    return Exit.DONE
+
+
+@topics.command("apply")
+@command
+async def topics_apply(shell: Shell) -> None:
+    """Create and correct topics, each with its full configuration, and read it back."""
+    changes = await apply_topics(shell)
+    shell.result({"applied": changes}, f"Topics are as declared ({changes} changed).")
+
+
+async def _plan(shell: Shell) -> tuple[kafka_topics.TopicChange, ...]:
+    cluster = shell.settings.cluster
+    if cluster is None:
+        raise HomeUnusable(
+            "A home makes its topics by itself. For a cluster give --kafka HOST:PORT."
+        )
+    async with kafka_topics.open_admin(cluster) as admin:
+        return await kafka_topics.plan(
+            admin, TOPICS,
+            partitions=shell.settings.partitions or PARTITIONS_DEFAULT,
+            prefix=shell.settings.topic_prefix,
+        )  # fmt: skip
+
+
+async def apply_topics(shell: Shell) -> int:
+    """Bring the cluster's topics to the declaration; return how many changed."""
+    changes = await _plan(shell)
+    cluster = shell.settings.cluster
+    if cluster is not None and changes:
+        async with kafka_topics.open_admin(cluster) as admin:
+            await kafka_topics.apply(
+                admin, TOPICS,
+                partitions=shell.settings.partitions or PARTITIONS_DEFAULT,
+                prefix=shell.settings.topic_prefix,
+            )  # fmt: skip
+    return len(changes)
+
+
+@click.group()
+def worker() -> None:
+    """Run the passes."""
+
+
+@worker.command("run")
+@click.argument("passes", nargs=-1)
+@command
+async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
+    """Run PASSES (default: all) until SIGTERM or Ctrl-C."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        unknown = sorted(set(passes) - set(runtime.declared))
+        if unknown:
+            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(runtime.declared))}.")
+        if runtime.embedded is not None:
+            return await _embedded_worker(shell, runtime, stop)
+        # The Faust host is imported only where it runs: it is slow to import.
+        from processors.app import run_worker  # noqa: PLC0415
+
+        await run_worker(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+    return Exit.DONE
+
+
+async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) -> int:
+    """Hold the home's lock and fold what comes, until told to stop."""
+    embedded = runtime.embedded
+    if embedded is None or not await embedded.hold():
+        raise HomeUnusable(
+            "Another process runs the passes of this home. Stop it, or let it do the work."
+        )
+    shell.talk.print("Running all passes of this home. Ctrl-C stops.")
+    while not stop.is_set():
+        await runtime.registrar.tick()
+        if not await embedded.drain():
+            try:
+                await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
+            except TimeoutError:
+                continue
+    return Exit.DONE
+
+
+@click.group()
+def replay() -> None:
+    """Rebuild projections and compare them."""
+
+
+@replay.command("verify")
+@click.argument("name", required=False)
+@command
+async def replay_verify(shell: Shell, name: str | None) -> int:
+    """Rebuild from offset 0 beside the live state, with throw-away states, and compare digests."""
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        await runtime.passes.settle()
+        report = await verify(runtime, name)
+    is_equal = all(row["equal"] for row in report["tables"])
+    lines = [
+        f"{row['pass']:<10} {row['table']:<14} {row['keys']:>8} keys  "
+        f"{'equal' if row['equal'] else 'DIFFERS'}  {row['digest'][:16]}"
+        for row in report["tables"]
+    ]
+    lines.append(
+        f"{report['records']} records folded again in {report['seconds']:.1f} s: "
+        + ("live and rebuild are equal." if is_equal else "they differ.")
+    )
+    shell.result({**report, "equal": is_equal}, "\n".join(lines))
+    return Exit.DONE if is_equal else Exit.FAILED
+
+
+async def verify(runtime: Runtime, name: str | None = None) -> dict[str, object]:
+    """Return a digest per table, live and rebuilt at one position, and whether they are equal."""
+    started = time.perf_counter()
+    chosen = [
+        declaration
+        for declaration in runtime.declared.values()
+        if name in {None, declaration.name, *(p.name for p in declaration.processors)}
+    ]
+    if not chosen:
+        raise click.UsageError(f"Unknown name. Known: {', '.join(sorted(runtime.declared))}.")
+    tables: list[dict[str, object]] = []
+    records = 0
+    for declaration in chosen:
+        until, live = await _steady(runtime, declaration.name)
+        rebuild = rebuild_of(runtime, declaration)
+        await rebuild.run(until, now=runtime.clock.now())
+        records += rebuild.records
+        for one, other in zip(live, rebuild.digests(), strict=True):
+            tables.append(
+                {
+                    "pass": declaration.name, "table": one.table, "keys": one.keys,
+                    "keys_rebuilt": other.keys, "digest": one.digest,
+                    "equal": one.digest == other.digest,
+                }
+            )  # fmt: skip
+    seconds = time.perf_counter() - started
+    return {"tables": tables, "records": records, "seconds": round(seconds, 3)}
+
+
+async def _steady(
+    runtime: Runtime, pass_name: str
+) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
+    """Return positions and digests of one moment: read until no position moved meanwhile."""
+    declaration = runtime.declared[pass_name]
+    latest = TailedLatest(runtime.log) if runtime.local is None else IndexedLatest(runtime.local)
+    states = runtime.state_codec(declaration)
+    for _ in range(20):
+        before = await _positions(runtime, pass_name)
+        digests = await live_digests(declaration, states, latest, partitions=runtime.partitions)
+        if before == await _positions(runtime, pass_name):
+            return before, digests
+        await asyncio.sleep(0.2)
+    raise HomeUnusable("The pass does not hold still. Stop its producers for a moment, then verify.")
+
+
+async def _positions(runtime: Runtime, pass_name: str) -> dict[int, int]:
+    return {
+        partition: (await runtime.views.position(pass_name, partition)).offset
+        for partition in range(runtime.partitions)
+    }
+
+
+@click.command()
+@command
+async def doctor(shell: Shell) -> int:
+    """Name what is wrong, and the command that mends it."""
+    findings: list[dict[str, str]] = []
+    try:
+        if shell.settings.cluster is not None:
+            changes = await _plan(shell)
+            if changes:
+                findings.append(_finding(f"{len(changes)} topics differ", "topics apply"))
+        async with shell.open(prepare=False) as runtime:
+            shell.announce(runtime)
+            findings += await _examine(runtime)
+    except LedgerError as error:
+        findings.append(_finding(str(error), "doctor"))
+    text = "\n".join(f"{f['finding']}  →  privacy-ledger {f['mend']}" for f in findings)
+    shell.result({"findings": findings}, text or "All is well.")
+    return Exit.FAILED if findings else Exit.DONE
+
+
+async def _examine(runtime: Runtime) -> list[dict[str, str]]:
+    """Return what is wrong with an opened home or cluster."""
+    found: list[dict[str, str]] = []
+    meta = await runtime.views.meta(0)
+    if meta.registry_digest is None:
+        found.append(_finding("No rules are in force: everything is refused", "init"))
+    if meta.unconfirmed is not None:
+        found.append(_finding("A tick more than 40 days ahead waits", "init"))
+    for name in sorted(runtime.declared):
+        for partition in range(runtime.partitions):
+            position = await runtime.views.position(name, partition)
+            rows = await runtime.log.read(
+                runtime.declared[name].source, partition, after=position.offset, limit=1
+            )
+            if rows:
+                found.append(
+                    _finding(f"Pass {name} is behind in partition {partition}", "worker run")
+                )
+                break
+    home = runtime.home
+    if home is not None and _is_readable_by_others(home.path):
+        found.append(_finding("The home is readable by others (chmod 700)", "doctor"))
+    return found
+
+
+def _is_readable_by_others(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o077)
+
+
+def _finding(finding: str, mend: str) -> dict[str, str]:
+    return {"finding": finding, "mend": mend}

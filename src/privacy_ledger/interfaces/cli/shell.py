@@ -1,0 +1,156 @@
+"""What every command shares: settings, output, errors as one plain sentence, exit codes."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from enum import IntEnum
+from functools import update_wrapper
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from privacy_ledger.bootstrap import Runtime, open_runtime
+from privacy_ledger.domain.errors import BadInput, LedgerError, NotCaughtUp, RefusedByPolicy
+from privacy_ledger.logging import configure
+from privacy_ledger.settings import Settings, from_environment
+
+__all__ = ["Exit", "Shell", "command", "progress_bar"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Exit(IntEnum):
+    """Exit codes; the public contract of the command."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PLAN_PENDING = 3
+    REFUSED = 4
+    PARTLY_DONE = 5
+
+
+class Shell:
+    """One invocation: where it works, and how it speaks."""
+
+    def __init__(
+        self, *, home: str | None, kafka: str | None, as_json: bool, no_wait: bool, log_level: str
+    ) -> None:
+        """Read the settings; nothing is opened yet."""
+        self.settings: Settings = from_environment(home=home, kafka=kafka)
+        self.as_json = as_json
+        self.no_wait = no_wait
+        self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = Console(highlight=False, soft_wrap=True)
+        configure(level=log_level, as_json=as_json)
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person sits at both ends."""
+        return sys.stdin.isatty() and sys.stderr.isatty() and not self.as_json
+
+    def open(
+        self, *, trial: datetime | None = None, prepare: bool = True
+    ) -> AbstractAsyncContextManager[Runtime]:
+        """Open the home or the cluster."""
+        return open_runtime(self.settings, trial=trial, prepare=prepare)
+
+    def announce(self, runtime: Runtime) -> None:
+        """Say on standard error when a home runs on trial time."""
+        if runtime.home is not None and runtime.home.is_on_trial_time:
+            at = runtime.clock.now().isoformat(timespec="seconds")
+            self.talk.print(f"Trial clock: this home believes that it is {at}.", markup=False)
+
+    def result(self, document: object, text: str | None = None) -> None:
+        """Print the result: one JSON document with `--json`, else its text."""
+        if self.as_json:
+            sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
+            sys.stdout.flush()
+        else:
+            self._out.print(text if text is not None else _plain(document), markup=False)
+
+    def say(self, text: str) -> None:
+        """Print a line of the story: standard output for people, standard error with `--json`."""
+        (self.talk if self.as_json else self._out).print(text, markup=False)
+
+    async def settle(self, runtime: Runtime, offsets: dict[int, int] | None = None) -> None:
+        """Wait until the views have passed what was appended, unless told not to."""
+        if not self.no_wait:
+            await runtime.passes.settle(offsets)
+
+
+def command(
+    function: Callable[Concatenate[Shell, P], Coroutine[object, object, int | None]],
+) -> Callable[P, None]:
+    """Return a click callback that runs an async command and turns errors into sentences."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        shell = click.get_current_context().find_object(Shell)
+        if shell is None:
+            raise click.UsageError("The command was started without its group.")
+        sys.exit(_run(shell, lambda: function(shell, *args, **kwargs)))
+
+    return update_wrapper(run, function)
+
+
+def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
+    async def work() -> int:
+        return int(await start() or Exit.DONE)
+
+    try:
+        return asyncio.run(work())
+    except LedgerError as error:
+        return _explain(shell, error)
+    except KeyboardInterrupt:
+        shell.talk.print("Stopped. What was acknowledged is safe; run the command again.")
+        return Exit.FAILED
+    except BrokenPipeError:
+        return Exit.DONE
+    except OSError as error:
+        shell.talk.print(
+            f"The operating system refused ({error.strerror or type(error).__name__}). "
+            "Check disk space and permissions, then run `privacy-ledger doctor`.",
+            markup=False,
+        )
+        return Exit.FAILED
+
+
+def _explain(shell: Shell, error: LedgerError) -> int:
+    """Print one sentence and the next step; return the exit code of this kind of error."""
+    code = Exit.FAILED
+    if isinstance(error, RefusedByPolicy):
+        code = Exit.REFUSED
+    elif isinstance(error, BadInput):
+        code = Exit.USAGE
+    elif isinstance(error, NotCaughtUp):
+        code = Exit.PARTLY_DONE
+    refusal = getattr(error, "refusal", None)
+    if shell.as_json:
+        shell.result({"error": str(error), "reason": refusal, "exit": int(code)})
+    shell.talk.print(str(error), markup=False)
+    return code
+
+
+def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """End the command with a sentence."""
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+def progress_bar(shell: Shell) -> Progress:
+    """Return a progress bar that shows on a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=shell.talk, disable=not shell.talk.is_terminal or shell.as_json, transient=True,
+    )  # fmt: skip
+
+
+def _plain(document: object) -> str:
+    """Return a document as indented text for people."""
+    return msgspec.json.format(msgspec.json.encode(document)).decode()

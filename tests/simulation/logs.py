@@ -1,0 +1,588 @@
+"""Random logs of one partition: subjects, skewed clocks, removals, compactions and slow rebuilds.
+
+Everything follows from one seed. `draw` makes records in log order, `Simulation` runs the core
+pass over them and appends the tombstones that it decided, some time later and in decision order,
+and `compact` takes away what a cleaner may take.
+"""
+
+from bisect import bisect
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
+from itertools import accumulate
+from random import Random
+from typing import Any, Final
+
+from msgspec import Struct, structs
+
+from privacy_ledger.adapters import registry
+from privacy_ledger.domain import events as e
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.values import NOBODY, Category, Grain, LawfulBasis, RecordId, SubjectRef
+from privacy_ledger.streams.analytics import CourseViews
+from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
+from privacy_ledger.streams.progress import TABLE as PROGRESS_TABLE
+from privacy_ledger.streams.progress import Progress
+from privacy_ledger.streams.protocol import Processor
+from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
+from privacy_ledger.streams.subject_view import TABLE as SUBJECT_VIEW_TABLE
+from privacy_ledger.streams.subject_view import SubjectView
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.testing.memory import MemoryPass
+
+__all__ = [
+    "ANALYTICS",
+    "BOOKS",
+    "CORE",
+    "INITIAL",
+    "Decision",
+    "Simulation",
+    "compact",
+    "draw",
+    "dump",
+    "rebuild",
+    "run_pass",
+]
+
+PARTITION: Final = 0
+PRODUCT: Final = "course_views_daily"
+START: Final = datetime(2026, 3, 28, 12, tzinfo=UTC)
+REGISTERED_FROM: Final = START - timedelta(days=400)
+FAR_EAST: Final = timezone(timedelta(hours=13))
+ERASED: Final = Erased()
+OURS: Final = Removed(is_ours=True)
+COURSES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+DAYS: Final = tuple(START.date() + timedelta(days=days) for days in (0, 2, 5, 9))
+
+Factory = Callable[[Mapping[int, Record]], MemoryPass]
+
+
+# Rule books and passes ------------------------------------------------------------------------
+
+
+def _book(version: int, months: Mapping[str, int], *, without: frozenset[str] = frozenset()) -> Rules:
+    seed = registry.seed()
+    return Rules(
+        structs.replace(
+            seed,
+            version=version,
+            purposes=tuple(row for row in seed.purposes if row.id not in without),
+            categories=tuple(
+                structs.replace(row, retention_months=months.get(row.id, row.retention_months))
+                for row in seed.categories
+            ),
+            events=tuple(
+                structs.replace(row, purposes=tuple(p for p in row.purposes if p not in without))
+                for row in seed.events
+            ),
+        )
+    )
+
+
+INITIAL: Final = _book(1, {"coursework": 2, "patterns": 1, "usage": 1, "device": 3, "location": 2})
+"""The rules at the start: periods so short that a log of weeks meets them."""
+BOOKS: Final[Mapping[str, Rules]] = {
+    "a" * 64: INITIAL,
+    "b" * 64: _book(
+        2,
+        {"coursework": 1, "patterns": 3, "usage": 2, "device": 1, "location": 2},
+        without=frozenset({"personalise.recommend"}),
+    ),
+}
+
+
+def _processor(name: str, table: Any, step: Any) -> Processor[Any]:
+    return Processor(name=name, runs_in="core", source=LEDGER_EVENTS, table=table, step=step)
+
+
+CORE: Final = (
+    _processor("subject_view", SUBJECT_VIEW_TABLE, SubjectView()),
+    _processor("progress", PROGRESS_TABLE, Progress()),
+)
+ANALYTICS: Final = (_processor("course_views", COURSE_VIEWS_TABLE, CourseViews()),)
+
+
+def run_pass(
+    log: Mapping[int, Record], *, processors: tuple[Processor[Any], ...] = (*CORE, *ANALYTICS)
+) -> MemoryPass:
+    """Return a pass at offset 0 that reads again from `log`."""
+    return MemoryPass(processors, log, initial=INITIAL, books=BOOKS)
+
+
+# Drawing ---------------------------------------------------------------------------------------
+
+
+@cache
+def _rows() -> Mapping[str, tuple[Category, tuple[str, ...]]]:
+    return {row.type: (row.category, row.purposes) for row in registry.seed().events}
+
+
+class _Sent(Struct, frozen=True):
+    """What a producer sent once and may send again."""
+
+    body: e.Fact
+    tag: bytes
+    digest: bytes
+    purposes: tuple[str, ...]
+
+
+class _Person(Struct):
+    """One subject as the generator sees it."""
+
+    ref: SubjectRef
+    sent: list[_Sent]
+    requests: list[str]
+    poison: list[bytes]
+
+
+class _Drawing:
+    """The state of one drawing."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.now = START
+        self.records: list[Record] = []
+        self.ticks: list[datetime] = []
+        self.persons = [
+            _Person(SubjectRef(random.randbytes(16)), [], [], [])
+            for _ in range(random.choice((1, 1, 2, 2, 3, 4)))
+        ]
+
+    # One record ---------------------------------------------------------------------------
+
+    def append(self, ref: SubjectRef, name: str, body: Body, **more: Any) -> bytes:
+        record_id = RecordId(self.random.randbytes(16))
+        self.records.append(
+            Record(
+                partition=PARTITION, offset=0, ref=ref, record_id=record_id, type=name, body=body,
+                occurred_at=more.pop("occurred_at", self.now), received_at=self.now, **more,
+            )
+        )  # fmt: skip
+        return record_id
+
+    def control(self, body: e.ControlRecord) -> None:
+        self.append(NOBODY, e.event_type(body), body)
+
+    def request(self, person: _Person) -> str:
+        if person.requests and self.random.random() < 0.1:
+            return self.random.choice(person.requests)
+        request = self.random.randbytes(16).hex()
+        person.requests.append(request)
+        return request
+
+    def fact(self, person: _Person, body: e.ControlFact) -> None:
+        self.append(person.ref, e.event_type(body), body)
+
+    def occurred(self) -> datetime:
+        """Return when something happened: mostly just now, at times months ago or at a month's edge."""
+        draw = self.random.random()
+        if draw < 0.6:
+            at = self.now - timedelta(minutes=self.random.randrange(600))
+        elif draw < 0.9:
+            at = self.now - timedelta(days=self.random.randrange(75))
+        elif draw < 0.93:
+            at = self.now - timedelta(days=self.random.randrange(300, 500))
+        else:
+            at = datetime(2026, self.random.randrange(2, 5), 1, tzinfo=UTC) - timedelta(minutes=30)
+            return min(at, self.now).astimezone(FAR_EAST)
+        return at
+
+    # Data ---------------------------------------------------------------------------------
+
+    def body(self) -> e.Fact:
+        """Return a random fact."""
+        pick, at = self.random.choice, self.occurred()
+        course = pick(COURSES[:3])
+        match self.random.randrange(17):
+            case 0:
+                return e.AccountRegistered(occurred_at=at, username="ada", email="ada@example.com")
+            case 1:
+                return e.AccountUpdated(occurred_at=at, name=pick(("Ada", "Ada L.", "A. L.")))
+            case 2:
+                return e.ProfileFieldSet(occurred_at=at, field=pick(("bio", "goal")), value=pick(("x", "y")))
+            case 3:
+                return e.ProfileFieldCleared(occurred_at=at, field=pick(("bio", "goal")))
+            case 4:
+                return e.DeviceObserved(occurred_at=at, browser=pick(("Firefox", None)), system="Linux")
+            case 5:
+                return e.LocationDerived(occurred_at=at, country=pick(("AT", "PT", "FI")))
+            case 6 | 7:
+                kind = pick((e.CourseEnrolled, e.CourseUnenrolled, e.CourseCompleted, e.CertificateIssued))
+                return kind(occurred_at=at, course=course)
+            case 8:
+                score = pick((None, 0.5, 1.0, 2.0))
+                return e.CourseQuizAnswered(
+                    occurred_at=at, course=course, problem=pick("pq"), is_correct=pick((True, False, None)),
+                    score=score, score_max=pick((None, 0.0, 1.5, 2.0)),
+                )  # fmt: skip
+            case 9:
+                return e.CourseGraded(occurred_at=at, course=course, has_passed=pick((True, False, None)))
+            case 10:
+                video = pick((e.VideoPlayed, e.VideoPaused, e.VideoCompleted))
+                return video(
+                    occurred_at=at, course=pick((course, None)), video=pick("vw"),
+                    position_ms=pick((None, 10, 500)),
+                )  # fmt: skip
+            case 11:
+                return e.VideoSeeked(occurred_at=at, course=course, video="v", to_ms=pick((None, 70, 900)))
+            case 12:
+                return pick((e.AccountLoggedIn, e.AccountClosed))(occurred_at=at)
+            case _:
+                return self.page_view()
+
+    def page_view(self) -> e.Fact:
+        """Return a page view on one of the days that have windows."""
+        pick = self.random.choice
+        day = pick(DAYS)
+        at = datetime(day.year, day.month, day.day, pick((0, 12, 23)), 30, tzinfo=UTC)
+        if self.random.random() < 0.15:
+            at = at.astimezone(FAR_EAST)
+        return e.UsagePageViewed(occurred_at=at, course=pick((*COURSES, *COURSES[:2], None)))
+
+    def data(self, person: _Person) -> None:
+        self.send(person, self.body())
+
+    def send(self, person: _Person, body: e.Fact) -> None:
+        """Append a fact that was never sent before."""
+        purposes = _rows()[e.event_type(body)][1]
+        if len(purposes) > 1 and self.random.random() < 0.3:
+            purposes = tuple(sorted(self.random.sample(purposes, self.random.randrange(1, len(purposes)))))
+        sent = _Sent(body, self.random.randbytes(8), self.random.randbytes(8), purposes)
+        person.sent.append(sent)
+        self.append_data(person, sent)
+
+    def append_data(self, person: _Person, sent: _Sent) -> None:
+        name = e.event_type(sent.body)
+        category, purposes = sent.body.category, sent.purposes
+        occurred_at = sent.body.occurred_at  # type: ignore[attr-defined] # every collection event has one
+        draw = self.random.random()
+        if draw < 0.01:
+            name = "usage.never_heard_of.v9"
+        elif draw < 0.02:
+            category = Category.BILLING
+        elif draw < 0.03:
+            purposes = (*purposes, "sale")
+        elif draw < 0.04:
+            occurred_at = self.now + timedelta(minutes=6)
+        self.append(
+            person.ref, name, sent.body, occurred_at=occurred_at, category=category,
+            purposes=purposes, tag=sent.tag, digest=sent.digest, generation=len(self.records),
+        )  # fmt: skip
+
+    def again(self, person: _Person) -> None:
+        """Send something again: mostly the same, at times with another content under the same id."""
+        if not person.sent:
+            self.data(person)
+            return
+        sent = self.random.choice(person.sent[-8:])
+        if self.random.random() < 0.35:
+            sent = structs.replace(sent, body=self.body(), digest=self.random.randbytes(8))
+            sent = structs.replace(sent, purposes=_rows()[e.event_type(sent.body)][1])
+            person.sent.append(sent)
+        self.append_data(person, sent)
+
+    # Consents -----------------------------------------------------------------------------
+
+    def grant(self, person: _Person) -> None:
+        purpose = self.random.choice(("improve.analyse",) * 5 + ("comm.promote", "qa.instructors"))
+        at = self.random.choice((self.now, self.occurred(), datetime(2026, 1, 1, tzinfo=UTC)))
+        self.send(person, e.ConsentGranted(occurred_at=at, purpose=purpose, notice="n.v1"))
+
+    def withdraw(self, person: _Person) -> None:
+        purpose = self.random.choice(("improve.analyse",) * 5 + ("comm.promote", "course.deliver"))
+        self.send(person, e.ConsentWithdrawn(occurred_at=self.occurred(), purpose=purpose))
+
+    def object(self, person: _Person) -> None:
+        purpose = self.random.choice(
+            ("personalise.recommend", "qa.instructors", "security.protect", "improve.analyse",
+             "course.deliver", "rights.fulfil")
+        )  # fmt: skip
+        self.send(person, e.ObjectionRaised(occurred_at=self.now, purpose=purpose))
+
+    # Control facts ------------------------------------------------------------------------
+
+    def register(self, person: _Person) -> None:
+        request = self.random.randbytes(16).hex()
+        person.requests.append(request)
+        body = e.SubjectRegistered(request=request, occurred_at=self.now, not_before=REGISTERED_FROM)
+        self.fact(person, body)
+
+    def restrict(self, person: _Person) -> None:
+        request = self.request(person)
+        self.fact(person, e.RestrictionStarted(request=request, occurred_at=self.now, ground="claims"))
+
+    def lift(self, person: _Person) -> None:
+        request = self.request(person)
+        body = e.RestrictionLifted(request=request, occurred_at=self.now, notified_at=self.now)
+        self.fact(person, body)
+
+    def erase(self, person: _Person) -> None:
+        draw, request = self.random.random(), self.request(person)
+        if draw < 0.2:
+            body = e.ErasureRequested(request=request, occurred_at=self.now)
+        elif draw < 0.6:
+            category = self.random.choice(tuple(Category))
+            body = e.ErasureRequested(
+                request=request, occurred_at=self.now, scope="category", category=category
+            )
+        else:
+            purpose = self.random.choice(("improve.analyse", "course.deliver", "qa.instructors"))
+            body = e.ErasureRequested(
+                request=request, occurred_at=self.now, scope="purpose", purpose=purpose
+            )
+        self.fact(person, body)
+        if body.scope == "person" and self.random.random() < 0.5:
+            done = e.ErasureCompleted(request=request, occurred_at=self.now, receipt="0" * 64)
+            self.fact(person, done)
+
+    def minor(self, person: _Person) -> None:
+        is_minor = self.random.random() < 0.7
+        body = e.MinorStatusDeclared(
+            request=self.request(person), occurred_at=self.now, is_minor=is_minor,
+            is_approved=is_minor and self.random.random() < 0.4,
+        )  # fmt: skip
+        self.fact(person, body)
+
+    # Poison -------------------------------------------------------------------------------
+
+    def poison(self, person: _Person) -> None:
+        body = self.body()
+        category, purposes = _rows()[e.event_type(body)]
+        record_id = self.append(
+            person.ref, e.event_type(body), Undecodable("tag_mismatch"), category=category,
+            purposes=purposes, tag=self.random.randbytes(8), digest=self.random.randbytes(8),
+            generation=len(self.records),
+        )  # fmt: skip
+        person.poison.append(record_id)
+
+    def discard(self, person: _Person) -> None:
+        if not person.poison:
+            self.data(person)
+            return
+        body = e.RecordDiscarded(
+            request=self.request(person), occurred_at=self.now, record=person.poison[0].hex()
+        )
+        if self.random.random() < 0.9:
+            del person.poison[0]
+        self.fact(person, body)
+
+    # Control records ----------------------------------------------------------------------
+
+    def tick(self, _: _Person) -> None:
+        draw = self.random.random()
+        if draw < 0.6:
+            at = self.now
+        elif draw < 0.7:
+            at = self.now - timedelta(days=self.random.randrange(60))
+        elif draw < 0.85:
+            at = max(self.ticks, default=self.now) + timedelta(days=self.random.randrange(1, 41))
+        else:
+            at = self.now + timedelta(days=self.random.randrange(41, 90))
+        self.ticks.append(at)
+        self.control(e.Tick(at=at))
+        if draw >= 0.85 and self.random.random() < 0.5:
+            self.control(e.TimeConfirmed(at=at + timedelta(hours=self.random.randrange(-1, 2))))
+
+    def adopt(self, _: _Person) -> None:
+        digest = self.random.choice(tuple(BOOKS))
+        self.control(e.RulesAdopted(at=self.now, registry_offset=1, digest=digest))
+
+    def window(self, _: _Person) -> None:
+        day = self.random.choice(DAYS).isoformat()
+        keyset = tuple(sorted(self.random.sample(COURSES, self.random.choice((3, 4, 6)))))
+        if self.random.random() < 0.4:
+            self.control(
+                e.WindowOpened(at=self.now, product=PRODUCT, window=day, policy="0" * 64, keyset=keyset)
+            )
+        else:
+            release = self.random.randbytes(16).hex()
+            self.control(
+                e.WindowSealed(
+                    at=self.now, product=PRODUCT, window=day, policy="0" * 64, keyset=keyset, release=release
+                )
+            )
+
+    def heartbeat(self, _: _Person) -> None:
+        self.append(NOBODY, "heartbeat", Heartbeat())
+
+
+_ACTIONS: Final = (
+    (_Drawing.data, 44), (_Drawing.again, 12), (_Drawing.grant, 7), (_Drawing.withdraw, 4),
+    (_Drawing.object, 2), (_Drawing.restrict, 4), (_Drawing.lift, 5), (_Drawing.erase, 2),
+    (_Drawing.minor, 2), (_Drawing.poison, 2), (_Drawing.discard, 4), (_Drawing.tick, 7),
+    (_Drawing.adopt, 2), (_Drawing.window, 5), (_Drawing.heartbeat, 1),
+)  # fmt: skip
+_STAIRS: Final = tuple(accumulate(weight for _, weight in _ACTIONS))
+
+
+def draw(random: Random) -> list[Record]:
+    """Return 10-60 records in log order, not yet at offsets: 1-4 subjects and control records."""
+    drawing = _Drawing(random)
+    for person in drawing.persons:
+        if random.random() < 0.9:
+            drawing.register(person)
+        if random.random() < 0.6:
+            drawing.grant(person)
+    length = random.randrange(10, 61)
+    while len(drawing.records) < length:
+        action, _ = _ACTIONS[bisect(_STAIRS, random.randrange(_STAIRS[-1]))]
+        action(drawing, random.choice(drawing.persons))
+        drawing.now += timedelta(hours=random.choice((0, 1, 30, 100)))
+    return drawing.records
+
+
+# Running -----------------------------------------------------------------------------------------
+
+
+class Decision(Struct, frozen=True):
+    """A removal that the core decided: of which key, why, and before which offset it was known."""
+
+    key: bytes
+    cause: str
+    offset: int
+
+
+class Simulation:
+    """A log as the ledger would hold it, and the live core pass that has read all of it.
+
+    `records` is the whole log; `decisions` are the removals in decision order.
+    """
+
+    def __init__(self, seed: int, factory: Factory = run_pass) -> None:
+        """Draw the log of `seed` and run the live pass beside its growth."""
+        random = Random(seed)
+        self.seed = seed
+        self.records: list[Record] = []
+        self.decisions: list[Decision] = []
+        self._written = 0
+        self._log: dict[int, Record] = {}
+        self.live = factory(self._log)
+        drawn = draw(random)
+        patience = random.choice((0.05, 0.2, 0.5))
+        for record in drawn:
+            self._append(record)
+            if random.random() < patience:
+                self._write_tombstones(random)
+        self._note_decisions()
+
+    def _append(self, record: Record) -> None:
+        record = structs.replace(record, offset=len(self.records))
+        self.records.append(record)
+        self._log[record.offset] = record
+        self.live.run((record,))
+
+    def _note_decisions(self) -> None:
+        known = {decision.key for decision in self.decisions}
+        for key, tombstone in self.live.tombstones():
+            if key not in known:
+                self.decisions.append(Decision(key, tombstone.cause, len(self.records)))
+
+    def _write_tombstones(self, random: Random) -> None:
+        """Append some of the tombstones that are due, in decision order; at times let the cleaner run."""
+        self._note_decisions()
+        due = self.decisions[self._written :]
+        for decision in due[: random.randrange(len(due) + 1)]:
+            self._written += 1
+            now = self.records[-1].received_at
+            ref, record_id = SubjectRef(decision.key[:16]), RecordId(decision.key[16:])
+            self._append(
+                Record(
+                    partition=PARTITION, offset=0, ref=ref, record_id=record_id, type="", body=OURS,
+                    occurred_at=now, received_at=now,
+                )
+            )  # fmt: skip
+        if random.random() < 0.3:
+            cleaned = compact(self._log, random.randrange(len(self.records) + 1), random)
+            self._log.clear()
+            self._log.update(cleaned)
+
+
+def compact(log: Mapping[int, Record], end: int, random: Random) -> dict[int, Record]:
+    """Return the log after the cleaner ran over the offsets below `end`.
+
+    A record with a later tombstone there is gone. Tombstones there stay, or vanish up to a point.
+    """
+    last = {r.ref + r.record_id: r.offset for r in log.values() if r.offset < end and isinstance(r.body, Removed)}
+    forget = random.choice((0, end, random.randrange(end + 1)))
+    return {
+        offset: record
+        for offset, record in log.items()
+        if offset >= end
+        or (
+            offset >= last.get(record.ref + record.record_id, 0)
+            and not (isinstance(record.body, Removed) and offset < forget)
+        )
+    }
+
+
+def rebuild(simulation: Simulation, random: Random, factory: Factory = run_pass) -> MemoryPass:
+    """Return a second pass that read the same log late, slowly, and beside cleaner and eraser.
+
+    It starts when the log has some length, reads a stretch, the log grows and is cleaned, and so
+    on up to the end.
+    """
+    total = len(simulation.records)
+    stops = sorted(random.randrange(total + 1) for _ in range(random.choice((0, 1, 1, 2, 3))))
+    log: dict[int, Record] = {}
+    copy = factory(log)
+    position, erased, cleaned = 0, 0, 0
+    present = list(simulation.records)
+    gone: set[int] = set()
+    for stop in (*stops, total):
+        length = random.randrange(stop, total + 1) if stop < total else total
+        known = sum(decision.offset <= length for decision in simulation.decisions)
+        erased = max(erased, random.choice((0, known, random.randrange(known + 1))))
+        cleaned = max(cleaned, random.choice((0, length, random.randrange(length + 1))))
+        _shred(present, simulation, erased)
+        kept = compact(
+            {r.offset: r for r in present[:length] if r.offset not in gone}, cleaned, random
+        )
+        gone.update(offset for offset in range(cleaned) if offset not in kept)
+        log.clear()
+        log.update(kept)
+        copy.run([log[offset] for offset in range(position, stop) if offset in log])
+        position = stop
+    return copy
+
+
+def _shred(present: list[Record], simulation: Simulation, count: int) -> None:
+    """Turn the bodies of the first `count` removed records into `Erased`, where their key is gone."""
+    reach = {decision.key: decision.cause for decision in simulation.decisions[:count]}
+    for position, record in enumerate(present):
+        cause = reach.get(record.ref + record.record_id)
+        if cause is None or not isinstance(record.body, e.Fact):
+            continue
+        rule = None if record.category is None else INITIAL.category(record.category)
+        is_fine = rule is not None and rule.grain is Grain.RECORD
+        if is_fine or cause == Refusal.SUBJECT_ERASED:
+            present[position] = structs.replace(record, body=ERASED)
+
+
+# Showing -----------------------------------------------------------------------------------------
+
+
+def dump(records: list[Record]) -> str:
+    """Return a log as one line a record, for a failing test; people here are made up."""
+    names: dict[bytes, str] = {bytes(NOBODY): "*"}
+    lines = []
+    for record in records:
+        who = names.setdefault(bytes(record.ref), f"S{len(names)}")
+        fields = getattr(record.body, "__struct_fields__", ())
+        said = " ".join(
+            f"{name}={_short(getattr(record.body, name))}" for name in fields if name not in ("policy", "request")
+        )
+        request = getattr(record.body, "request", "")
+        lines.append(
+            f"{record.offset:3} {who} {record.record_id.hex()[:6]} {type(record.body).__name__}"
+            f" type={record.type} at={record.occurred_at:%m-%d %H:%M%z} tag={record.tag.hex()[:6]}"
+            f"/{record.digest.hex()[:6]} {','.join(record.purposes)} {said} {request[:6]}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M%z}"
+    text = str(value)
+    return text if len(text) <= 40 else text[:6]

@@ -5,18 +5,24 @@ Its web server, which would serve tables to anyone, is never started.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import faust
 from mode import Service
 
 from privacy_ledger.bootstrap import Runtime, engine_for
+from privacy_ledger.domain.errors import LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
+from privacy_ledger.logging import get_logger
 
 __all__ = ["EngineService", "create_app", "run_worker"]
 
+TICK_CHECK_S: Final = 30.0
+log_line = get_logger()
 
-class EngineService(Service):  # type: ignore[misc] # mode is untyped
+
+class EngineService(Service):
     """Runs the engines of the chosen passes as long as the worker lives."""
 
     def __init__(self, runtime: Runtime, pass_names: Sequence[str]) -> None:
@@ -24,18 +30,19 @@ class EngineService(Service):  # type: ignore[misc] # mode is untyped
         super().__init__()
         self.engines = [engine_for(runtime, name) for name in pass_names]
         self._running: list[asyncio.Task[None]] = []
+        self._crashing: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
         """Start every engine; one that fails takes the worker down."""
         for engine in self.engines:
             task = asyncio.create_task(engine.run())
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._ended)  # its error must not pass unseen
             self._running.append(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            asyncio.get_running_loop().create_task(self.crash(error))
+            self._crashing = asyncio.get_running_loop().create_task(self.crash(error))
 
     async def on_stop(self) -> None:
         """Finish the cycles in hand and leave the groups."""
@@ -70,10 +77,41 @@ def create_app(runtime: Runtime) -> faust.App:
     )
     hints = app.topic(prefix + CONTROL_HINTS, key_type=bytes, value_type=bytes)
 
-    @app.agent(hints)  # type: ignore[untyped-decorator] # faust is untyped
+    @app.agent(hints)
     async def wake(stream: faust.StreamT[bytes]) -> None:
         """Take hints; losing one only means that a cache lease runs its full time."""
         async for _ in stream:
-            runtime.vault.forget()
+            continue
 
     return app
+
+
+async def run_worker(
+    runtime: Runtime, pass_names: Sequence[str], stop: asyncio.Event, *, say: Callable[[str], None]
+) -> None:
+    """Host the passes in a Faust worker until `stop` is set; then leave within seconds."""
+    service = EngineService(runtime, pass_names)
+    worker = faust.Worker(
+        create_app(runtime), service, quiet=True, redirect_stdouts=False, loglevel="CRITICAL",
+        loop=asyncio.get_running_loop(),
+    )  # fmt: skip
+    await worker.start()
+    say(f"Running {', '.join(pass_names)}. SIGTERM or Ctrl-C stops.")
+    ticks = asyncio.create_task(_tick(runtime, service))
+    crashed = asyncio.create_task(service.wait_until_stopped())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((crashed, stopped), return_when=asyncio.FIRST_COMPLETED)
+    for task in (ticks, crashed, stopped):
+        task.cancel()
+    await worker.stop()
+
+
+async def _tick(runtime: Runtime, service: EngineService) -> None:
+    """Let the worker that folds partition 0 of core write the hourly ticks."""
+    while True:
+        await asyncio.sleep(TICK_CHECK_S)
+        if any(engine.is_registrar for engine in service.engines):
+            try:
+                await runtime.registrar.tick()
+            except LedgerError as error:
+                log_line.warning("no tick", reason=str(error))

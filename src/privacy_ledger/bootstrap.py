@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.metadata import entry_points
@@ -53,9 +53,11 @@ __all__ = [
     "open_runtime",
     "rebuild_of",
     "rules_in_force",
+    "worker_host",
 ]
 
 _ENTRY_POINTS: Final = "privacy_ledger.processors"
+_HOSTS: Final = "privacy_ledger.hosts"
 _SLOTS_MAX: Final = 64
 
 
@@ -94,6 +96,16 @@ def declared_passes() -> dict[str, PassDeclaration]:
     found = entry_points(group=_ENTRY_POINTS)
     declared: list[Processor[object] | Published] = [point.load() for point in found]
     return passes(declared)
+
+
+def worker_host() -> Callable[..., Coroutine[object, object, None]]:
+    """Return the host that runs passes on Kafka (a Faust worker), found by its entry point.
+
+    It is loaded only where it runs: it is slow to import.
+    """
+    (host,) = entry_points(group=_HOSTS, name="faust")
+    loaded: Callable[..., Coroutine[object, object, None]] = host.load()
+    return loaded
 
 
 @asynccontextmanager
@@ -167,7 +179,7 @@ def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
         lanes, log=log, vault=vault, views=views, clock=home.clock,
         lock=WorkerLock(home.path / "worker.lock"),
     )  # fmt: skip
-    registrar = Registrar(log, codec, clock=home.clock, ids=ids)
+    registrar = Registrar(log, codec, views=views, clock=home.clock, ids=ids)
     return Runtime(
         settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
         codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
@@ -260,7 +272,7 @@ async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
         states=core, views=views,
         passes=RemotePasses(log, views, tuple(declared.values())),
         embedded=None, local=None, kafka=log, books=RegistryBooks(log),
-        registrar=Registrar(log, codec, clock=clock, ids=ids), declared=declared,
+        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared,
     )  # fmt: skip
 
 

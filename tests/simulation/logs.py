@@ -6,7 +6,7 @@ and `compact` takes away what a cleaner may take.
 """
 
 from bisect import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from itertools import accumulate
@@ -449,16 +449,17 @@ class Simulation:
     `records` is the whole log; `decisions` are the removals in decision order.
     """
 
-    def __init__(self, seed: int, factory: Factory = run_pass) -> None:
-        """Draw the log of `seed` and run the live pass beside its growth."""
-        random = Random(seed)
-        self.seed = seed
+    def __init__(
+        self, seed: int, factory: Factory = run_pass, *, drawn: Sequence[Record] | None = None
+    ) -> None:
+        """Draw the log of `seed`, unless `drawn` is given, and run the live pass beside its growth."""
+        drawn = draw(Random(seed)) if drawn is None else drawn
+        random = Random(~seed)
         self.records: list[Record] = []
         self.decisions: list[Decision] = []
         self._written = 0
         self._log: dict[int, Record] = {}
         self.live = factory(self._log)
-        drawn = draw(random)
         patience = random.choice((0.05, 0.2, 0.5))
         for record in drawn:
             self._append(record)
@@ -526,11 +527,11 @@ def rebuild(simulation: Simulation, random: Random, factory: Factory = run_pass)
     stops = sorted(random.randrange(total + 1) for _ in range(random.choice((0, 1, 1, 2, 3))))
     log: dict[int, Record] = {}
     copy = factory(log)
-    position, erased, cleaned = 0, 0, 0
+    position, length, erased, cleaned = 0, 0, 0, 0
     present = list(simulation.records)
     gone: set[int] = set()
     for stop in (*stops, total):
-        length = random.randrange(stop, total + 1) if stop < total else total
+        length = random.randrange(max(stop, length), total + 1)
         known = sum(decision.offset <= length for decision in simulation.decisions)
         erased = max(erased, random.choice((0, known, random.randrange(known + 1))))
         cleaned = max(cleaned, random.choice((0, length, random.randrange(length + 1))))
@@ -551,11 +552,12 @@ def _shred(present: list[Record], simulation: Simulation, count: int) -> None:
     reach = {decision.key: decision.cause for decision in simulation.decisions[:count]}
     for position, record in enumerate(present):
         cause = reach.get(record.ref + record.record_id)
-        if cause is None or not isinstance(record.body, e.Fact):
+        if cause is None or not isinstance(record.body, e.Fact | Undecodable):
             continue
         rule = None if record.category is None else INITIAL.category(record.category)
         is_fine = rule is not None and rule.grain is Grain.RECORD
-        if is_fine or cause == Refusal.SUBJECT_ERASED:
+        is_named = is_fine and isinstance(record.body, e.Fact)
+        if is_named or cause in (Refusal.ERASED, Refusal.SUBJECT_ERASED):
             present[position] = structs.replace(record, body=ERASED)
 
 

@@ -133,6 +133,11 @@ class KafkaEngine:
         return bool(self._owned) and all(owned.is_running for owned in self._owned.values())
 
     @property
+    def is_registrar(self) -> bool:
+        """Whether this worker owns partition 0 of the core pass, and so writes the ticks."""
+        return self._declaration.writes_tombstones and 0 in self.running
+
+    @property
     def running(self) -> tuple[int, ...]:
         """The partitions that fold now, ascending."""
         return tuple(sorted(p for p, owned in self._owned.items() if owned.is_running))

@@ -213,8 +213,7 @@ class _History:
         if isinstance(body, ControlRecord):
             self._control_record(body)
         elif self.is_ended:
-            if isinstance(body, Fact | Undecodable):
-                self.removed[record.record_id] = Refusal.SUBJECT_ERASED
+            self._after_the_end(record)
         elif self.parked is not None and not _is_end(body):
             self.behind.append(record)
         elif isinstance(body, Undecodable):
@@ -225,6 +224,12 @@ class _History:
                 self._control_fact(body, record.offset)
         elif isinstance(body, Fact):
             self._data(record, body)
+
+    def _after_the_end(self, record: Record) -> None:
+        if isinstance(record.body, Fact):
+            self.removed[record.record_id] = self._refusal(record, ()) or Refusal.SUBJECT_ERASED
+        elif isinstance(record.body, Undecodable):
+            self.removed[record.record_id] = Refusal.SUBJECT_ERASED
 
     # Control records ----------------------------------------------------------------------
 
@@ -329,12 +334,12 @@ class _History:
             self._purge(frozenset({body.purpose}), offset, Refusal.ERASED)
         elif body.scope == "person":
             self._drop({live.record.record_id for live in self.live}, Refusal.ERASED)
-            for waiting in (self.parked, *self.behind):
-                if waiting is not None and isinstance(waiting.body, Fact | Undecodable):
-                    self.removed[waiting.record_id] = Refusal.ERASED
-            self.parked, self.behind = None, []
             self.grants, self.objected = {}, set()
             self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
+            waiting = [self.parked, *self.behind] if self.parked is not None else []
+            self.parked, self.behind = None, []
+            for record in waiting:
+                self._after_the_end(record)
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
@@ -385,6 +390,8 @@ class _History:
             return Refusal.TIME_FUTURE
         if not all(self.rules.is_allowed(p) and p in rule.purposes for p in record.purposes):
             return Refusal.UNKNOWN_PURPOSE
+        if self.is_ended:
+            return Refusal.SUBJECT_ERASED
         if self.not_before is None:
             return Refusal.SUBJECT_UNKNOWN
         if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:

@@ -44,9 +44,8 @@ _COURSE_KEY: Final = re.compile(
     rf"course-v1:{_PART}\+{_PART}\+{_PART}|ccx-v1:{_PART}\+{_PART}\+{_PART}\+ccx@[0-9]{{1,10}}"
     rf"|{_PART}/{_PART}/{_PART}"
 )
-_COURSE_IN_PATH: Final = re.compile(
-    rf"/courses/((?:course|ccx)-v1:[^/?#]+|{_PART}/{_PART}/{_PART})(?=[/?#]|\Z)"
-)
+_NEW_IN_PATH: Final = re.compile(r"/((?:course|ccx)-v1:[^/]+)")
+_OLD_IN_PATH: Final = re.compile(rf"(?:https?://[^/]+)?/courses/({_PART}/{_PART}/{_PART})(?=/|\Z)")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:+@/=~\-]{1,255}")
 _ACTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)*")
 _ACTION_ID: Final = re.compile(r"[0-9]{6}|[0-9a-fA-F]{16}")
@@ -59,9 +58,12 @@ _SEGMENT_ID: Final = re.compile(
     r"|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 )
 _PERSON_FOLLOWS: Final = frozenset(
-    "account accounts author authors learner learners member members people person profile "
-    "profiles progress student students u user username usernames users".split()
-)
+    (
+        "account", "accounts", "author", "authors", "learner", "learners", "member", "members",
+        "people", "person", "profile", "profiles", "progress", "student", "students", "u", "user",
+        "username", "usernames", "users",
+    )
+)  # fmt: skip
 _FAMILY: Final = re.compile(r"[A-Za-z][A-Za-z ._/+\-]{0,63}")
 _MOBILE: Final = frozenset(
     ("Android", "BlackBerry OS", "Firefox OS", "KaiOS", "Tizen", "Windows Phone", "iOS")
@@ -88,12 +90,12 @@ def course_key(value: object) -> CourseName | None:
 
 
 def course_in_path(path: str) -> CourseName | None:
-    """Return the key of the course below `/courses/` in a path or URL, or None."""
-    match = _COURSE_IN_PATH.search(path)
-    if match is None:
-        return None
-    found = match.group(1)
-    return course_key(unquote(found) if "%" in found else found)
+    """Return the key of the course that a path or URL lies below, or None."""
+    path = _bare(path)
+    if "%" in path:
+        path = unquote(path)
+    match = _NEW_IN_PATH.search(path) or _OLD_IN_PATH.match(path)
+    return None if match is None else course_key(match.group(1))
 
 
 def is_code(value: object) -> bool:
@@ -115,26 +117,17 @@ def plain_path(path: str, *, names: Collection[str] = ()) -> str | None:
 
     `names` are the acting person's own: a segment that equals one is replaced, too.
     """
-    for mark in "?#;":
-        path = path.partition(mark)[0]
-    course = course_in_path(path)
-    segments = path.split("/")
+    segments = _bare(path).split("/")
     if len(segments) > _SEGMENTS_MAX:
         return None
     kept: list[str] = []
+    rest = segments
+    if segments[:2] == ["", "courses"] and course_key("/".join(segments[2:5])) is not None:
+        kept, rest = segments[:5], segments[5:]  # the older form of a key has three segments
     before = ""
-    skipped = 0
-    for position, segment in enumerate(segments):
-        if skipped:
-            skipped -= 1
-            continue
-        if before == "courses" and course is not None:
-            kept.append(course)
-            skipped = course.count("/")
-            course, before = None, ""
-            continue
+    for segment in rest:
         kept.append(_plain_segment(segment, before=before, names=names))
-        before = segment.lower() if position else ""
+        before = segment.lower()
     plain = "/".join(kept)
     return plain if len(plain) <= PATH_CHARS_MAX else None
 
@@ -149,7 +142,7 @@ def plain_target(url: str, *, names: Collection[str] = ()) -> str | None:
         url = url[scheme.end() :]
     if not url.startswith("//"):
         return plain_path(url, names=names) if scheme is None and url.startswith("/") else None
-    authority, slash, rest = _cut(url[2:])
+    authority, slash, rest = _bare(url[2:]).replace("\\", "/").partition("/")
     host = authority.rpartition("@")[2].partition(":")[0].lower()
     if _HOST.fullmatch(host) is None or _ADDRESS.fullmatch(host) is not None:
         host = _ID
@@ -159,17 +152,20 @@ def plain_target(url: str, *, names: Collection[str] = ()) -> str | None:
     return host + path
 
 
-def _cut(text: str) -> tuple[str, str, str]:
-    """Return authority, slash and path of what follows `//`, without query and fragment."""
-    for mark in "?#":
-        text = text.partition(mark)[0]
-    return text.replace("\\", "/").partition("/")
+def _bare(text: str) -> str:
+    """Return a path or URL up to its parameters, query or fragment."""
+    for mark in "?#;":
+        if mark in text:
+            text = text.partition(mark)[0]
+    return text
 
 
 def _plain_segment(segment: str, *, before: str, names: Collection[str]) -> str:
     """Return a path segment, or `:id` unless it is plainly the name of a page."""
     if not segment:
         return segment
+    if "-v1" in segment and (course := course_key(unquote(segment))) is not None:
+        return course
     if (
         before in _PERSON_FOLLOWS
         or _SEGMENT.fullmatch(segment) is None

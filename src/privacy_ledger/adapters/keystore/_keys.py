@@ -125,7 +125,7 @@ class KeyTable:
         return [
             (number, _Row(top, kid, generation, is_single, epoch, wrapped, created_at, used, shredded_at))
             for number, top, kid, generation, is_single, epoch, wrapped, created_at, used, shredded_at in cast(
-                "list[tuple[int, int | None, bytes, int, int, int, bytes, int, int, int | None]]", rows
+                "list[_RawRow]", rows
             )
         ]
 
@@ -267,6 +267,7 @@ class KeyTable:
 
 
 _Name = tuple[SubjectRef, str, int]
+_RawRow = tuple[int, int | None, bytes, int, int, int, bytes, int, int, int | None]
 
 
 def _to_create(slot: Slot, row: _Row, *, uses: int, at: int) -> int | None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
-from privacy_ledger.bootstrap import Runtime, rebuild_of
+from privacy_ledger.bootstrap import Runtime, rebuild_of, worker_host
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
-__all__ = ["apply_topics", "register", "verify"]
+__all__ = ["Report", "TableReport", "apply_topics", "register", "verify"]
 
 IDLE_POLL_S = 0.2
 
@@ -104,10 +105,8 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
             raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(runtime.declared))}.")
         if runtime.embedded is not None:
             return await _embedded_worker(shell, runtime, stop)
-        # The Faust host is imported only where it runs: it is slow to import.
-        from processors.app import run_worker  # noqa: PLC0415
-
-        await run_worker(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+        host = worker_host()
+        await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
     return Exit.DONE
 
 
@@ -143,21 +142,44 @@ async def replay_verify(shell: Shell, name: str | None) -> int:
         shell.announce(runtime)
         await runtime.passes.settle()
         report = await verify(runtime, name)
-    is_equal = all(row["equal"] for row in report["tables"])
     lines = [
-        f"{row['pass']:<10} {row['table']:<14} {row['keys']:>8} keys  "
-        f"{'equal' if row['equal'] else 'DIFFERS'}  {row['digest'][:16]}"
-        for row in report["tables"]
+        f"{row.pass_name:<10} {row.table:<14} {row.keys:>8} keys  "
+        f"{'equal' if row.equal else 'DIFFERS'}  {row.digest[:16]}"
+        for row in report.tables
     ]
     lines.append(
-        f"{report['records']} records folded again in {report['seconds']:.1f} s: "
-        + ("live and rebuild are equal." if is_equal else "they differ.")
+        f"{report.records} records folded again in {report.seconds:.1f} s: "
+        + ("live and rebuild are equal." if report.is_equal else "they differ.")
     )
-    shell.result({**report, "equal": is_equal}, "\n".join(lines))
-    return Exit.DONE if is_equal else Exit.FAILED
+    shell.result({**msgspec.to_builtins(report), "equal": report.is_equal}, "\n".join(lines))
+    return Exit.DONE if report.is_equal else Exit.FAILED
 
 
-async def verify(runtime: Runtime, name: str | None = None) -> dict[str, object]:
+class TableReport(Struct, frozen=True, kw_only=True):
+    """One compared table."""
+
+    pass_name: str
+    table: str
+    keys: int
+    keys_rebuilt: int
+    digest: str
+    equal: bool
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What `replay verify` found."""
+
+    tables: tuple[TableReport, ...]
+    records: int
+    seconds: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every table is the same, live and rebuilt."""
+        return all(table.equal for table in self.tables)
+
+
+async def verify(runtime: Runtime, name: str | None = None) -> Report:
     """Return a digest per table, live and rebuilt at one position, and whether they are equal."""
     started = time.perf_counter()
     chosen = [
@@ -167,23 +189,22 @@ async def verify(runtime: Runtime, name: str | None = None) -> dict[str, object]
     ]
     if not chosen:
         raise click.UsageError(f"Unknown name. Known: {', '.join(sorted(runtime.declared))}.")
-    tables: list[dict[str, object]] = []
+    tables: list[TableReport] = []
     records = 0
     for declaration in chosen:
         until, live = await _steady(runtime, declaration.name)
         rebuild = rebuild_of(runtime, declaration)
         await rebuild.run(until, now=runtime.clock.now())
         records += rebuild.records
-        for one, other in zip(live, rebuild.digests(), strict=True):
-            tables.append(
-                {
-                    "pass": declaration.name, "table": one.table, "keys": one.keys,
-                    "keys_rebuilt": other.keys, "digest": one.digest,
-                    "equal": one.digest == other.digest,
-                }
-            )  # fmt: skip
+        tables += [
+            TableReport(
+                pass_name=declaration.name, table=one.table, keys=one.keys,
+                keys_rebuilt=other.keys, digest=one.digest, equal=one.digest == other.digest,
+            )
+            for one, other in zip(live, rebuild.digests(), strict=True)
+        ]  # fmt: skip
     seconds = time.perf_counter() - started
-    return {"tables": tables, "records": records, "seconds": round(seconds, 3)}
+    return Report(tables=tuple(tables), records=records, seconds=round(seconds, 3))
 
 
 async def _steady(

@@ -1,0 +1,255 @@
+"""The registrar: control records to every partition, and the registry that they put in force.
+
+One fenced writer. A control record is in all partitions or in none.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from privacy_ledger.domain.errors import LogUnavailable, RefusedByPolicy
+from privacy_ledger.domain.events import (
+    ControlRecord,
+    RulesAdopted,
+    Tick,
+    TimeConfirmed,
+    WindowOpened,
+    WindowSealed,
+)
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_REGISTRY
+from privacy_ledger.domain.values import NOBODY
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.log import EventLog, NewRecord, Row
+from privacy_ledger.ports.passes import Views
+from privacy_ledger.ports.runtime import Clock, Ids
+
+__all__ = ["CLOCK_TOLERANCE", "TICK_PERIOD", "CourseAdded", "Registrar", "RegistryReader"]
+
+TICK_PERIOD: Final = timedelta(hours=1)
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+_WRITER: Final = "registrar"
+_DOCUMENT: Final = b"registry:"
+_COURSE: Final = b"course:"
+_CLOCK: Final = b"clock:"
+_PAGE: Final = 1000
+_TAIL: Final = 200
+
+
+class CourseAdded(
+    Struct, frozen=True, kw_only=True, tag="catalogue.course_added", tag_field="type"
+):
+    """A course stands in the catalogue from here on; a fact about no person."""
+
+    course: str
+    added_at: datetime
+
+
+class RegistryReader:
+    """Reads `ledger.registry.v1`: documents by content hash, and the catalogue."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Take the log; nothing is kept between calls but documents, which never change."""
+        self._log = log
+        self._documents: dict[str, bytes] = {}
+
+    async def documents(self) -> dict[str, tuple[int, bytes]]:
+        """Return offset and bytes of every registry document by its digest; the first one counts."""
+        found: dict[str, tuple[int, bytes]] = {}
+        for row in await self._rows():
+            if row.key.startswith(_DOCUMENT) and row.value is not None:
+                digest = row.key.removeprefix(_DOCUMENT).decode("ascii")
+                found.setdefault(digest, (row.offset, row.value))
+        self._documents = {digest: document for digest, (_, document) in found.items()}
+        return found
+
+    async def load(self, digest: str) -> bytes:
+        """Return a document by its digest.
+
+        Raises:
+            LogUnavailable: the topic does not hold it (yet).
+        """
+        if digest not in self._documents:
+            await self.documents()
+        document = self._documents.get(digest)
+        if document is None:
+            raise LogUnavailable(
+                f"{LEDGER_REGISTRY} holds no registry {digest[:12]}. Run init, or check the cluster's address."
+            )
+        return document
+
+    async def catalogue(self, *, until_offset: int | None = None) -> tuple[str, ...]:
+        """Return the courses, sorted, that were added up to and including an offset of the registry."""
+        found = set()
+        for row in await self._rows():
+            if until_offset is not None and row.offset > until_offset:
+                break
+            if row.key.startswith(_COURSE) and row.value is not None:
+                found.add(msgspec.json.decode(row.value, type=CourseAdded).course)
+        return tuple(sorted(found))
+
+    async def _rows(self) -> list[Row]:
+        rows: list[Row] = []
+        after = -1
+        while page := await self._log.read(LEDGER_REGISTRY, 0, after=after, limit=_PAGE):
+            rows += page
+            after = page[-1].offset
+        return rows
+
+
+class Registrar:
+    """Writes control records for all; the log fences an earlier registrar."""
+
+    def __init__(self, log: EventLog, codec: Codec, clock: Clock, ids: Ids, *, views: Views) -> None:
+        """Take log, codec, clock and ids; `views` tell what is in force already.
+
+        Where the views lag, something may be written twice, which has no second effect.
+        """
+        self._log = log
+        self._codec = codec
+        self._clock = clock
+        self._ids = ids
+        self._views = views
+        self._registry = RegistryReader(log)
+
+    # Rules ----------------------------------------------------------------------------------
+
+    async def adopt(self, document: bytes, digest: str) -> bool:
+        """Publish a registry document and put it in force; return whether that changed anything."""
+        known = (await self._registry.documents()).get(digest)
+        offset = await self._publish(_DOCUMENT + digest.encode("ascii"), document) if known is None else known[0]
+        if all([await self._has_rules(partition, digest) for partition in self._all()]):
+            return False
+        now = self._clock.now()
+        await self._write(RulesAdopted(at=now, registry_offset=offset, digest=digest), now=now)
+        return True
+
+    async def _has_rules(self, partition: int, digest: str) -> bool:
+        """Return whether a registry is the last one adopted in a partition, views and tail read."""
+        for record in reversed(self._codec.decode(await self._tail(partition))):
+            if isinstance(record.body, RulesAdopted):
+                return record.body.digest == digest
+        return (await self._views.meta(partition)).registry_digest == digest
+
+    # Time -----------------------------------------------------------------------------------
+
+    async def tick(self, *, force: bool = False) -> bool:
+        """Write a Tick when the last one is more than an hour old; return whether one was written.
+
+        Raises:
+            RefusedByPolicy: `clock_disagrees`: this clock and the log's differ by more than five
+                minutes; nothing was written.
+        """
+        now = self._clock.now()
+        last = await self._last_tick()
+        if not force and last is not None and now - last <= TICK_PERIOD:
+            return False
+        await self._check_clock(now)
+        await self._write(Tick(at=now), now=now)
+        return True
+
+    async def confirm_time(self) -> None:
+        """Confirm that a jump of more than forty days between two Ticks is right."""
+        now = self._clock.now()
+        await self._check_clock(now)
+        await self._write(TimeConfirmed(at=now), now=now)
+
+    async def _last_tick(self) -> datetime | None:
+        """Return the highest time that a Tick of partition 0 has told, confirmed or not."""
+        meta = await self._views.meta(0)
+        times = [at for at in (meta.last_tick, meta.unconfirmed) if at is not None]
+        rows = [row for row in await self._tail(0) if row.key.startswith(NOBODY)]
+        times += [r.body.at for r in self._codec.decode(rows) if isinstance(r.body, Tick)]
+        return max(times, default=None)
+
+    async def _check_clock(self, now: datetime) -> None:
+        """Compare this clock with the log's; an old newest record says nothing, so one is asked for."""
+        newest = -1
+        for partition in self._all():
+            for row in (await self._tail(partition))[-1:]:
+                newest = max(newest, row.appended_ms)
+        now_ms = int(now.timestamp() * 1000)
+        tolerance_ms = int(CLOCK_TOLERANCE.total_seconds() * 1000)
+        if newest < now_ms - tolerance_ms:
+            offset = await self._publish(_CLOCK + self._ids.token(), b"{}")
+            (row,) = await self._log.read_at(LEDGER_REGISTRY, 0, (offset,))
+            newest = row.appended_ms
+        if abs(newest - now_ms) > tolerance_ms:
+            raise RefusedByPolicy(
+                Refusal.CLOCK_DISAGREES,
+                f"This machine's clock and the log's differ by {abs(newest - now_ms) // 60_000} minutes. "
+                "Set the clock, check it with `privacy-ledger doctor`, then run the command again.",
+            )
+
+    async def _tail(self, partition: int) -> Sequence[Row]:
+        """Return the newest records of a partition, oldest first; not all of the last offsets exist."""
+        end = await self._log.end(LEDGER_EVENTS, partition)
+        return await self._log.read(LEDGER_EVENTS, partition, after=max(-1, end - 1 - _TAIL), limit=_TAIL)
+
+    # Windows --------------------------------------------------------------------------------
+
+    async def open_window(
+        self, *, product: str, window: str, policy: str, keyset: Sequence[str]
+    ) -> None:
+        """Open a window of a product for these cells."""
+        now = self._clock.now()
+        event = WindowOpened(at=now, product=product, window=window, policy=policy, keyset=tuple(keyset))
+        await self._write(event, now=now)
+
+    async def seal_window(  # noqa: PLR0913 - every part of the record is named
+        self,
+        *,
+        product: str,
+        window: str,
+        policy: str,
+        keyset: Sequence[str],
+        release: str,
+        is_early: bool,
+        was_opened: bool,
+    ) -> None:
+        """Seal a window: the offset of the record in each partition is the cut."""
+        now = self._clock.now()
+        event = WindowSealed(
+            at=now, product=product, window=window, policy=policy, keyset=tuple(keyset),
+            release=release, is_early=is_early, was_opened=was_opened,
+        )  # fmt: skip
+        await self._write(event, now=now)
+
+    # Catalogue ------------------------------------------------------------------------------
+
+    async def add_courses(self, courses: Sequence[str]) -> tuple[str, ...]:
+        """Add courses to the catalogue; return those that were new, in the order given."""
+        known = set(await self._registry.catalogue())
+        new = tuple(dict.fromkeys(course for course in courses if course not in known))
+        now = self._clock.now()
+        records = [
+            NewRecord(0, _COURSE + course.encode(), msgspec.json.encode(CourseAdded(course=course, added_at=now)))
+            for course in new
+        ]
+        if records:
+            await self._log.append(LEDGER_REGISTRY, records)
+        return new
+
+    async def catalogue(self) -> tuple[str, ...]:
+        """Return the courses of the catalogue, sorted."""
+        return await self._registry.catalogue()
+
+    # Writing --------------------------------------------------------------------------------
+
+    def _all(self) -> range:
+        return range(self._log.partitions(LEDGER_EVENTS))
+
+    async def _publish(self, key: bytes, value: bytes) -> int:
+        (offset,) = await self._log.append(LEDGER_REGISTRY, (NewRecord(0, key, value),))
+        return offset
+
+    async def _write(self, event: ControlRecord, *, now: datetime) -> None:
+        """Append one control record to every partition, in one transaction."""
+        writes = [
+            (LEDGER_EVENTS, self._codec.control_record(self._ids.token(), partition, event, received_at=now))
+            for partition in self._all()
+        ]
+        await self._log.append_atomically(writes, writer=_WRITER)

@@ -1,0 +1,4 @@
+"""Placeholder until its commands are written."""
+import click
+def register(group: click.Group) -> None:
+    """Add commands."""

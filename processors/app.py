@@ -5,6 +5,7 @@ Its web server, which would serve tables to anyone, is never started.
 """
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,6 +20,7 @@ from privacy_ledger.logging import get_logger
 __all__ = ["EngineService", "create_app", "run_worker"]
 
 TICK_CHECK_S: Final = 30.0
+HOST_STOP_S: Final = 2.0
 log_line = get_logger()
 
 
@@ -31,6 +33,7 @@ class EngineService(Service):
         self.engines = [engine_for(runtime, name) for name in pass_names]
         self._running: list[asyncio.Task[None]] = []
         self._crashing: asyncio.Task[None] | None = None
+        self.is_up = asyncio.Event()
 
     async def on_start(self) -> None:
         """Start every engine; one that fails takes the worker down."""
@@ -38,6 +41,7 @@ class EngineService(Service):
             task = asyncio.create_task(engine.run())
             task.add_done_callback(self._ended)  # its error must not pass unseen
             self._running.append(task)
+        self.is_up.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -95,15 +99,22 @@ async def run_worker(
         create_app(runtime), service, quiet=True, redirect_stdouts=False, loglevel="CRITICAL",
         loop=asyncio.get_running_loop(),
     )  # fmt: skip
-    await worker.start()
+    # `start` returns when the worker has stopped; its own signal handlers give way to ours.
+    life = asyncio.create_task(worker.start())
+    await service.is_up.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     say(f"Running {', '.join(pass_names)}. SIGTERM or Ctrl-C stops.")
     ticks = asyncio.create_task(_tick(runtime, service))
-    crashed = asyncio.create_task(service.wait_until_stopped())
     stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait((crashed, stopped), return_when=asyncio.FIRST_COMPLETED)
-    for task in (ticks, crashed, stopped):
-        task.cancel()
-    await worker.stop()
+    await asyncio.wait((life, stopped), return_when=asyncio.FIRST_COMPLETED)
+    ticks.cancel()
+    await service.stop()
+    try:
+        # What Faust itself holds is hints only: it gets a moment, and no more.
+        await asyncio.wait_for(worker.stop(), HOST_STOP_S)
+    except TimeoutError:
+        log_line.info("host stopped late", state="cut")
 
 
 async def _tick(runtime: Runtime, service: EngineService) -> None:

@@ -19,16 +19,16 @@ from privacy_ledger.adapters import registry
 from privacy_ledger.domain import events as e
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import NOBODY, Category, Grain, LawfulBasis, RecordId, SubjectRef
-from privacy_ledger.streams.analytics import CourseViews
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.values import NOBODY, Category, Grain, RecordId, SubjectRef
 from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
+from privacy_ledger.streams.analytics import CourseViews
 from privacy_ledger.streams.progress import TABLE as PROGRESS_TABLE
 from privacy_ledger.streams.progress import Progress
 from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
 from privacy_ledger.streams.subject_view import TABLE as SUBJECT_VIEW_TABLE
 from privacy_ledger.streams.subject_view import SubjectView
-from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.testing.memory import MemoryPass
 
 __all__ = [
@@ -104,10 +104,14 @@ ANALYTICS: Final = (_processor("course_views", COURSE_VIEWS_TABLE, CourseViews()
 
 
 def run_pass(
-    log: Mapping[int, Record], *, processors: tuple[Processor[Any], ...] = (*CORE, *ANALYTICS)
+    log: Mapping[int, Record],
+    *,
+    processors: tuple[Processor[Any], ...] = (*CORE, *ANALYTICS),
+    initial: Rules = INITIAL,
+    writes_tombstones: bool = True,
 ) -> MemoryPass:
-    """Return a pass at offset 0 that reads again from `log`."""
-    return MemoryPass(processors, log, initial=INITIAL, books=BOOKS)
+    """Return a pass at offset 0 that reads again from `log`; by default one pass does everything."""
+    return MemoryPass(processors, log, initial=initial, books=BOOKS, writes_tombstones=writes_tombstones)
 
 
 # Drawing ---------------------------------------------------------------------------------------
@@ -328,9 +332,7 @@ class _Drawing:
             )
         else:
             purpose = self.random.choice(("improve.analyse", "course.deliver", "qa.instructors"))
-            body = e.ErasureRequested(
-                request=request, occurred_at=self.now, scope="purpose", purpose=purpose
-            )
+            body = e.ErasureRequested(request=request, occurred_at=self.now, scope="purpose", purpose=purpose)
         self.fact(person, body)
         if body.scope == "person" and self.random.random() < 0.5:
             done = e.ErasureCompleted(request=request, occurred_at=self.now, receipt="0" * 64)
@@ -450,14 +452,23 @@ class Simulation:
     """
 
     def __init__(
-        self, seed: int, factory: Factory = run_pass, *, drawn: Sequence[Record] | None = None
+        self,
+        seed: int,
+        factory: Factory = run_pass,
+        *,
+        drawn: Sequence[Record] | None = None,
+        is_orderly: bool = True,
     ) -> None:
-        """Draw the log of `seed`, unless `drawn` is given, and run the live pass beside its growth."""
+        """Draw the log of `seed`, unless `drawn` is given, and run the live pass beside its growth.
+
+        Without `is_orderly`, tombstones leave in any order: a ledger that breaks its promise.
+        """
         drawn = draw(Random(seed)) if drawn is None else drawn
         random = Random(~seed)
         self.records: list[Record] = []
         self.decisions: list[Decision] = []
         self._written = 0
+        self._is_orderly = is_orderly
         self._log: dict[int, Record] = {}
         self.live = factory(self._log)
         patience = random.choice((0.05, 0.2, 0.5))
@@ -482,6 +493,9 @@ class Simulation:
     def _write_tombstones(self, random: Random) -> None:
         """Append some of the tombstones that are due, in decision order; at times let the cleaner run."""
         self._note_decisions()
+        if not self._is_orderly:
+            late = self.decisions[self._written :]
+            self.decisions[self._written :] = random.sample(late, len(late))
         due = self.decisions[self._written :]
         for decision in due[: random.randrange(len(due) + 1)]:
             self._written += 1
@@ -504,7 +518,9 @@ def compact(log: Mapping[int, Record], end: int, random: Random) -> dict[int, Re
 
     A record with a later tombstone there is gone. Tombstones there stay, or vanish up to a point.
     """
-    last = {r.ref + r.record_id: r.offset for r in log.values() if r.offset < end and isinstance(r.body, Removed)}
+    last = {
+        r.ref + r.record_id: r.offset for r in log.values() if r.offset < end and isinstance(r.body, Removed)
+    }
     forget = random.choice((0, end, random.randrange(end + 1)))
     return {
         offset: record
@@ -536,9 +552,7 @@ def rebuild(simulation: Simulation, random: Random, factory: Factory = run_pass)
         erased = max(erased, random.choice((0, known, random.randrange(known + 1))))
         cleaned = max(cleaned, random.choice((0, length, random.randrange(length + 1))))
         _shred(present, simulation, erased)
-        kept = compact(
-            {r.offset: r for r in present[:length] if r.offset not in gone}, cleaned, random
-        )
+        kept = compact({r.offset: r for r in present[:length] if r.offset not in gone}, cleaned, random)
         gone.update(offset for offset in range(cleaned) if offset not in kept)
         log.clear()
         log.update(kept)
@@ -572,7 +586,9 @@ def dump(records: list[Record]) -> str:
         who = names.setdefault(bytes(record.ref), f"S{len(names)}")
         fields = getattr(record.body, "__struct_fields__", ())
         said = " ".join(
-            f"{name}={_short(getattr(record.body, name))}" for name in fields if name not in ("policy", "request")
+            f"{name}={_short(getattr(record.body, name))}"
+            for name in fields
+            if name not in ("policy", "request")
         )
         request = getattr(record.body, "request", "")
         lines.append(

@@ -5,7 +5,7 @@ One fenced writer. A control record is in all partitions or in none.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -37,6 +37,7 @@ _COURSE: Final = b"course:"
 _CLOCK: Final = b"clock:"
 _PAGE: Final = 1000
 _TAIL: Final = 200
+T = TypeVar("T", bound=ControlRecord)
 
 
 class CourseAdded(
@@ -103,10 +104,13 @@ class RegistryReader:
 class Registrar:
     """Writes control records for all; the log fences an earlier registrar."""
 
-    def __init__(self, log: EventLog, codec: Codec, clock: Clock, ids: Ids, *, views: Views) -> None:
+    def __init__(
+        self, log: EventLog, codec: Codec, clock: Clock, ids: Ids, *, views: Views | None = None
+    ) -> None:
         """Take log, codec, clock and ids; `views` tell what is in force already.
 
-        Where the views lag, something may be written twice, which has no second effect.
+        Where the views lag, something may be written twice, which has no second effect. Without
+        views the ledger itself is read backwards, which is exact and may be long.
         """
         self._log = log
         self._codec = codec
@@ -128,11 +132,11 @@ class Registrar:
         return True
 
     async def _has_rules(self, partition: int, digest: str) -> bool:
-        """Return whether a registry is the last one adopted in a partition, views and tail read."""
-        for record in reversed(self._codec.decode(await self._tail(partition))):
-            if isinstance(record.body, RulesAdopted):
-                return record.body.digest == digest
-        return (await self._views.meta(partition)).registry_digest == digest
+        """Return whether a registry is the last one adopted in a partition."""
+        newest = await self._newest(partition, RulesAdopted)
+        if newest is not None:
+            return newest.digest == digest
+        return self._views is not None and (await self._views.meta(partition)).registry_digest == digest
 
     # Time -----------------------------------------------------------------------------------
 
@@ -158,12 +162,26 @@ class Registrar:
         await self._write(TimeConfirmed(at=now), now=now)
 
     async def _last_tick(self) -> datetime | None:
-        """Return the highest time that a Tick of partition 0 has told, confirmed or not."""
+        """Return the time that the last Tick of partition 0 has told, confirmed or not."""
+        newest = await self._newest(0, Tick)
+        if newest is not None or self._views is None:
+            return None if newest is None else newest.at
         meta = await self._views.meta(0)
-        times = [at for at in (meta.last_tick, meta.unconfirmed) if at is not None]
-        rows = [row for row in await self._tail(0) if row.key.startswith(NOBODY)]
-        times += [r.body.at for r in self._codec.decode(rows) if isinstance(r.body, Tick)]
-        return max(times, default=None)
+        return meta.unconfirmed or meta.last_tick
+
+    async def _newest(self, partition: int, kind: type[T]) -> T | None:
+        """Return the newest control record of a kind: in the tail, or anywhere where no view tells."""
+        end = await self._log.end(LEDGER_EVENTS, partition)
+        stop = max(0, end - _PAGE) if self._views is not None else 0
+        while end > stop:
+            start = max(0, end - _PAGE)
+            rows = await self._log.read(LEDGER_EVENTS, partition, after=start - 1, limit=_PAGE)
+            controls = [row for row in rows if row.offset < end and row.key.startswith(NOBODY)]
+            for record in reversed(self._codec.decode(controls)):
+                if isinstance(record.body, kind):
+                    return record.body
+            end = start
+        return None
 
     async def _check_clock(self, now: datetime) -> None:
         """Compare this clock with the log's; an old newest record says nothing, so one is asked for."""

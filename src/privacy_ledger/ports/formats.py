@@ -1,7 +1,7 @@
 """Formats: what a producer's line says, once it is decoded, screened and minimised."""
 
-from collections.abc import Callable
 from datetime import datetime
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -12,11 +12,8 @@ from privacy_ledger.ports.keys import Identity
 __all__ = ["Format", "Parsed", "PersonFacts"]
 
 
-class PersonFacts(Struct, frozen=True, gc=False):
-    """One person of a line: all ids the line gives them, and what it says about them.
-
-    No identities: somebody whom the line does not name.
-    """
+class PersonFacts(Struct, frozen=True, kw_only=True):
+    """One person's identities, canonical, and the facts about that person; never logged."""
 
     identities: tuple[Identity, ...]
     facts: tuple[Fact, ...]
@@ -26,25 +23,38 @@ class PersonFacts(Struct, frozen=True, gc=False):
         return f"PersonFacts({len(self.identities)} identities, {len(self.facts)} facts)"
 
 
-class Parsed(Struct, frozen=True, kw_only=True, gc=False):
-    """One line. `people` in an order that a later reading of the same line gives again.
+class Parsed(Struct, frozen=True, kw_only=True):
+    """What one line says; never logged.
 
-    `anonymous` is the producer's id of the session, `digest_input` the canonical decoded event
-    before minimisation, `device` belongs to the first person.
+    `people`: the acting person first, if known, then the person the event is about, in an order
+    that every reading of the line gives again. Empty when the line names nobody: then
+    `unattributed` has its facts. `anonymous` is the line's session, else client id, also beside
+    people: then the line links that session to the acting person. `device` concerns the first of
+    `people` and stands in no other field. `digest_input` is the decoded line before minimisation,
+    in a canonical encoding: it holds identifiers, so hash it with a key and drop it.
     """
 
     people: tuple[PersonFacts, ...]
+    unattributed: tuple[Fact, ...]
+    device: DeviceObserved | None
     occurred_at: datetime
+    source_event_id: str | None
+    anonymous: str | None
     digest_input: bytes
-    device: DeviceObserved | None = None
-    source_event_id: str | None = None
-    anonymous: str | None = None
-    joint: bool = False
 
     def __repr__(self) -> str:
         """Return counts only."""
-        return f"Parsed({len(self.people)} people)"
+        return f"Parsed({len(self.people)} people, {len(self.unattributed)} unattributed)"
+
+    @property
+    def is_joint(self) -> bool:
+        """Return whether the line concerns more than one person."""
+        return len(self.people) > 1
 
 
-Format = Callable[[bytes], Parsed | Refusal]
-"""A parser of one line: what it says, or why it cannot be used."""
+class Format(Protocol):
+    """A parser of one line."""
+
+    def __call__(self, line: bytes, /) -> Parsed | Refusal:
+        """Return what a line says, or the first refusal that applies; never raises."""
+        ...

@@ -16,8 +16,8 @@ __all__ = [
     "IdentityStatus",
     "KeyVault",
     "KeyWant",
-    "Shredded",
     "ShredReport",
+    "Shredded",
 ]
 
 
@@ -33,6 +33,10 @@ class DataKey(Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         """Return the name of the key and never its bytes."""
         return f"DataKey({self.group}, generation {self.generation})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Return what rich may print: msgspec's own answer would hold the secret."""
+        return [("group", self.group), ("generation", self.generation)]
 
 
 class Shredded(Struct, frozen=True, gc=False):
@@ -63,6 +67,10 @@ class Identity(Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         """Return the namespace only."""
         return f"Identity({self.namespace})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Return what rich may print: msgspec's own answer would hold the value."""
+        return [("namespace", self.namespace)]
 
 
 class IdentityStatus(StrEnum):
@@ -140,9 +148,7 @@ class KeyVault(Protocol):
         """
         ...
 
-    def fresh_keys(
-        self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime
-    ) -> tuple[DataKey, ...]:
+    def fresh_keys(self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime) -> tuple[DataKey, ...]:
         """Return a new generation of its own for each (reference, group): record grain."""
         ...
 

@@ -136,7 +136,9 @@ class Oracle:
         return Expected(
             subjects=subjects,
             windows={
-                release: dict(sorted(Counter(course for touched in by_ref.values() for course in touched).items()))
+                release: dict(
+                    sorted(Counter(course for touched in by_ref.values() for course in touched).items())
+                )
                 for release, by_ref in cells.items()
             },
             is_capped=frozenset(
@@ -157,9 +159,7 @@ class _History:
     they are, so a second reading keeps the first one's answers.
     """
 
-    def __init__(
-        self, rules: Rules, books: Mapping[str, Rules], sealed: dict[str, frozenset[str]]
-    ) -> None:
+    def __init__(self, rules: Rules, books: Mapping[str, Rules], sealed: dict[str, frozenset[str]]) -> None:
         self._initial = rules
         self._books = books
         self.sealed = sealed
@@ -328,7 +328,9 @@ class _History:
 
     def _erase(self, body: ErasureRequested, offset: int) -> None:
         if body.scope == "category":
-            of_category = {live.record.record_id for live in self.live if live.record.category == body.category}
+            of_category = {
+                live.record.record_id for live in self.live if live.record.category == body.category
+            }
             self._drop(of_category, Refusal.ERASED)
         elif body.scope == "purpose" and body.purpose is not None:
             self._purge(frozenset({body.purpose}), offset, Refusal.ERASED)
@@ -503,7 +505,9 @@ def _count(course: CourseProgress, fact: Fact, offset: int) -> None:
             quiz.attempts += 1
             quiz.correct += 1 if fact.is_correct else 0
             if fact.score is not None and fact.score_max:
-                quiz.best_permille = max(quiz.best_permille, min(1000, int(1000 * fact.score // fact.score_max)))
+                quiz.best_permille = max(
+                    quiz.best_permille, min(1000, int(1000 * fact.score // fact.score_max))
+                )
         case VideoPlayed() | VideoPaused() | VideoCompleted():
             video = course.videos.setdefault(fact.video, Video())
             video.plays += isinstance(fact, VideoPlayed)

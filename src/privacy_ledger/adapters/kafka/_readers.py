@@ -16,7 +16,7 @@ from privacy_ledger.ports.log import Row
 
 __all__ = ["PartitionReader", "ReaderPool"]
 
-POLL_MS: Final = 200
+POLL_MS: Final = 15
 READ_TIMEOUT_S: Final = 30.0
 RANGE_GAP: Final = 256
 """Wanted offsets nearer than this are read through instead of seeking."""

@@ -122,12 +122,7 @@ class KeyTable:
             "LEFT JOIN keys k ON k.ref = t.a AND k.grp = t.b AND k.generation = coalesce(t.n, t.top) "
             "LEFT JOIN material m ON m.id = k.id"
         )
-        return [
-            (number, _Row(top, kid, generation, is_single, epoch, wrapped, created_at, used, shredded_at))
-            for number, top, kid, generation, is_single, epoch, wrapped, created_at, used, shredded_at in cast(
-                "list[_RawRow]", rows
-            )
-        ]
+        return map(_to_row, cast("list[_RawRow]", rows))
 
     def _open_row(self, ref: SubjectRef, group: str, row: _Row) -> DataKey:
         kid = row.kid or b""
@@ -268,6 +263,11 @@ class KeyTable:
 
 _Name = tuple[SubjectRef, str, int]
 _RawRow = tuple[int, int | None, bytes, int, int, int, bytes, int, int, int | None]
+
+
+def _to_row(raw: _RawRow) -> tuple[int, _Row]:
+    slot, top, kid, generation, is_single, epoch, wrapped, created_at, used, shredded_at = raw
+    return slot, _Row(top, kid, generation, is_single, epoch, wrapped, created_at, used, shredded_at)
 
 
 def _to_create(slot: Slot, row: _Row, *, uses: int, at: int) -> int | None:

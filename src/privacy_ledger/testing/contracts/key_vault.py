@@ -182,7 +182,12 @@ class KeyVaultContract(ABC):
 
     def test_equal_wants_get_one_key(self, vault: KeyVault) -> None:
         """Wants are answered in order, one key per reference and group."""
-        wants = [KeyWant(REF, "usage"), KeyWant(OTHER, "usage"), KeyWant(REF, "usage"), KeyWant(REF, "device")]
+        wants = [
+            KeyWant(REF, "usage"),
+            KeyWant(OTHER, "usage"),
+            KeyWant(REF, "usage"),
+            KeyWant(REF, "device"),
+        ]
         usage, other, again, device = vault.sealing_keys(wants, now=NOW)
         assert again == usage
         assert {key.kid for key in (usage, other, device)} == {usage.kid, other.kid, device.kid}

@@ -1,0 +1,219 @@
+"""The unattributed lane: events of nobody known, under a key per session, until a link moves them.
+
+A lane record is sealed like any other, under a random reference that stands for the session (or
+for the day, where the line has no anonymous id). Nothing outside the seal is an id of the line.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from privacy_ledger.app._members import BEGINNING
+from privacy_ledger.app._terms import TermsBook
+from privacy_ledger.domain.admission import FUTURE_TOLERANCE, is_past_retention
+from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy, SchemaMismatch
+from privacy_ledger.domain.events import Fact
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.keys import Identity, IdentityStatus, KeyVault, KeyWant
+from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
+from privacy_ledger.ports.runtime import Ids
+
+__all__ = ["LANE_ROWS_MAX", "Lane", "LaneEvent", "LaneFact", "is_session"]
+
+LANE_ROWS_MAX: Final = 200_000
+"""How many records of one lane partition a move reads; what lies beyond expires unmoved."""
+LANE_AGE: Final = timedelta(days=13)
+"""Lane keys are shredded at this age, a day before their records go (`fine-print` 3)."""
+_GROUP: Final = "lane"
+_PAGE: Final = 2000
+
+
+class _Note(Struct, frozen=True):
+    """What a move needs beside the fact; sealed with it. Hashes in hex."""
+
+    role: str
+    event: str
+    content: str
+
+
+class LaneFact(Struct, frozen=True, kw_only=True):
+    """One fact of nobody known, on its way into the lane; `event` and `content` as tags take them."""
+
+    line: int
+    anonymous: str | None
+    fact: Fact
+    source_id: str | None
+    role: str
+    event: bytes
+    content: bytes
+
+
+class LaneEvent(Struct, frozen=True, kw_only=True):
+    """One fact that a move takes out of the lane, with its original source, id and times."""
+
+    fact: Fact
+    source: str
+    source_id: str | None
+    role: str
+    event: bytes
+    content: bytes
+    occurred_at: datetime
+    received_at: datetime
+
+
+class Lane:
+    """Writes, moves and sweeps the lane of one source."""
+
+    def __init__(
+        self, *, log: EventLog, vault: KeyVault, codec: Codec, ids: Ids, book: TermsBook, source: str
+    ) -> None:
+        """Take the ports; `codec` binds `ledger.unattributed.v1`."""
+        self._log = log
+        self._vault = vault
+        self._codec = codec
+        self._ids = ids
+        self._book = book
+        self._source = source
+
+    def session(self, anonymous: str) -> Identity:
+        """Return the identity under which the keystore knows the lane of an anonymous id."""
+        return Identity(f"lane:{self._source}", anonymous)
+
+    def link(self, anonymous: str) -> Identity:
+        """Return the identity under which the keystore knows whose session this is."""
+        return Identity(f"link:{self._source}", anonymous)
+
+    # Into the lane --------------------------------------------------------------------------
+
+    def admit(self, fact: Fact, *, occurred_at: datetime, now: datetime) -> Refusal | None:
+        """Return why a fact may not even wait for its person; all else is decided at the move."""
+        terms = self._book.of(fact)
+        if terms is None:
+            return Refusal.UNKNOWN_EVENT
+        if occurred_at > now + FUTURE_TOLERANCE:
+            return Refusal.TIME_FUTURE
+        if is_past_retention(terms.category, occurred_at, self._book.rules, at=now):
+            return Refusal.PAST_RETENTION
+        return None
+
+    def records(self, facts: Sequence[LaneFact], *, now: datetime) -> tuple[list[NewRecord], set[int]]:
+        """Return sealed lane records, and the lines whose facts break their own schema."""
+        refs = self._refs([self._identity(fact.anonymous, now=now) for fact in facts], now=now)
+        keys = self._vault.sealing_keys([KeyWant(ref, _GROUP, 0) for ref in refs], now=now) if refs else ()
+        records: list[NewRecord] = []
+        broken: set[int] = set()
+        for fact, key in zip(facts, keys, strict=True):
+            terms = self._book.of(fact.fact)
+            if terms is None:
+                continue
+            note = _Note(fact.role, fact.event.hex(), fact.content.hex())
+            origin = self._book.origin(terms, source=self._source, received_at=now, tag=b"", digest=b"")
+            try:
+                records.append(
+                    self._codec.fact(
+                        key, self._ids.token(), fact.fact, origin,
+                        source_id=fact.source_id, joint=msgspec.json.encode(note).decode(),
+                    )
+                )  # fmt: skip
+            except (SchemaMismatch, UnicodeError):
+                broken.add(fact.line)
+        return records, broken
+
+    def _identity(self, anonymous: str | None, *, now: datetime) -> Identity:
+        return self.session(anonymous or f"day:{now.date().isoformat()}")
+
+    def _refs(self, identities: Sequence[Identity], *, now: datetime) -> list[SubjectRef]:
+        """Return a lane reference per identity; a lane that was swept goes on as the day's."""
+        wanted = list(dict.fromkeys(identities))
+        rows = dict(zip(wanted, self._vault.find(wanted), strict=True)) if wanted else {}
+        day = self._identity(None, now=now)
+        target = {
+            identity: day if row is not None and row.status is IdentityStatus.ERASED else identity
+            for identity, row in rows.items()
+        }
+        missing = [i for i in dict.fromkeys(target.values()) if rows.get(i) is None]
+        known = {identity: row.ref for identity, row in rows.items() if row is not None}
+        minted = self._vault.mint([(i,) for i in missing], now=now, not_before=BEGINNING) if missing else ()
+        known.update(zip(missing, minted, strict=True))
+        return [known[target[identity]] for identity in identities]
+
+    # Out of the lane ------------------------------------------------------------------------
+
+    async def take(self, refs: Iterable[SubjectRef]) -> dict[SubjectRef, list[LaneEvent]]:
+        """Return the events of these lanes, oldest first; each partition is read once."""
+        found: dict[SubjectRef, list[LaneEvent]] = {ref: [] for ref in refs}
+        partitions = self._log.partitions(LEDGER_UNATTRIBUTED)
+        for partition in sorted({partition_of(ref, partitions) for ref in found}):
+            after, count = -1, 0
+            while count < LANE_ROWS_MAX:
+                rows = await self._log.read(LEDGER_UNATTRIBUTED, partition, after=after, limit=_PAGE)
+                if not rows:
+                    break
+                after, count = rows[-1].offset, count + len(rows)
+                for row in rows:
+                    ref = SubjectRef(row.key[:REF_BYTES])
+                    event = self._event(row) if ref in found else None
+                    if event is not None:
+                        found[ref].append(event)
+        return found
+
+    def _event(self, row: Row) -> LaneEvent | None:
+        """Return what a lane record says, or None when nobody can read it any more."""
+        payload = self._codec.payload(row)
+        if payload is None or payload.joint is None:
+            return None
+        (record,) = self._codec.decode((row,))
+        if not isinstance(record.body, Fact):
+            return None
+        note = msgspec.json.decode(payload.joint, type=_Note)
+        return LaneEvent(
+            fact=record.body,
+            source=(header(row.headers, "ce_source") or b"").decode("ascii"),
+            source_id=payload.id,
+            role=note.role,
+            event=bytes.fromhex(note.event),
+            content=bytes.fromhex(note.content),
+            occurred_at=record.occurred_at,
+            received_at=record.received_at,
+        )
+
+    def bind(self, ref: SubjectRef, anonymous: str, *, now: datetime) -> bool:
+        """Make later events of a session its person's; False where the person was ended."""
+        try:
+            self._vault.bind(ref, (self.link(anonymous),), now=now)
+        except (RefusedByPolicy, InvariantViolation):
+            return False
+        return True
+
+    def close(self, ref: SubjectRef, *, now: datetime) -> None:
+        """Shred the key of a lane, and forget its session."""
+        self._vault.end(ref, now=now)
+        self._vault.shred(ref, now=now)
+        self._vault.erase_identities(ref, now=now)
+
+    async def sweep(self, *, now: datetime) -> int:
+        """Close every lane with a record older than thirteen days; return how many."""
+        before_ms = int((now - LANE_AGE).timestamp() * 1000)
+        old: set[SubjectRef] = set()
+        for partition in range(self._log.partitions(LEDGER_UNATTRIBUTED)):
+            after = -1
+            while rows := await self._log.read(LEDGER_UNATTRIBUTED, partition, after=after, limit=_PAGE):
+                old |= {SubjectRef(row.key[:REF_BYTES]) for row in rows if row.appended_ms < before_ms}
+                after = rows[-1].offset
+                if rows[-1].appended_ms >= before_ms:
+                    break
+        open_lanes = [ref for ref in sorted(old) if not self._vault.is_ended(ref)]
+        for ref in open_lanes:
+            self.close(ref, now=now)
+        return len(open_lanes)
+
+
+def is_session(anonymous: str | None) -> bool:
+    """Return whether an anonymous id names one session; a cookie or client id never links."""
+    return anonymous is not None and anonymous.startswith("session:")

@@ -1,0 +1,197 @@
+"""The subjects of a running ingest: who a line's people are, and what may be done for them."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from msgspec import Struct
+
+from privacy_ledger.app._terms import INDEX_GROUP
+from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
+from privacy_ledger.domain.events import (
+    ConsentWithdrawn,
+    ControlFact,
+    SubjectRegistered,
+)
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.values import Category, SubjectRef, partition_of
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.keys import DataKey, Identity, IdentityRow, KeyVault, KeyWant
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import Passes, Views
+from privacy_ledger.streams.states import PERMISSIONS
+
+__all__ = ["BEGINNING", "MINT_AGE", "Member", "Members", "merged"]
+
+MINT_AGE: Final = timedelta(days=60)
+"""An event older than this mints no reference, unless it is a declared historical import."""
+BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
+MEMBERS_MAX: Final = 100_000
+_ENDED: Final = Permissions(is_registered=True, ended_at=0)
+
+
+class Member(Struct):
+    """One subject of a run. `pending`: control facts that go before the next record."""
+
+    ref: SubjectRef
+    partition: int
+    permissions: Permissions
+    is_new: bool
+    pending: list[ControlFact]
+    index_key: bytes = b""
+    is_defaulted: bool = False
+    devices: set[bytes] = set()
+
+
+class Members:
+    """Loads subjects, mints references, and remembers what the run itself appended."""
+
+    def __init__(
+        self, *, vault: KeyVault, views: Views, log: EventLog, codec: Codec, passes: Passes | None
+    ) -> None:
+        """Take the ports; `passes` None: views are taken as they are."""
+        self._vault = vault
+        self._views = views
+        self._log = log
+        self._codec = codec
+        self._passes = passes
+        self._partitions = log.partitions(LEDGER_EVENTS)
+        self._members: dict[SubjectRef, Member] = {}
+        self._elder: dict[SubjectRef, SubjectRef] = {}
+
+    def find(self, identities: Iterable[Identity]) -> dict[Identity, IdentityRow | None]:
+        """Return the row of each identity, one look-up for all."""
+        wanted = tuple(dict.fromkeys(identities))
+        return dict(zip(wanted, self._vault.find(wanted), strict=True)) if wanted else {}
+
+    def mint(
+        self, groups: Sequence[tuple[Identity, ...]], *, now: datetime, not_before: datetime
+    ) -> list[SubjectRef | None]:
+        """Return a reference per group; None where an identity of it was erased meanwhile."""
+        if not groups:
+            return []
+        try:
+            return list(self._vault.mint(groups, now=now, not_before=not_before))
+        except InvariantViolation:
+            return [self._mint_one(group, now=now, not_before=not_before) for group in groups]
+
+    def _mint_one(
+        self, group: tuple[Identity, ...], *, now: datetime, not_before: datetime
+    ) -> SubjectRef | None:
+        try:
+            return self._vault.mint((group,), now=now, not_before=not_before)[0]
+        except InvariantViolation:
+            return None
+
+    def elder(self, row: IdentityRow, identity: Identity) -> SubjectRef:
+        """Return the oldest reference of a person: new records go there."""
+        elder = self._elder.get(row.ref)
+        if elder is None:
+            elder = self._elder[row.ref] = self._vault.refs_of(identity)[0]
+        return elder
+
+    def forget_elder(self, refs: Iterable[SubjectRef]) -> None:
+        """Look the oldest reference up again, after a join."""
+        for ref in refs:
+            self._elder.pop(ref, None)
+
+    async def load(self, ref: SubjectRef, *, not_before: datetime, is_new: bool, now: datetime) -> Member:
+        """Return a subject; one that the views do not know as registered is registered first."""
+        member = self._members.get(ref)
+        if member is not None:
+            return member
+        permissions = None if is_new else await self._views.get(PERMISSIONS, ref)
+        pending: list[ControlFact] = []
+        if permissions is None or not permissions.is_registered:
+            permissions = Permissions(is_registered=True, not_before=not_before)
+            # The request id is the reference: however often it is written, it has one effect.
+            pending.append(SubjectRegistered(request=ref.hex(), occurred_at=now, not_before=not_before))
+        partition = partition_of(ref, self._partitions)
+        member = Member(ref, partition, permissions, is_new, pending, devices=set())
+        self._members[ref] = member
+        return member
+
+    def index_keys(self, members: Sequence[Member], *, now: datetime) -> None:
+        """Give each subject the key of its tags; one that was ended meanwhile becomes so."""
+        keys = self.keys([KeyWant(member.ref, INDEX_GROUP, 0) for member in members], now=now)
+        for member, key in zip(members, keys, strict=True):
+            if key is None:
+                member.permissions = _ENDED
+                member.index_key = b"\0"
+            else:
+                member.index_key = key.secret
+
+    def keys(self, wants: Sequence[KeyWant], *, now: datetime) -> list[DataKey | None]:
+        """Return a key per want; None where the person was ended."""
+        if not wants:
+            return []
+        try:
+            return list(self._vault.sealing_keys(wants, now=now))
+        except RefusedByPolicy:
+            live = {ref for ref in {want.ref for want in wants} if not self._vault.is_ended(ref)}
+            kept = [want for want in wants if want.ref in live]
+            found = iter(self._vault.sealing_keys(kept, now=now))
+            return [next(found) if want.ref in live else None for want in wants]
+
+    def fresh_keys(
+        self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime
+    ) -> list[DataKey | None]:
+        """Return a key of its own per want; None where the person was ended."""
+        if not wants:
+            return []
+        try:
+            return list(self._vault.fresh_keys(wants, now=now))
+        except RefusedByPolicy:
+            live = {ref for ref in {ref for ref, _ in wants} if not self._vault.is_ended(ref)}
+            kept = [want for want in wants if want[0] in live]
+            found = iter(self._vault.fresh_keys(kept, now=now) if kept else ())
+            return [next(found) if ref in live else None for ref, _ in wants]
+
+    async def withdrawn(self, ref: SubjectRef) -> frozenset[str]:
+        """Return the purposes that the person ever withdrew: no default grants them again."""
+        rows = await self._views.live(ref)
+        offsets = [row.offset for row in rows if row.category is Category.EVIDENCE]
+        if not offsets:
+            return frozenset()
+        partition = partition_of(ref, self._partitions)
+        found = self._codec.decode(await self._log.read_at(LEDGER_EVENTS, partition, offsets))
+        return frozenset(r.body.purpose for r in found if isinstance(r.body, ConsentWithdrawn))
+
+    def appended(self, members: Iterable[Member]) -> None:
+        """Note that all of these subjects' pending facts and records are in the log."""
+        for member in members:
+            member.is_new = False
+
+    async def shrink(self) -> None:
+        """Bound the memory of a long run; the views must first have what it appended."""
+        if len(self._members) <= MEMBERS_MAX:
+            return
+        if self._passes is not None:
+            await self._passes.settle()
+        self._members.clear()
+        self._elder.clear()
+
+
+def merged(groups: Sequence[tuple[Identity, ...]]) -> tuple[list[tuple[Identity, ...]], list[int]]:
+    """Return groups that share no identity, and for each given group the place of its own."""
+    owner: dict[Identity, int] = {}
+    parent = list(range(len(groups)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for place, group in enumerate(groups):
+        for identity in group:
+            first = root(owner.setdefault(identity, place))
+            mine = root(place)
+            low, high = min(first, mine), max(first, mine)
+            parent[high] = low
+    joined: dict[int, dict[Identity, None]] = {}
+    for place, group in enumerate(groups):
+        joined.setdefault(root(place), {}).update(dict.fromkeys(group))
+    order = {place: number for number, place in enumerate(joined)}
+    return [tuple(group) for group in joined.values()], [order[root(place)] for place in range(len(groups))]

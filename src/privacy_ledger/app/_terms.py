@@ -1,0 +1,111 @@
+"""Under which terms a fact is collected, and its keyed tag and digest."""
+
+import hmac
+from collections.abc import Mapping
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+from msgspec import Struct
+
+from privacy_ledger.domain.admission import Candidate
+from privacy_ledger.domain.events import Fact, event_type
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.values import Category, Grain, LawfulBasis, month_of
+from privacy_ledger.ports.codec import Origin
+
+__all__ = ["INDEX_GROUP", "OWN_SOURCE", "Terms", "TermsBook", "device_tag", "digest_of", "tag_of"]
+
+INDEX_GROUP: Final = "index"
+"""The key group of a subject's tags; generation 0, shredded with the person."""
+OWN_SOURCE: Final = "privacy-ledger"
+"""The source of facts that commands append."""
+_TAG_BYTES: Final = 16
+
+
+class Terms(Struct, frozen=True, gc=False):
+    """What the rules in force say about one event type."""
+
+    type: str
+    category: Category
+    purposes: tuple[str, ...]
+    basis: LawfulBasis
+    group: str
+    is_fine: bool
+    decides: bool
+
+    def candidate(self, occurred_at: datetime, received_at: datetime) -> Candidate:
+        """Return what admission looks at."""
+        return Candidate(self.type, self.category, self.purposes, occurred_at, received_at)
+
+
+class TermsBook:
+    """Terms by event class, from one book of rules."""
+
+    def __init__(self, rules: Rules) -> None:
+        """Take the rules in force."""
+        self.rules = rules
+        self._known: dict[type[Fact], Terms | None] = {}
+
+    def of(self, fact: Fact) -> Terms | None:
+        """Return the terms of a fact, or None when the rules do not know its type."""
+        kind = type(fact)
+        try:
+            return self._known[kind]
+        except KeyError:
+            terms = self._known[kind] = self._look_up(kind)
+            return terms
+
+    def origin(self, terms: Terms, *, source: str, received_at: datetime, tag: bytes, digest: bytes) -> Origin:
+        """Return the clear headers of a record under these terms."""
+        defaults = self.rules.registry.defaults
+        return Origin(
+            source=source, purposes=terms.purposes, basis=terms.basis, notice=defaults.notice,
+            jurisdiction=defaults.jurisdiction, received_at=received_at, tag=tag, digest=digest,
+        )  # fmt: skip
+
+    def _look_up(self, kind: type[Fact]) -> Terms | None:
+        name = event_type(kind)
+        rule = self.rules.event(name)
+        if rule is None:
+            return None
+        purposes = tuple(sorted(rule.purposes))
+        category = self.rules.category(kind.category)
+        return Terms(
+            type=name,
+            category=kind.category,
+            purposes=purposes,
+            basis=self._basis(purposes),
+            group=self.rules.key_group(kind.category, purposes),
+            is_fine=category is not None and category.grain is Grain.RECORD,
+            decides=kind.category in (Category.EVIDENCE, Category.ACCOUNT),
+        )
+
+    def _basis(self, purposes: tuple[str, ...]) -> LawfulBasis:
+        """Return the basis of the first purpose that needs no consent, else consent."""
+        for purpose in purposes:
+            row = self.rules.purpose(purpose)
+            if row is not None and row.basis is not LawfulBasis.CONSENT:
+                return row.basis
+        return LawfulBasis.CONSENT
+
+
+def tag_of(index_key: bytes, *, source: str, event: bytes, role: str) -> bytes:
+    """Return the keyed name of one fact of one event: the same for every copy of it.
+
+    `event` is the producer's id, or the hash of the raw line where there is none.
+    """
+    named = b"\0".join((source.encode(), event, role.encode()))
+    return hmac.digest(index_key, named, "sha256")[:_TAG_BYTES]
+
+
+def digest_of(index_key: bytes, *, content: bytes, role: str) -> bytes:
+    """Return the keyed digest of one fact's content; `content` is the hash of the decoded event."""
+    return hmac.digest(index_key, content + role.encode(), "sha256")[:_TAG_BYTES]
+
+
+def device_tag(index_key: bytes, *, source: str, kind: Mapping[str, str], occurred_at: datetime) -> bytes:
+    """Return the keyed name of a device: one record per subject, calendar month and families."""
+    said = "\0".join(f"{name}={value}" for name, value in sorted(kind.items()))
+    event = sha256(f"{month_of(occurred_at)}\0{said}".encode()).digest()
+    return tag_of(index_key, source=source, event=event, role="device")

@@ -288,6 +288,24 @@ def test_swapped_material_does_not_open(home: Home) -> None:
         home.open().open_keys([first.kid])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE keys SET ref = x'00112233445566778899aabbccddeeff'",
+        "UPDATE keys SET grp = 'profile'",
+        "UPDATE keys SET generation = 5",
+    ],
+)
+def test_a_key_moved_to_another_name_does_not_open(home: Home, change: str) -> None:
+    """Wrapped bytes are bound to person, group and generation, not to the kid alone."""
+    vault = home.open()
+    key = sealing(vault)
+    vault.close()
+    home.connect().execute(change)
+    with pytest.raises(InvariantViolation, match="does not open in its row"):
+        home.open().open_keys([key.kid])
+
+
 def test_a_key_under_another_kid_does_not_open(home: Home) -> None:
     """The kid commits to the key, although GCM does not."""
     vault = home.open()

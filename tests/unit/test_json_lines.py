@@ -90,11 +90,12 @@ def test_a_good_line_decodes_as_the_standard_parser_does(line: bytes) -> None:
     assert decode_object(line) == json.loads(line)
 
 
+members = st.text('ab":\\ ', max_size=3)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text('ab":\\ \t{}[]é', max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.lists(st.tuples(st.text('ab":\\ ', max_size=3), inner), max_size=4).map(tuple),
+    lambda inner: st.lists(inner, max_size=4) | st.lists(st.tuples(members, inner), max_size=4).map(tuple),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 def write(value: object, *, gap: str) -> str:

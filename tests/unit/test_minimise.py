@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table reads by its rows
 from datetime import UTC, datetime
 
 import pytest

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table reads by its rows
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.openedx import (
-    Parsed,
     parse,
     user_id_identity,
     username_identity,
@@ -38,6 +38,7 @@ from privacy_ledger.domain.events import (
     VideoSpeedChanged,
 )
 from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.ports.formats import Parsed
 from privacy_ledger.ports.keys import Identity
 from privacy_ledger.testing.generator import generate
 
@@ -153,7 +154,7 @@ CASES: list[tuple[str, object, Fact]] = [
     ("/dashboard", "not looked at", UsagePageViewed(occurred_at=AT, course=COURSE, path="/dashboard")),
     ("/u/ada/", None, UsagePageViewed(occurred_at=AT, course=COURSE, path="/u/:id/")),
     (f"/courses/{COURSE}/xblock/{PROBLEM}/handler/xmodule_handler/problem_check", None, UsageOther(occurred_at=AT, course=COURSE, action="component.called")),
-]  # fmt: skip # noqa: E501
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "payload", "fact"), CASES)
@@ -169,13 +170,14 @@ def test_an_event_is_its_fact(
 
 
 def test_a_line_says_when_on_what_and_nothing_of_the_address() -> None:
-    """Device families apart, time in UTC, no session once the person is known."""
+    """Device families apart, time in UTC, and the session that the line links to its person."""
     result = parsed(event("page_close", time="2026-03-01T08:00:00.123456-04:00"))
     assert result.occurred_at == AT
     assert result.device == DeviceObserved(
         occurred_at=AT, browser="Firefox", system="Linux", device_class="desktop"
     )
-    assert (result.anonymous, result.source_event_id, result.is_joint) == (None, None, False)
+    assert (result.source_event_id, result.is_joint) == (None, False)
+    assert result.anonymous == f"session:{SESSION}"
 
 
 def test_an_id_of_the_log_is_the_source_event_id() -> None:
@@ -223,14 +225,14 @@ def test_an_event_about_another_person_is_two_peoples() -> None:
 
 
 def test_a_command_of_nobody_concerns_the_person_in_the_event() -> None:
-    """And the agent, if any, is not that person's."""
+    """And the agent and the session, if any, are not that person's."""
     members = event(
         "edx.course.enrollment.activated", {"user_id": 43, "mode": "audit"},
         username="anonymous", context={"course_id": COURSE, "command": "./manage.py create_user"},
     )  # fmt: skip
     result = parsed(members)
     assert [person.identities for person in result.people] == [BOB]
-    assert result.device is None
+    assert (result.device, result.anonymous) == (None, None)
 
 
 def test_a_browser_speaks_about_its_own_person_only() -> None:
@@ -395,7 +397,7 @@ def good_lines() -> list[bytes]:
 
 
 GOOD = good_lines()
-PIECES = [b"", b"\0", b"\xff", b"{", b"}", b"[", b"]", b'"', b"\\", b":", b",", b"null", b"1e9", b"-", b"\\ud800", b"@", b"true", b"9" * 30]  # fmt: skip # noqa: E501
+PIECES = [b"", b"\0", b"\xff", b"{", b"}", b"[", b"]", b'"', b"\\", b":", b",", b"null", b"1e9", b"-", b"\\ud800", b"@", b"true", b"9" * 30]  # fmt: skip
 
 
 @settings(deadline=None, max_examples=400)
@@ -421,15 +423,15 @@ members = st.recursive(
         st.sampled_from(["user_id", "username", "id", "user", "pii", "course_id", "course", "event_source", "answers", "x"]), inner, max_size=4,
     ),
     max_leaves=8,
-)  # fmt: skip # noqa: E501
+)  # fmt: skip
 
 
 @settings(deadline=None, max_examples=400)
 @given(
-    st.sampled_from(sorted({name for name, _, _ in CASES})),
-    st.dictionaries(st.sampled_from(sorted(event("x"))), members, max_size=3),
-    members,
-    st.booleans(),
+    name=st.sampled_from(sorted({name for name, _, _ in CASES})),
+    changes=st.dictionaries(st.sampled_from(sorted(event("x"))), members, max_size=3),
+    payload=members,
+    is_newer=st.booleans(),
 )
 def test_any_value_in_any_place_is_a_fact_or_has_a_reason(
     name: str, changes: Members, payload: object, *, is_newer: bool

@@ -63,9 +63,7 @@ class OpenDpNoise:
         """The version of OpenDP."""
         return {"opendp": self._version}
 
-    def draw(
-        self, values: Sequence[int], *, sigma: str, rho: str, cells_max: int, clip: int
-    ) -> list[int]:
+    def draw(self, values: Sequence[int], *, sigma: str, rho: str, cells_max: int, clip: int) -> list[int]:
         """Return each value with independent noise of scale `sigma`, in one vectorised call.
 
         Raises:
@@ -91,9 +89,9 @@ class OpenDpNoise:
         return noisy
 
     def half_width(self, *, sigma: str) -> int:
-        """Return the half-width of the 95 % interval, rounded up to an integer."""
-        scale = float(Decimal(sigma))
-        return math.ceil(float(dp.discrete_gaussian_scale_to_accuracy(scale=scale, alpha=ALPHA)))
+        """Return the smallest integer h with |noise| <= h in at least 95 %."""
+        accuracy = dp.discrete_gaussian_scale_to_accuracy(scale=float(Decimal(sigma)), alpha=ALPHA)
+        return math.ceil(float(accuracy)) - 1  # the library's figure is the first that noise reaches in 5 %
 
 
 def _sensitivity(*, cells_max: int, clip: int) -> float:

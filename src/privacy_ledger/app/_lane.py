@@ -12,17 +12,15 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.app._members import BEGINNING
-from privacy_ledger.app._terms import TermsBook
+from privacy_ledger.app._ports import Ports
 from privacy_ledger.domain.admission import FUTURE_TOLERANCE, is_past_retention
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy, SchemaMismatch
-from privacy_ledger.domain.events import Fact
+from privacy_ledger.domain.events import Fact, Personal
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
-from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.keys import Identity, IdentityStatus, KeyVault, KeyWant
-from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
-from privacy_ledger.ports.runtime import Ids
+from privacy_ledger.ports.keys import Identity, IdentityStatus, KeyWant
+from privacy_ledger.ports.log import NewRecord, Row, header
 
 __all__ = ["LANE_ROWS_MAX", "Lane", "LaneEvent", "LaneFact", "is_session"]
 
@@ -42,7 +40,7 @@ class _Note(Struct, frozen=True):
     content: str
 
 
-class LaneFact(Struct, frozen=True, kw_only=True):
+class LaneFact(Personal, frozen=True, kw_only=True):
     """One fact of nobody known, on its way into the lane; `event` and `content` as tags take them."""
 
     line: int
@@ -54,7 +52,7 @@ class LaneFact(Struct, frozen=True, kw_only=True):
     content: bytes
 
 
-class LaneEvent(Struct, frozen=True, kw_only=True):
+class LaneEvent(Personal, frozen=True, kw_only=True):
     """One fact that a move takes out of the lane, with its original source, id and times."""
 
     fact: Fact
@@ -70,15 +68,13 @@ class LaneEvent(Struct, frozen=True, kw_only=True):
 class Lane:
     """Writes, moves and sweeps the lane of one source."""
 
-    def __init__(
-        self, *, log: EventLog, vault: KeyVault, codec: Codec, ids: Ids, book: TermsBook, source: str
-    ) -> None:
-        """Take the ports; `codec` binds `ledger.unattributed.v1`."""
-        self._log = log
-        self._vault = vault
-        self._codec = codec
-        self._ids = ids
-        self._book = book
+    def __init__(self, ports: Ports, *, source: str) -> None:
+        """Take the ports."""
+        self._log = ports.log
+        self._vault = ports.vault
+        self._codec = ports.lane_codec
+        self._ids = ports.ids
+        self._book = ports.book
         self._source = source
 
     def session(self, anonymous: str) -> Identity:
@@ -184,9 +180,16 @@ class Lane:
         )
 
     def bind(self, ref: SubjectRef, anonymous: str, *, now: datetime) -> bool:
-        """Make later events of a session its person's; False where the person was ended."""
+        """Make later events of a session its person's; False where it is another's, or an ended one's.
+
+        A session that is known already is never bound again: that would join two persons.
+        """
+        identity = self.link(anonymous)
+        (row,) = self._vault.find((identity,))
+        if row is not None:
+            return row.ref == ref and row.status is IdentityStatus.ACTIVE
         try:
-            self._vault.bind(ref, (self.link(anonymous),), now=now)
+            self._vault.bind(ref, (identity,), now=now)
         except (RefusedByPolicy, InvariantViolation):
             return False
         return True

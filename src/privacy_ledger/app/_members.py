@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from privacy_ledger.app._ports import Ports
 from privacy_ledger.app._terms import INDEX_GROUP
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.events import (
@@ -16,10 +17,7 @@ from privacy_ledger.domain.events import (
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category, SubjectRef, partition_of
-from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.keys import DataKey, Identity, IdentityRow, KeyVault, KeyWant
-from privacy_ledger.ports.log import EventLog
-from privacy_ledger.ports.passes import Passes, Views
+from privacy_ledger.ports.keys import DataKey, Identity, IdentityRow, KeyWant
 from privacy_ledger.streams.states import PERMISSIONS
 
 __all__ = ["BEGINNING", "MINT_AGE", "Member", "Members", "merged"]
@@ -43,20 +41,22 @@ class Member(Struct):
     is_defaulted: bool = False
     devices: set[bytes] = set()
 
+    def __repr__(self) -> str:
+        """Return the partition only: a member holds a key."""
+        return f"Member(partition {self.partition})"
+
 
 class Members:
     """Loads subjects, mints references, and remembers what the run itself appended."""
 
-    def __init__(
-        self, *, vault: KeyVault, views: Views, log: EventLog, codec: Codec, passes: Passes | None
-    ) -> None:
-        """Take the ports; `passes` None: views are taken as they are."""
-        self._vault = vault
-        self._views = views
-        self._log = log
-        self._codec = codec
-        self._passes = passes
-        self._partitions = log.partitions(LEDGER_EVENTS)
+    def __init__(self, ports: Ports) -> None:
+        """Take the ports and start with no subject."""
+        self._vault = ports.vault
+        self._views = ports.views
+        self._log = ports.log
+        self._codec = ports.codec
+        self._passes = ports.passes
+        self._partitions = ports.log.partitions(LEDGER_EVENTS)
         self._members: dict[SubjectRef, Member] = {}
         self._elder: dict[SubjectRef, SubjectRef] = {}
 
@@ -101,7 +101,9 @@ class Members:
         member = self._members.get(ref)
         if member is not None:
             return member
-        permissions = None if is_new else await self._views.get(PERMISSIONS, ref)
+        permissions: Permissions | None = None
+        if not is_new:
+            permissions = await self._views.get(PERMISSIONS, ref)
         pending: list[ControlFact] = []
         if permissions is None or not permissions.is_registered:
             permissions = Permissions(is_registered=True, not_before=not_before)
@@ -157,6 +159,15 @@ class Members:
         partition = partition_of(ref, self._partitions)
         found = self._codec.decode(await self._log.read_at(LEDGER_EVENTS, partition, offsets))
         return frozenset(r.body.purpose for r in found if isinstance(r.body, ConsentWithdrawn))
+
+    def fence(self, ref: SubjectRef) -> None:
+        """Refuse everything of a subject from here on: its erasure was requested in this run."""
+        partition = partition_of(ref, self._partitions)
+        self._members[ref] = Member(ref, partition, _ENDED, is_new=False, pending=[], devices=set())
+
+    def joined(self, identity: Identity) -> tuple[SubjectRef, ...]:
+        """Return every reference of a person, elder first."""
+        return self._vault.refs_of(identity)
 
     def appended(self, members: Iterable[Member]) -> None:
         """Note that all of these subjects' pending facts and records are in the log."""

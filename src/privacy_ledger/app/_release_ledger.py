@@ -38,7 +38,6 @@ _AnyEvent = SealDecided | BudgetReserved | CellsReleased | ReleaseCommitted | Re
 _DECODER: Final = msgspec.json.Decoder(_AnyEvent)
 _ENCODE: Final = msgspec.json.Encoder(order="sorted").encode
 _ENCODE_PUBLIC: Final = msgspec.json.Encoder(decimal_format="number").encode
-_DECODE_PUBLIC: Final = msgspec.json.Decoder(dict[str, str | int | Decimal | bool])
 
 
 class PublicRow(Struct, frozen=True, kw_only=True):
@@ -63,6 +62,9 @@ class PublicRow(Struct, frozen=True, kw_only=True):
     mechanism: str
     release_id: str
     is_early: bool
+
+
+_DECODE_PUBLIC: Final = msgspec.json.Decoder(PublicRow)
 
 
 class ReleaseLedger:
@@ -168,9 +170,10 @@ class ReleaseLedger:
             self._public_after[product] = page[-1].offset
         return rows
 
-    async def public_rows(self, product: str) -> tuple[dict[str, str | int | Decimal | bool], ...]:
+    async def public_rows(self, product: str) -> tuple[PublicRow, ...]:
         """Return the rows of a product's public topic, by window and course."""
-        return tuple(_DECODE_PUBLIC.decode(value) for _, value in sorted((await self.public(product)).items()))
+        rows = await self.public(product)
+        return tuple(_DECODE_PUBLIC.decode(value) for _, value in sorted(rows.items()))
 
     async def publish(self, commit: ReleaseCommitted) -> int:
         """Copy a release to its public topic; return the rows appended, 0 when all are there.
@@ -242,9 +245,7 @@ def chunked(
 def _chunk(
     cells: Sequence[tuple[str, int]], *, index: int, release: str, product: str, window: str
 ) -> CellsReleased:
-    return CellsReleased(
-        release_id=release, product=product, window=window, index=index, cells=tuple(cells)
-    )
+    return CellsReleased(release_id=release, product=product, window=window, index=index, cells=tuple(cells))
 
 
 def _digested(chunk: CellsReleased) -> tuple[CellsReleased, str]:
@@ -257,9 +258,10 @@ def _record(event: BudgetEvent) -> NewRecord:
 
 def _decode(value: bytes | None, *, offset: int) -> _AnyEvent:
     try:
-        return _DECODER.decode(value or b"")
+        event: _AnyEvent = _DECODER.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise _unreadable(offset) from None
+    return event
 
 
 def _unreadable(offset: int) -> InvariantViolation:

@@ -1,6 +1,6 @@
 """From candidate facts to sealed records: admit in order, take keys in batch, seal."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -8,27 +8,21 @@ from typing import Final
 from msgspec import Struct, structs
 
 from privacy_ledger.app._members import BEGINNING, Member, Members
-from privacy_ledger.app._terms import Terms, TermsBook, digest_of, tag_of
+from privacy_ledger.app._ports import Pair, Ports
+from privacy_ledger.app._terms import Terms, digest_of, tag_of
 from privacy_ledger.domain.admission import admit
 from privacy_ledger.domain.errors import SchemaMismatch
 from privacy_ledger.domain.events import ConsentGranted, Fact
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import DataKey, KeyWant
 from privacy_ledger.ports.log import NewRecord
-from privacy_ledger.ports.runtime import Ids
 
-__all__ = ["Item", "Sealer", "Seen"]
+__all__ = ["Item", "Sealer"]
 
 COPIES_MAX: Final = 200_000
 _ID_BYTES: Final = 16
-
-Pair = tuple[bytes, bytes]
-"""A reference, and a tag as it stands in the record's header."""
-Seen = Callable[[int, Sequence[Pair]], Mapping[Pair, bytes]]
-"""Exact look-up of live tags in a partition: the digest header of each pair that has a record."""
 
 
 class Item(Struct):
@@ -52,6 +46,10 @@ class Item(Struct):
     parent: "Item | None" = None
     refusal: Refusal | None = None
 
+    def __repr__(self) -> str:
+        """Return the type only: an item holds a person's facts and ids."""
+        return f"Item({self.terms.type})"
+
     @property
     def pair(self) -> Pair:
         """The reference and tag as a record's headers say them."""
@@ -62,22 +60,14 @@ class Sealer:
     """Decides on items in order and seals those that are admitted."""
 
     def __init__(
-        self,
-        members: Members,
-        *,
-        book: TermsBook,
-        codec: Codec,
-        ids: Ids,
-        seen: Seen | None,
-        default_consents: Sequence[str],
-        source: str,
+        self, ports: Ports, members: Members, *, default_consents: Sequence[str], source: str
     ) -> None:
-        """Take the collaborators; `seen` None: copies are known within this run only."""
+        """Take the ports and the run's subjects; without `seen`, copies are known within the run only."""
         self._members = members
-        self._book = book
-        self._codec = codec
-        self._ids = ids
-        self._seen = seen
+        self._book = ports.book
+        self._codec = ports.codec
+        self._ids = ports.ids
+        self._seen = ports.seen
         self._defaults = tuple(dict.fromkeys(default_consents))
         self._source = source
         self._copies: dict[Pair, bytes] = {}

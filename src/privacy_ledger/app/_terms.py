@@ -1,7 +1,6 @@
 """Under which terms a fact is collected, and its keyed tag and digest."""
 
 import hmac
-from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -9,12 +8,12 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.domain.admission import Candidate
-from privacy_ledger.domain.events import Fact, event_type
+from privacy_ledger.domain.events import DeviceObserved, Fact, event_type
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, Grain, LawfulBasis, month_of
 from privacy_ledger.ports.codec import Origin
 
-__all__ = ["INDEX_GROUP", "OWN_SOURCE", "Terms", "TermsBook", "device_tag", "digest_of", "tag_of"]
+__all__ = ["INDEX_GROUP", "OWN_SOURCE", "Terms", "TermsBook", "device_names", "digest_of", "tag_of"]
 
 INDEX_GROUP: Final = "index"
 """The key group of a subject's tags; generation 0, shredded with the person."""
@@ -104,8 +103,9 @@ def digest_of(index_key: bytes, *, content: bytes, role: str) -> bytes:
     return hmac.digest(index_key, content + role.encode(), "sha256")[:_TAG_BYTES]
 
 
-def device_tag(index_key: bytes, *, source: str, kind: Mapping[str, str], occurred_at: datetime) -> bytes:
-    """Return the keyed name of a device: one record per subject, calendar month and families."""
-    said = "\0".join(f"{name}={value}" for name, value in sorted(kind.items()))
-    event = sha256(f"{month_of(occurred_at)}\0{said}".encode()).digest()
-    return tag_of(index_key, source=source, event=event, role="device")
+def device_names(index_key: bytes, *, source: str, device: DeviceObserved) -> tuple[bytes, bytes]:
+    """Return tag and digest of a device: one record per subject, calendar month and families."""
+    said = f"{month_of(device.occurred_at)}\0{device.browser}\0{device.system}\0{device.device_class}"
+    content = sha256(said.encode()).digest()
+    tag = tag_of(index_key, source=source, event=content, role="device")
+    return tag, digest_of(index_key, content=content, role="device")

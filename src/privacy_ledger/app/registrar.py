@@ -78,7 +78,8 @@ class RegistryReader:
         document = self._documents.get(digest)
         if document is None:
             raise LogUnavailable(
-                f"{LEDGER_REGISTRY} holds no registry {digest[:12]}. Run init, or check the cluster's address."
+                f"{LEDGER_REGISTRY} holds no registry {digest[:12]}. "
+                "Run `privacy-ledger init`, or check the cluster's address."
             )
         return document
 
@@ -123,8 +124,9 @@ class Registrar:
 
     async def adopt(self, document: bytes, digest: str) -> bool:
         """Publish a registry document and put it in force; return whether that changed anything."""
+        key = _DOCUMENT + digest.encode("ascii")
         known = (await self._registry.documents()).get(digest)
-        offset = await self._publish(_DOCUMENT + digest.encode("ascii"), document) if known is None else known[0]
+        offset = await self._publish(key, document) if known is None else known[0]
         if all([await self._has_rules(partition, digest) for partition in self._all()]):
             return False
         now = self._clock.now()
@@ -217,7 +219,7 @@ class Registrar:
         event = WindowOpened(at=now, product=product, window=window, policy=policy, keyset=tuple(keyset))
         await self._write(event, now=now)
 
-    async def seal_window(  # noqa: PLR0913 - every part of the record is named
+    async def seal_window(
         self,
         *,
         product: str,
@@ -243,10 +245,8 @@ class Registrar:
         known = set(await self._registry.catalogue())
         new = tuple(dict.fromkeys(course for course in courses if course not in known))
         now = self._clock.now()
-        records = [
-            NewRecord(0, _COURSE + course.encode(), msgspec.json.encode(CourseAdded(course=course, added_at=now)))
-            for course in new
-        ]
+        facts = [CourseAdded(course=course, added_at=now) for course in new]
+        records = [NewRecord(0, _COURSE + f.course.encode(), msgspec.json.encode(f)) for f in facts]
         if records:
             await self._log.append(LEDGER_REGISTRY, records)
         return new

@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from privacy_ledger.domain.events import ConsentWithdrawn, ObjectionRaised, event_type
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
@@ -17,6 +18,8 @@ from privacy_ledger.domain.values import Category, month_of
 __all__ = ["FUTURE_TOLERANCE", "Candidate", "admit", "is_past_retention", "purposes_in_force"]
 
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)
+_NEVER_TOO_EARLY: Final = frozenset({event_type(ConsentWithdrawn), event_type(ObjectionRaised)})
+"""A clock that runs ahead must not keep a consent alive."""
 
 
 class Candidate(Struct, frozen=True, gc=False):
@@ -46,7 +49,8 @@ def admit(
     rule = rules.event(candidate.type)
     if rule is None or rule.category is not candidate.category:
         return Refusal.UNKNOWN_EVENT
-    if candidate.occurred_at > candidate.received_at + FUTURE_TOLERANCE:
+    is_ahead = candidate.occurred_at > candidate.received_at + FUTURE_TOLERANCE
+    if is_ahead and candidate.type not in _NEVER_TOO_EARLY:
         return Refusal.TIME_FUTURE
     for purpose in candidate.purposes:
         if purpose not in rule.purposes or not rules.is_allowed(purpose):
@@ -61,8 +65,9 @@ def admit(
         and candidate.category is not Category.EVIDENCE
     ):
         return Refusal.BEFORE_SUBJECT
-    if last_tick is not None and is_past_retention(
-        candidate.category, candidate.occurred_at, rules, at=last_tick
+    if (
+        last_tick is not None
+        and is_past_retention(candidate.category, candidate.occurred_at, rules, at=last_tick)
     ):
         return Refusal.PAST_RETENTION
     if is_known_copy is not None:

@@ -8,8 +8,6 @@ from datetime import datetime
 from msgspec import Struct, structs
 
 from privacy_ledger.domain.events import (
-    AccountClosed,
-    AccountRegistered,
     ConsentGranted,
     ConsentWithdrawn,
     ControlFact,
@@ -43,7 +41,7 @@ class Permissions(Struct, frozen=True, kw_only=True):
 
     `grants`: purpose → the instant from which events count. `restricted_since`: the offset of
     the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
-    waits for the lift. `requests`: ids of control facts that have had their effect.
+    waits for the lift, with the offset below which it reaches. `requests`: ids of control facts that have had their effect.
     """
 
     is_registered: bool = False
@@ -54,10 +52,9 @@ class Permissions(Struct, frozen=True, kw_only=True):
     objections: tuple[str, ...] = ()
     restricted_since: int | None = None
     ground: str | None = None
-    purges: tuple[str, ...] = ()
+    purges: tuple[tuple[str, int], ...] = ()
     is_minor: bool = False
     is_approved: bool = False
-    closed_at: datetime | None = None
     requests: tuple[str, ...] = ()
 
     @property
@@ -86,11 +83,11 @@ def apply_fact(state: Permissions, fact: Fact) -> Permissions:
     """
     match fact:
         case ConsentGranted():
-            if fact.purpose in state.grants:
+            known = state.grants.get(fact.purpose)
+            if known is not None and known <= fact.occurred_at:
                 return state
-            return structs.replace(
-                state, grants={**state.grants, fact.purpose: fact.occurred_at}
-            )
+            grants = {**state.grants, fact.purpose: fact.occurred_at}
+            return structs.replace(state, grants=dict(sorted(grants.items())))
         case ConsentWithdrawn():
             grants = {p: since for p, since in state.grants.items() if p != fact.purpose}
             return structs.replace(state, grants=grants)
@@ -100,19 +97,19 @@ def apply_fact(state: Permissions, fact: Fact) -> Permissions:
             return structs.replace(
                 state, objections=tuple(sorted((*state.objections, fact.purpose)))
             )
-        case AccountClosed():
-            return structs.replace(state, closed_at=fact.occurred_at)
-        case AccountRegistered():
-            return structs.replace(state, closed_at=None)
         case _:
             return state
 
 
 def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Permissions:
-    """Return the permissions after a control fact; a repeated `request` id has no effect."""
+    """Return the permissions after a control fact; a repeated `request` id has no effect.
+
+    The erasure of a person always has: it must not be lost to an id used twice.
+    """
     if isinstance(fact, ErasureCompleted | ErasureIncomplete):
         return _erasure_progressed(state, fact)
-    if state.is_ended or fact.request in state.requests:
+    is_end = isinstance(fact, ErasureRequested) and fact.scope == "person"
+    if state.is_ended or (fact.request in state.requests and not is_end):
         return state
     state = structs.replace(state, requests=tuple(sorted((*state.requests, fact.request))))
     match fact:

@@ -167,7 +167,12 @@ class PartitionCycle:
     async def _apply(self, work: Workspace, record: Record, emits: list[Emit]) -> None:
         if isinstance(record.body, Undecodable) and self._is_nobodys(record):
             return
-        demands, out = self._fold.apply(work, record)
+        await self._follow(work, emits, *self._fold.apply(work, record))
+
+    async def _follow(
+        self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]
+    ) -> None:
+        """Serve what a fold demands before the next record is folded."""
         emits.extend(out)
         for demand in demands:
             await self._serve(work, demand, emits)
@@ -180,7 +185,8 @@ class PartitionCycle:
                 if demand.is_refold:
                     self._fold.refold(work, record)
                 else:
-                    await self._apply(work, record, emits)
+                    await self._follow(work, emits, *self._fold.again(work, demand, record))
+        self._fold.finish(work, demand)
 
     async def retry_parked(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
         """Return what taking parked subjects up again changes, or None when nothing moves."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.states import (
+    FROZEN,
     GENERATIONS,
     INDEX,
     MEMBERS,
@@ -30,7 +31,8 @@ CORE: Final = "core"
 FOLDED: Final = cast(
     "tuple[Table[object], ...]",
     (
-        PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, PARKED, WAITING, WINDOWS, MEMBERS,
+        PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, PARKED, WAITING, FROZEN, WINDOWS,
+        MEMBERS,
     ),
 )  # fmt: skip
 """The tables that every pass keeps for itself."""

@@ -1,6 +1,6 @@
 """Codecs: records and states as bytes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar, Union
 
@@ -33,6 +33,10 @@ class Payload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     def __repr__(self) -> str:
         """Return the type only."""
         return "Payload(...)"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        """Yield nothing of the value."""
+        yield "..."
 
 
 class Origin(Struct, frozen=True, kw_only=True):

@@ -19,9 +19,7 @@ class NoiseSource(Protocol):
         """The versions of what draws, by name, as recorded in each release."""
         ...
 
-    def draw(
-        self, values: Sequence[int], *, sigma: str, rho: str, cells_max: int, clip: int
-    ) -> list[int]:
+    def draw(self, values: Sequence[int], *, sigma: str, rho: str, cells_max: int, clip: int) -> list[int]:
         """Return each value with independent noise of scale `sigma`, in order, in one draw.
 
         Neighbouring inputs differ in at most `cells_max` values, each by at most `clip`.
@@ -32,5 +30,5 @@ class NoiseSource(Protocol):
         ...
 
     def half_width(self, *, sigma: str) -> int:
-        """Return the integer h for which a noisy value lies within h of the exact one in 95 %."""
+        """Return the smallest integer h for which |noise| <= h in at least 95 % of draws."""
         ...

@@ -7,6 +7,7 @@ cell), which is uniform, order-free and the same on every replay. Everything is 
 
 import hashlib
 import hmac
+from datetime import UTC
 from typing import Final
 
 from msgspec import Struct, structs
@@ -73,7 +74,7 @@ class CourseViews:
         body = record.body
         if not isinstance(body, UsagePageViewed) or body.course is None:
             return ()
-        return (f"{PRODUCT}/{record.occurred_at:%Y-%m-%d}",)
+        return (f"{PRODUCT}/{record.occurred_at.astimezone(UTC):%Y-%m-%d}",)
 
     def step(self, part: WindowPart | None, record: Record) -> WindowPart:
         """Return the part with the record's course in its window, bounded to 64 cells."""
@@ -105,10 +106,12 @@ def bounded(
 
 
 def note_members(work: Workspace, ref: SubjectRef, windows: tuple[str, ...]) -> bool:
-    """Mark the subject as a member of its windows; return False when one is sealed already.
+    """Mark the subject as a member of its windows; False when there is none, or one is sealed.
 
     A record for a sealed window counts nowhere in it: a release is never corrected (D13).
     """
+    if not windows:
+        return False
     for window in windows:
         state = work.get(WINDOWS, window.encode())
         if state is not None and state.is_sealed:

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from privacy_ledger.domain.admission import Candidate, admit
 from privacy_ledger.domain.events import (
+    ConsentGranted,
     ConsentWithdrawn,
     ControlFact,
     ErasureRequested,
@@ -21,6 +22,7 @@ from privacy_ledger.domain.events import (
     ObjectionRaised,
     RecordDiscarded,
     RestrictionLifted,
+    RestrictionStarted,
     RulesAdopted,
     Tick,
     TimeConfirmed,
@@ -30,12 +32,13 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import NOBODY, Category, SubjectRef, month_of
+from privacy_ledger.domain.rules import ALWAYS, Rules
+from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef, month_of
 from privacy_ledger.streams import analytics, removal
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
 from privacy_ledger.streams.record import Erased, Heartbeat, Record, Removed, Undecodable
 from privacy_ledger.streams.states import (
+    FROZEN,
     INDEX,
     META,
     PARKED,
@@ -45,7 +48,9 @@ from privacy_ledger.streams.states import (
     WORK,
     IndexRow,
     Meta,
+    Moment,
     Parked,
+    Waiting,
     Window,
     Workspace,
 )
@@ -78,6 +83,8 @@ class PassFold:
         self._initial = initial
         self._removal = removal.Removal(self._processors, writes_tombstones=writes_tombstones)
         self._sampling_key = sampling_key
+        self._again: Moment | None = None
+        self._passed: dict[int, int] = {}
 
     # What the shell asks -----------------------------------------------------------
 
@@ -87,10 +94,17 @@ class PassFold:
         Raises:
             KeyError: the adopted registry is not loaded; the shell loads it and tries again.
         """
-        meta = work.get(META, _META_KEY)
-        if meta is None or meta.registry_digest is None:
-            return self._initial
-        return self._books[meta.registry_digest]
+        return self._book(self._moment(work))
+
+    def _moment(self, work: Workspace) -> Moment:
+        """Return the time and rules in force: those of the offset that is applied again, or now."""
+        if self._again is not None:
+            return self._again
+        meta = work.get(META, _META_KEY) or Meta()
+        return Moment(meta.last_tick, meta.registry_digest)
+
+    def _book(self, moment: Moment) -> Rules:
+        return self._initial if moment.registry_digest is None else self._books[moment.registry_digest]
 
     def apply(self, work: Workspace, record: Record) -> tuple[list[Reread], list[Emit]]:
         """Fold one record; return what must be read again, and what goes out.
@@ -108,13 +122,13 @@ class PassFold:
             return self._control_record(work, record)
         parked = work.get(PARKED, record.ref)
         if isinstance(body, ErasureRequested) and body.scope == "person":
-            waiting = () if parked is None else (parked.offset, *self._unpark(work, record.ref))
+            demands = self._take_up(work, record.ref, record.partition)
             self._control_fact(work, record, body)
-            return _again(record, waiting), []
+            return demands, []
         if parked is not None:
-            if isinstance(body, RecordDiscarded) and bytes.fromhex(body.record) == parked.record_id:
+            if isinstance(body, RecordDiscarded) and self._discards(work, record, body, parked):
                 return self._discard_parked(work, record, parked), []
-            work.put(WAITING, record.ref + record.offset.to_bytes(8, "big"), record.offset)
+            self._wait(work, record.ref, record.offset, is_tick=False)
             return [], []
         if isinstance(body, Undecodable):
             return self._park(work, record, body), []
@@ -135,13 +149,26 @@ class PassFold:
             return
         self._project(work, structs.replace(record, purposes=row.purposes))
 
+    def again(
+        self, work: Workspace, demand: Reread, record: Record
+    ) -> tuple[list[Reread], list[Emit]]:
+        """Apply one record that waited, at its own moment, after the ticks that came before it."""
+        moment = self._pass_ticks(work, demand, before=record.offset)
+        self._again = moment
+        try:
+            return self.apply(work, record)
+        finally:
+            self._again = None
+
+    def finish(self, work: Workspace, demand: Reread) -> None:
+        """Let the ticks pass that came after the last record that waited; ends a `Reread`."""
+        if not demand.is_refold:
+            self._pass_ticks(work, demand, before=None)
+            self._passed.pop(id(demand), None)
+
     def retry(self, work: Workspace, ref: SubjectRef, *, partition: int) -> list[Reread]:
         """Take a parked subject up again: its parked record and all that waited, in order."""
-        parked = work.get(PARKED, ref)
-        if parked is None:
-            return []
-        offsets = (parked.offset, *self._unpark(work, ref))
-        return [Reread(ref=ref, partition=partition, offsets=offsets, is_refold=False)]
+        return self._take_up(work, ref, partition)
 
     # Data ---------------------------------------------------------------------------
 
@@ -151,13 +178,12 @@ class PassFold:
         permissions = work.get(PERMISSIONS, record.ref) or Permissions()
         row_key = record.ref + record.tag
         row = work.get(INDEX, row_key)
-        meta = work.get(META, _META_KEY)
         category = record.category or Category.EVIDENCE
         decision = admit(
             permissions,
             Candidate(record.type, category, record.purposes, record.occurred_at, record.received_at),
             rules,
-            last_tick=None if meta is None else meta.last_tick,
+            last_tick=self._moment(work).last_tick,
             is_known_copy=None if row is None else row.digest == record.digest,
         )
         if isinstance(decision, Refusal):
@@ -172,14 +198,16 @@ class PassFold:
             ),
         )  # fmt: skip
         removal.start_timer(work, record.ref, category, record.occurred_at)
-        if isinstance(record.body, Fact):
+        if isinstance(record.body, Fact) and _has_effect(record.body, rules):
             changed = apply_fact(permissions, record.body)
             if changed is not permissions:
                 work.put(PERMISSIONS, record.ref, changed)
-            if isinstance(record.body, ConsentWithdrawn | ObjectionRaised):
-                return self._withdraw(work, record, record.body.purpose, changed)
+            permissions = changed
         if not permissions.is_restricted:
             self._project(work, structs.replace(record, purposes=decision))
+        body = record.body
+        if isinstance(body, ConsentWithdrawn | ObjectionRaised) and _has_effect(body, rules):
+            return self._withdraw(work, record, (body.purpose,), permissions)
         return []
 
     def _project(self, work: Workspace, record: Record) -> None:
@@ -195,7 +223,7 @@ class PassFold:
             if step.purpose is not None and step.purpose not in record.purposes:
                 continue
             windows = step.windows(record)
-            if windows and not analytics.note_members(work, record.ref, windows):
+            if windows is not None and not analytics.note_members(work, record.ref, windows):
                 continue
             state = work.get(processor.table, record.ref)
             parts = {} if state is None else state.parts
@@ -205,21 +233,15 @@ class PassFold:
             )
 
     def _withdraw(
-        self, work: Workspace, record: Record, purpose: str, permissions: Permissions
-    ) -> list[Reread]:
-        """Purge what only `purpose` allowed; under restriction the purge waits for the lift."""
-        if permissions.is_restricted:
-            purges = tuple(sorted({*permissions.purges, purpose}))
-            work.put(PERMISSIONS, record.ref, structs.replace(permissions, purges=purges))
-            return []
-        return self._purge(work, record, (purpose,), permissions)
-
-    def _purge(
         self, work: Workspace, record: Record, purposes: Sequence[str], permissions: Permissions
     ) -> list[Reread]:
-        """Take purposes from every live record; those left with none are removed."""
-        touched = self._removal.purge_purposes(work, record.ref, purposes)
-        if not touched:
+        """Purge what only `purposes` allowed; under restriction the purge waits for the lift."""
+        purges = tuple((purpose, record.offset) for purpose in purposes)
+        if permissions.is_restricted:
+            merged = tuple(sorted({*permissions.purges, *purges}))
+            work.put(PERMISSIONS, record.ref, structs.replace(permissions, purges=merged))
+            return []
+        if not self._removal.purge_purposes(work, record.ref, purges):
             return []
         return self._refold(work, record.ref, record.partition, permissions)
 
@@ -236,20 +258,24 @@ class PassFold:
         match fact:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
                 self._removal.everything(work, ref, request=fact.request)
-            case ErasureRequested() if fact.category is not None and not before.is_ended:
-                if self._removal.category(work, ref, fact.category, request=fact.request):
+            case ErasureRequested() if fact.category not in {None, Category.EVIDENCE}:
+                category = Category(str(fact.category))
+                if self._removal.category(work, ref, category, request=fact.request):
                     return self._refold(work, ref, partition, after)
-            case ErasureRequested() if fact.purpose is not None and not before.is_ended:
-                return self._purge(work, record, (fact.purpose,), after)
+            case ErasureRequested() if fact.purpose not in {None, ALWAYS}:
+                purges = ((str(fact.purpose), record.offset),)
+                if self._removal.purge_purposes(
+                    work, ref, purges, cause=Refusal.ERASED, request=fact.request
+                ):
+                    return self._refold(work, ref, partition, after)
+            case RestrictionStarted():
+                work.put(FROZEN, ref, value=True)
             case RestrictionLifted() if before.is_restricted:
                 return self._lift(work, record, before, after)
             case MinorStatusDeclared() if fact.is_minor and not fact.is_approved:
-                consents = sorted(self.rules(work).consent_purposes)
-                if after.is_restricted:
-                    purges = tuple(sorted({*after.purges, *consents}))
-                    work.put(PERMISSIONS, ref, structs.replace(after, purges=purges))
-                    return []
-                return self._purge(work, record, consents, after)
+                return self._withdraw(
+                    work, record, sorted(self.rules(work).consent_purposes), after
+                )
             case RecordDiscarded():
                 if self._removal.one(work, ref, bytes.fromhex(fact.record)):
                     return self._refold(work, ref, partition, after)
@@ -260,12 +286,22 @@ class PassFold:
     def _lift(
         self, work: Workspace, record: Record, before: Permissions, after: Permissions
     ) -> list[Reread]:
-        """Catch up what waited for the lift: purges, retention, and the held records."""
+        """Catch up what waited for the lift: purges and ticks in their order, and held records."""
+        work.delete(FROZEN, record.ref)
+        ticks = [pair for pair in work.scan(WAITING, record.ref) if pair[1].is_tick]
+        for key, waiting in ticks:
+            work.delete(WAITING, key)
+            self._pass_tick(work, record.ref, waiting)
         self._removal.purge_purposes(work, record.ref, before.purges)
-        meta = work.get(META, _META_KEY)
-        if meta is not None and meta.last_tick is not None:
-            self._removal.retention_of(work, record.ref, self.rules(work), at=meta.last_tick)
         return self._refold(work, record.ref, record.partition, after)
+
+    def _pass_tick(self, work: Workspace, ref: SubjectRef, waiting: Waiting) -> None:
+        """Let one tick pass for one subject, under the rules of its own offset."""
+        if waiting.moment.last_tick is not None:
+            self._removal.retention_of(
+                work, ref, self._book(waiting.moment), at=waiting.moment.last_tick,
+                below=waiting.offset,
+            )  # fmt: skip
 
     def _refold(
         self, work: Workspace, ref: SubjectRef, partition: int, permissions: Permissions
@@ -295,26 +331,86 @@ class PassFold:
                 work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work)
             )
             return []
-        work.put(PARKED, record.ref, Parked(record.offset, record.record_id, body.reason))
+        parked = Parked(record.offset, record.record_id, body.reason, self._moment(work))
+        work.put(PARKED, record.ref, parked)
         return []
 
-    def _unpark(self, work: Workspace, ref: SubjectRef) -> tuple[int, ...]:
-        """Forget the parking of a subject; return the offsets that waited, ascending."""
-        waiting = work.scan(WAITING, ref)
-        for key, _ in waiting:
+    def _wait(self, work: Workspace, ref: SubjectRef, offset: int, *, is_tick: bool) -> None:
+        """Note a record, or a tick, behind which a parked subject will go on."""
+        key = ref + offset.to_bytes(8, "big")
+        work.put(WAITING, key, Waiting(offset, is_tick, self._moment(work)))
+
+    def _note_tick(self, work: Workspace, ref: SubjectRef, offset: int) -> None:
+        """Note a tick for a frozen subject, unless it says nothing new: same month, same rules."""
+        moment = self._moment(work)
+        ticks = [waiting for _, waiting in work.scan(WAITING, ref) if waiting.is_tick]
+        if ticks and moment.last_tick is not None and ticks[-1].moment.last_tick is not None:
+            last = ticks[-1].moment
+            is_same_month = month_of(ticks[-1].moment.last_tick) == month_of(moment.last_tick)
+            if is_same_month and last.registry_digest == moment.registry_digest:
+                return
+        self._wait(work, ref, offset, is_tick=True)
+
+    def _take_up(
+        self, work: Workspace, ref: SubjectRef, partition: int, *, is_discarded: bool = False
+    ) -> list[Reread]:
+        """Forget the parking of a subject and ask for all that waited, in order."""
+        parked = work.get(PARKED, ref)
+        if parked is None:
+            return []
+        moments = [waiting for _, waiting in work.scan(WAITING, ref)]
+        for key, _ in work.scan(WAITING, ref):
             work.delete(WAITING, key)
         work.delete(PARKED, ref)
-        return tuple(offset for _, offset in waiting)
+        if not is_discarded:
+            moments.insert(0, Waiting(parked.offset, is_tick=False, moment=parked.moment))
+        offsets = tuple(waiting.offset for waiting in moments if not waiting.is_tick)
+        return [
+            Reread(
+                ref=ref, partition=partition, offsets=offsets, is_refold=False,
+                moments=tuple(moments),
+            )
+        ]  # fmt: skip
+
+    def _pass_ticks(self, work: Workspace, demand: Reread, *, before: int | None) -> Moment:
+        """Let each tick before an offset pass for the subject, once; return that offset's moment.
+
+        While the subject is restricted, or parked again, the tick goes on waiting.
+        """
+        passed = self._passed.get(id(demand), -1)
+        for waiting in demand.moments:
+            if waiting.offset == before:
+                return waiting.moment
+            if not waiting.is_tick or waiting.offset <= passed:
+                continue
+            self._passed[id(demand)] = waiting.offset
+            permissions = work.get(PERMISSIONS, demand.ref) or Permissions()
+            if permissions.is_restricted or work.get(PARKED, demand.ref) is not None:
+                key = demand.ref + waiting.offset.to_bytes(8, "big")
+                work.put(WAITING, key, waiting)
+            else:
+                self._pass_tick(work, demand.ref, waiting)
+        return self._moment(work)
+
+    def _discards(
+        self, work: Workspace, record: Record, fact: RecordDiscarded, parked: Parked
+    ) -> bool:
+        """Return whether a discard names the parked record and its request is new."""
+        permissions = work.get(PERMISSIONS, record.ref) or Permissions()
+        return (
+            bytes.fromhex(fact.record) == parked.record_id
+            and fact.request not in permissions.requests
+        )
 
     def _discard_parked(
         self, work: Workspace, record: Record, parked: Parked
     ) -> list[Reread]:
         """Drop the parked record and apply all that waited behind it, and then this fact."""
-        offsets = self._unpark(work, record.ref)
+        self._wait(work, record.ref, record.offset, is_tick=False)
         self._removal.bury(
             work, record.ref, parked.record_id, cause=Refusal.DISCARDED, request="", row=None
         )
-        return _again(record, (*offsets, record.offset))
+        return self._take_up(work, record.ref, record.partition, is_discarded=True)
 
     # Control records ------------------------------------------------------------------
 
@@ -325,10 +421,12 @@ class PassFold:
         meta = work.get(META, _META_KEY) or Meta()
         match record.body:
             case Tick() as tick:
-                self._tick(work, meta, tick.at)
+                self._tick(work, meta, tick.at, record.offset)
             case TimeConfirmed() as confirmed:
                 if meta.unconfirmed is not None and confirmed.at >= meta.unconfirmed:
-                    self._advance(work, structs.replace(meta, unconfirmed=None), meta.unconfirmed)
+                    self._advance(
+                        work, structs.replace(meta, unconfirmed=None), meta.unconfirmed, record.offset
+                    )
             case RulesAdopted() as adopted:
                 work.put(META, _META_KEY, structs.replace(meta, registry_digest=adopted.digest))
             case WindowOpened() as opened:
@@ -344,19 +442,23 @@ class PassFold:
                 pass
         return [], []
 
-    def _tick(self, work: Workspace, meta: Meta, at: datetime) -> None:
+    def _tick(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> None:
         """Advance time; a tick that jumps too far removes nothing until it is confirmed."""
         if meta.last_tick is not None and at <= meta.last_tick:
             return
         if meta.last_tick is not None and at - meta.last_tick > TICK_JUMP_MAX:
             work.put(META, _META_KEY, structs.replace(meta, unconfirmed=at))
             return
-        self._advance(work, structs.replace(meta, unconfirmed=None), at)
+        self._advance(work, structs.replace(meta, unconfirmed=None), at, offset)
 
-    def _advance(self, work: Workspace, meta: Meta, at: datetime) -> None:
-        """Set the time and let retention drop what is due."""
+    def _advance(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> None:
+        """Set the time and let retention drop what is due; parked subjects pass it later."""
         work.put(META, _META_KEY, structs.replace(meta, last_tick=at))
         self._removal.retention(work, self.rules(work), at=at)
+        frozen = {ref for ref, _ in work.scan(PARKED, b"")}
+        frozen.update(ref for ref, _ in work.scan(FROZEN, b""))
+        for ref in sorted(frozen):
+            self._note_tick(work, SubjectRef(ref), offset)
 
     def _seal(self, work: Workspace, record: Record, sealed: WindowSealed) -> list[Emit]:
         """Sum the per-subject states of the window at this very offset, once."""
@@ -371,10 +473,17 @@ class PassFold:
         return []
 
 
-def _again(record: Record, offsets: tuple[int, ...]) -> list[Reread]:
-    """Return the demand to apply what waited behind a parked record, if anything did."""
-    if not offsets:
-        return []
-    return [
-        Reread(ref=record.ref, partition=record.partition, offsets=offsets, is_refold=False)
-    ]
+def _has_effect(fact: Fact, rules: Rules) -> bool:
+    """Return whether a fact may change permissions under the rules in force.
+
+    Consent exists for purposes based on consent (GDPR Art. 7), objection for those based on a
+    legitimate interest (Art. 21): nothing else can be withdrawn or objected to.
+    """
+    match fact:
+        case ConsentGranted() | ConsentWithdrawn():
+            return fact.purpose in rules.consent_purposes
+        case ObjectionRaised():
+            rule = rules.purpose(fact.purpose)
+            return rule is not None and rule.basis is LawfulBasis.LEGITIMATE_INTEREST
+        case _:
+            return True

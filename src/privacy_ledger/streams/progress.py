@@ -80,9 +80,9 @@ class Progress:
     purpose: Final = "course.deliver"
     types: Final = frozenset(event_type(kind) for kind in _TYPES)
 
-    def windows(self, _record: Record) -> tuple[str, ...]:
-        """Return no window: this is no analytics step."""
-        return ()
+    def windows(self, _record: Record) -> None:
+        """Return None: this is no analytics step."""
+        return
 
     def step(self, part: ProgressPart | None, record: Record) -> ProgressPart:
         """Return the part after one record."""

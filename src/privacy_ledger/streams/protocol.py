@@ -8,7 +8,7 @@ from msgspec import Struct
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.streams.record import Record
-from privacy_ledger.streams.states import Parts, Table
+from privacy_ledger.streams.states import Parts, Table, Waiting
 
 __all__ = ["Emit", "Processor", "Published", "Reread", "Step"]
 
@@ -37,8 +37,11 @@ class Step(Protocol[P]):
         """Return the part after one accepted record; a replay gives the same answer."""
         ...
 
-    def windows(self, record: Record) -> tuple[str, ...]:
-        """Return the analytics windows that the record contributes to; mostly none."""
+    def windows(self, record: Record) -> tuple[str, ...] | None:
+        """Return the analytics windows that the record contributes to; None: not windowed.
+
+        A windowed step folds nothing for a record without a window.
+        """
         ...
 
 
@@ -65,13 +68,15 @@ class Reread(Struct, frozen=True, kw_only=True):
     """A demand of the fold: read these records of one subject again, in order.
 
     `refold`: through the steps, from empty state (removals, lifts). Otherwise they waited
-    behind a parked record and are applied as if they came now.
+    behind a parked record and are applied in their own order, each at its own moment, with the
+    ticks that passed in between (`moments`).
     """
 
     ref: SubjectRef
     partition: int
     offsets: tuple[int, ...]
     is_refold: bool
+    moments: tuple[Waiting, ...] = ()
 
 
 class Emit(Struct, frozen=True, kw_only=True):

@@ -12,13 +12,14 @@ from typing import TypeVar
 from msgspec import structs
 
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import REF_BYTES, Category, Grain, SubjectRef, month_of
 from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import (
     GENERATIONS,
     INDEX,
+    FROZEN,
     MEMBERS,
     META,
     PARKED,
@@ -97,9 +98,9 @@ class Removal:
         self._tombstone(work, ref, record_id, cause=cause, request=request)
 
     def one(self, work: Workspace, ref: SubjectRef, record_id: bytes) -> bool:
-        """Remove one record by its id; return whether it was live."""
+        """Remove one record by its id; return whether it was live. Evidence stays."""
         for key, row in work.scan(INDEX, ref):
-            if row.record_id == record_id:
+            if row.record_id == record_id and row.category is not Category.EVIDENCE:
                 self.bury(
                     work, ref, record_id, cause=Refusal.DISCARDED, request="", row=(key, row)
                 )
@@ -116,7 +117,7 @@ class Removal:
             )
             work.delete(TIMERS, timer_key(row.category, row.month, ref))
         self.clear_projections(work, ref)
-        work.delete(PARKED, ref)
+        work.delete(FROZEN, ref)
 
     def category(
         self, work: Workspace, ref: SubjectRef, category: Category, *, request: str
@@ -130,13 +131,23 @@ class Removal:
         return bool(rows)
 
     def purge_purposes(
-        self, work: Workspace, ref: SubjectRef, purposes: Sequence[str]
+        self,
+        work: Workspace,
+        ref: SubjectRef,
+        purges: Sequence[tuple[str, int]],
+        *,
+        cause: Refusal = Refusal.WITHDRAWN,
+        request: str = "",
     ) -> bool:
-        """Take purposes from every live record; remove those that are left with none."""
-        gone, touched = frozenset(purposes), False
-        if not gone:
+        """Take each purpose from the live records below its offset; remove those left with none.
+
+        Answering the person's own rights is no purpose that can be taken away.
+        """
+        touched = False
+        if not purges:
             return False
         for key, row in _by_offset(work.scan(INDEX, ref)):
+            gone = {purpose for purpose, below in purges if row.offset < below} - {ALWAYS}
             if gone.isdisjoint(row.purposes):
                 continue
             touched = True
@@ -144,9 +155,7 @@ class Removal:
             if kept:
                 work.put(INDEX, key, structs.replace(row, purposes=kept))
             else:
-                self.bury(
-                    work, ref, row.record_id, cause=Refusal.WITHDRAWN, request="", row=(key, row)
-                )
+                self.bury(work, ref, row.record_id, cause=cause, request=request, row=(key, row))
                 for purpose in row.purposes:
                     self._shred(work, ref, Shred(f"{row.category}+{purpose}"))
         return touched
@@ -172,13 +181,18 @@ class Removal:
                 self._drop_month(work, ref, category, month)
 
     def retention_of(
-        self, work: Workspace, ref: SubjectRef, rules: Rules, *, at: datetime
+        self, work: Workspace, ref: SubjectRef, rules: Rules, *, at: datetime, below: int
     ) -> None:
-        """Drop what fell due for one subject while it was frozen."""
+        """Drop what fell due for one subject at a tick at offset `below`, which passes only now.
+
+        A month of a category is either due before the tick, and then later records of it were
+        refused, or it is not: so whole months go.
+        """
         due = {
             (row.category, row.month)
             for _, row in work.scan(INDEX, ref)
             if (months := rules.retention_months(row.category)) is not None
+            and row.offset < below
             and row.month + months < month_of(at)
         }
         for category, month in sorted(due):
@@ -199,6 +213,7 @@ class Removal:
             state = work.get(processor.table, ref)
             if state is None or name not in state.parts:
                 continue
+            _leave_windows(work, ref, state.parts[name])
             kept = {key: part for key, part in state.parts.items() if key != name}
             if kept:
                 work.put(processor.table, ref, Parts(kept))
@@ -215,8 +230,7 @@ class Removal:
             if state is None:
                 continue
             for part in state.parts.values():
-                for window in getattr(part, "windows", ()):
-                    work.delete(MEMBERS, window.encode() + ref)
+                _leave_windows(work, ref, part)
             work.delete(processor.table, ref)
         self._rotate(work, ref)
 
@@ -256,6 +270,12 @@ def start_timer(
     key = timer_key(category, month_of(occurred_at), ref)
     if work.get(TIMERS, key) is None:
         work.put(TIMERS, key, value=True)
+
+
+def _leave_windows(work: Workspace, ref: SubjectRef, part: object) -> None:
+    """Take the subject out of the windows of a part that goes."""
+    for window in getattr(part, "windows", ()):
+        work.delete(MEMBERS, window.encode() + ref)
 
 
 def is_fine(rules: Rules, category: Category) -> bool:

@@ -10,6 +10,7 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.values import Category
 
 __all__ = [
+    "FROZEN",
     "GENERATIONS",
     "INDEX",
     "MEMBERS",
@@ -25,12 +26,14 @@ __all__ = [
     "IndexRow",
     "Loader",
     "Meta",
+    "Moment",
     "Parked",
     "Parts",
     "Sealing",
     "Shred",
     "Table",
     "Tombstone",
+    "Waiting",
     "Window",
     "Workspace",
 ]
@@ -86,12 +89,28 @@ class Shred(Struct, frozen=True, array_like=True, gc=False):
     below: int | None = None
 
 
+class Moment(Struct, frozen=True, array_like=True):
+    """The time and the rules that were in force at an offset."""
+
+    last_tick: datetime | None
+    registry_digest: str | None
+
+
 class Parked(Struct, frozen=True, array_like=True):
     """A subject that waits behind a record nobody can read."""
 
     offset: int
     record_id: bytes
     reason: str
+    moment: Moment
+
+
+class Waiting(Struct, frozen=True, array_like=True):
+    """What waits for redrive or lift: a record of the subject, or a tick that concerned all."""
+
+    offset: int
+    is_tick: bool
+    moment: Moment
 
 
 class Meta(Struct, frozen=True, kw_only=True):
@@ -125,7 +144,8 @@ WORK: Final = Table(b"w", "work", Tombstone, "plain")
 GENERATIONS: Final = Table(b"g", "generations", int, "plain")
 SHREDS: Final = Table(b"s", "shreds", Shred, "plain")
 PARKED: Final = Table(b"k", "parked", Parked, "plain")
-WAITING: Final = Table(b"q", "waiting", int, "plain")
+WAITING: Final = Table(b"q", "waiting", Waiting, "plain")
+FROZEN: Final = Table(b"z", "frozen", bool, "plain")
 WINDOWS: Final = Table(b"n", "windows", Window, "plain")
 MEMBERS: Final = Table(b"a", "members", bool, "plain")
 

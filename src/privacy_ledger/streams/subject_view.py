@@ -50,9 +50,9 @@ class SubjectView:
     purpose: Final = None
     types: Final = frozenset(event_type(kind) for kind in COLLECTION_EVENTS)
 
-    def windows(self, _record: Record) -> tuple[str, ...]:
-        """Return no window: this is no analytics step."""
-        return ()
+    def windows(self, _record: Record) -> None:
+        """Return None: this is no analytics step."""
+        return
 
     def step(self, part: SubjectPart | None, record: Record) -> SubjectPart:
         """Return the part after one record."""

@@ -78,7 +78,9 @@ class MemoryPass:
                     self._states[change.table.name, change.key] = change.value
 
     def _apply(self, work: Workspace, record: Record) -> None:
-        demands, emits = self._fold.apply(work, record)
+        self._follow(work, *self._fold.apply(work, record))
+
+    def _follow(self, work: Workspace, demands: list[Reread], emits: list[Emit]) -> None:
         self.emits.extend(emits)
         for demand in demands:
             self._serve(work, demand)
@@ -91,7 +93,8 @@ class MemoryPass:
             if demand.is_refold:
                 self._fold.refold(work, again)
             else:
-                self._apply(work, again)
+                self._follow(work, *self._fold.again(work, demand, again))
+        self._fold.finish(work, demand)
 
     # Looking ----------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from privacy_ledger.adapters.formats.json_lines import decode_object
 from privacy_ledger.adapters.formats.minimise import device_of, is_code
@@ -24,16 +23,15 @@ from privacy_ledger.adapters.formats.openedx_facts import (
     payload_of,
 )
 from privacy_ledger.adapters.formats.times import parse_time
-from privacy_ledger.domain.events import DeviceObserved, Fact, Personal
+from privacy_ledger.domain.events import Fact
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import EPOCH
+from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity
 
 __all__ = [
     "USERNAME",
     "USER_ID",
-    "Parsed",
-    "PersonFacts",
     "parse",
     "user_id_identity",
     "username_identity",
@@ -49,41 +47,6 @@ _USER_ID: Final = re.compile(r"[0-9]{1,19}")
 _USER_ID_MAX: Final = (1 << 63) - 1
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_.:\-]{8,255}")
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
-
-
-class PersonFacts(Struct, frozen=True, kw_only=True):
-    """One person's identities, canonical, and the facts about that person; never logged."""
-
-    identities: tuple[Identity, ...]
-    facts: tuple[Fact, ...]
-
-    def __repr__(self) -> str:
-        """Return counts only."""
-        return f"PersonFacts({len(self.identities)} identities, {len(self.facts)} facts)"
-
-
-class Parsed(Personal, frozen=True, kw_only=True):
-    """What one line says.
-
-    `people`: the acting person first, if known, then the person the event is about. Empty when
-    the line names nobody: then `unattributed` has its facts, and `anonymous` the session or
-    client id, if any. `device` concerns the acting person and stands in no other field; whether
-    it changed is not known here. `digest_input` is the decoded line before minimisation, in a
-    canonical encoding: it holds identifiers, so hash it with a key and drop it.
-    """
-
-    people: tuple[PersonFacts, ...]
-    unattributed: tuple[Fact, ...]
-    device: DeviceObserved | None
-    occurred_at: datetime
-    source_event_id: str | None
-    anonymous: str | None
-    digest_input: bytes
-
-    @property
-    def is_joint(self) -> bool:
-        """Return whether the line concerns more than one person."""
-        return len(self.people) > 1
 
 
 def parse(line: bytes) -> Parsed | Refusal:
@@ -105,6 +68,8 @@ def parse(line: bytes) -> Parsed | Refusal:
     if isinstance(people, Refusal):
         return people
     persons, has_actor = people
+    # A session and an agent are the acting person's: never those of whom the event is about.
+    is_about_actor = has_actor or not persons
     agent = root.get("agent") or read.context.get("agent")
     return Parsed(
         people=persons,
@@ -114,7 +79,7 @@ def parse(line: bytes) -> Parsed | Refusal:
         else None,
         occurred_at=occurred_at,
         source_event_id=_token(root.get("event_id")) or _token(root.get("id")),
-        anonymous=None if persons else _anonymous(root, read.context),
+        anonymous=_anonymous(root, read.context) if is_about_actor else None,
         digest_input=_encode_sorted(root),
     )
 

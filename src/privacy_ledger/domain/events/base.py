@@ -1,5 +1,6 @@
 """The two bases of everything that is said about a person, and their field marks."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
@@ -32,6 +33,10 @@ class Personal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         """Return the type and its field names only: values of a person never reach a log."""
         return f"{type(self).__name__}({', '.join(self.__struct_fields__)})"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        """Yield field names only: `rich` would print every value otherwise."""
+        yield from self.__struct_fields__
 
 
 class Fact(Personal, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):

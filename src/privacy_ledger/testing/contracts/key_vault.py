@@ -40,13 +40,13 @@ UNKNOWN = b"u" * 32
 OpenVault = Callable[[], KeyVault]
 
 
-def minted(vault: KeyVault, *group: Identity) -> SubjectRef:
+def _minted(vault: KeyVault, *group: Identity) -> SubjectRef:
     """Return the reference of one minted group."""
     (ref,) = vault.mint([group], now=NOW, not_before=NOT_BEFORE)
     return ref
 
 
-def sealing(
+def _sealing(
     vault: KeyVault, group: str = "usage", generation: int | None = None, *, now: datetime = NOW
 ) -> DataKey:
     """Return one key of `REF` for sealing."""
@@ -73,20 +73,20 @@ class KeyVaultContract(ABC):
 
     def test_an_unknown_identity_has_no_row(self, vault: KeyVault) -> None:
         """`find` answers in order and with None where nothing is known."""
-        ref = minted(vault, ADA)
+        ref = _minted(vault, ADA)
         found = vault.find([GRACE, ADA])
         assert found == (None, IdentityRow(ref, IdentityStatus.ACTIVE, NOT_BEFORE))
 
     def test_a_group_gets_one_reference(self, vault: KeyVault) -> None:
         """All identities of a group are bound to the same reference."""
-        ref = minted(vault, ADA, ADA_BY_NAME)
+        ref = _minted(vault, ADA, ADA_BY_NAME)
         row = IdentityRow(ref, IdentityStatus.ACTIVE, NOT_BEFORE)
         assert vault.find([ADA, ADA_BY_NAME]) == (row, row)
 
     def test_minting_again_gives_the_first_reference(self, vault: KeyVault) -> None:
         """An identity that is known wins, and the group's other identities join it."""
-        ref = minted(vault, ADA)
-        assert minted(vault, ADA, ADA_BY_NAME) == ref
+        ref = _minted(vault, ADA)
+        assert _minted(vault, ADA, ADA_BY_NAME) == ref
         assert vault.refs_of(ADA_BY_NAME) == (ref,)
 
     def test_groups_of_one_batch_see_each_other(self, vault: KeyVault) -> None:
@@ -97,26 +97,26 @@ class KeyVaultContract(ABC):
 
     def test_a_group_of_two_known_people_joins_them_elder_first(self, vault: KeyVault) -> None:
         """References stay apart; what is asked of one is answered for the set."""
-        elder, younger = minted(vault, ADA), minted(vault, GRACE)
-        assert minted(vault, GRACE, ADA) == elder
+        elder, younger = _minted(vault, ADA), _minted(vault, GRACE)
+        assert _minted(vault, GRACE, ADA) == elder
         assert vault.refs_of(GRACE) == (elder, younger)
 
     def test_bind_adds_unknown_identities(self, vault: KeyVault) -> None:
         """A bound identity has the reference's own bound in time."""
-        ref = minted(vault, ADA)
+        ref = _minted(vault, ADA)
         vault.bind(ref, [ADA_BY_NAME], now=LATER)
         assert vault.find([ADA_BY_NAME]) == (IdentityRow(ref, IdentityStatus.ACTIVE, NOT_BEFORE),)
 
     def test_bind_joins_two_known_references(self, vault: KeyVault) -> None:
         """The known identity keeps its reference; both references are one person's."""
-        elder, younger = minted(vault, ADA), minted(vault, GRACE)
+        elder, younger = _minted(vault, ADA), _minted(vault, GRACE)
         vault.bind(younger, [ADA], now=LATER)
         assert vault.refs_of(GRACE) == vault.refs_of(ADA) == (elder, younger)
         assert vault.find([ADA]) == (IdentityRow(elder, IdentityStatus.ACTIVE, NOT_BEFORE),)
 
     def test_nothing_is_bound_to_an_ended_reference(self, vault: KeyVault) -> None:
         """A binding after the end is refused with the reason of an erasure."""
-        ref = minted(vault, ADA)
+        ref = _minted(vault, ADA)
         vault.end(ref, now=NOW)
         with pytest.raises(RefusedByPolicy) as refused:
             vault.bind(ref, [GRACE], now=LATER)
@@ -129,7 +129,7 @@ class KeyVaultContract(ABC):
 
     def test_erased_identities_are_found_as_erased(self, vault: KeyVault) -> None:
         """They are the suppression list, and rows erased together share their erasure id."""
-        ref = minted(vault, ADA, ADA_BY_NAME)
+        ref = _minted(vault, ADA, ADA_BY_NAME)
         assert vault.erase_identities(ref, now=LATER) == len((ADA, ADA_BY_NAME))
         first, second = vault.find([ADA, ADA_BY_NAME])
         assert first == second
@@ -139,20 +139,20 @@ class KeyVaultContract(ABC):
 
     def test_erasing_twice_erases_nothing_more(self, vault: KeyVault) -> None:
         """The second call changes no row."""
-        ref = minted(vault, ADA)
+        ref = _minted(vault, ADA)
         vault.erase_identities(ref, now=NOW)
         assert vault.erase_identities(ref, now=LATER) == 0
 
     def test_an_erased_identity_gets_no_reference_by_a_mint(self, vault: KeyVault) -> None:
         """The whole batch is refused, and none of it is bound."""
-        vault.erase_identities(minted(vault, ADA), now=NOW)
+        vault.erase_identities(_minted(vault, ADA), now=NOW)
         with pytest.raises(InvariantViolation):
             vault.mint([(GRACE,), (ADA,)], now=LATER, not_before=NOT_BEFORE)
         assert vault.find([GRACE]) == (None,)
 
     def test_a_return_gives_a_new_reference_to_all_erased_together(self, vault: KeyVault) -> None:
         """One return reopens every identity of the erasure; nothing earlier is accepted."""
-        old = minted(vault, ADA, ADA_BY_NAME)
+        old = _minted(vault, ADA, ADA_BY_NAME)
         vault.erase_identities(old, now=NOW)
         new = vault.reopen(ADA_BY_NAME, now=LATER)
         row = IdentityRow(new, IdentityStatus.ACTIVE, LATER)
@@ -162,7 +162,7 @@ class KeyVaultContract(ABC):
 
     def test_a_return_reopens_all_joined_references(self, vault: KeyVault) -> None:
         """References of one person that were erased one after the other come back together."""
-        elder, younger = minted(vault, ADA), minted(vault, GRACE)
+        elder, younger = _minted(vault, ADA), _minted(vault, GRACE)
         vault.bind(elder, [GRACE], now=NOW)
         vault.erase_identities(elder, now=NOW)
         vault.erase_identities(younger, now=LATER)
@@ -173,7 +173,7 @@ class KeyVaultContract(ABC):
     def test_only_an_erased_identity_is_reopened(self, vault: KeyVault, *, is_known: bool) -> None:
         """An active and an unknown identity are both refused."""
         if is_known:
-            minted(vault, ADA)
+            _minted(vault, ADA)
         with pytest.raises(RefusedByPolicy) as refused:
             vault.reopen(ADA, now=NOW)
         assert refused.value.refusal is Refusal.NOT_ERASED
@@ -200,38 +200,38 @@ class KeyVaultContract(ABC):
     def test_a_key_outlives_its_vault(self, open_vault: OpenVault) -> None:
         """What was handed out is durable: another opener has the same key."""
         first = open_vault()
-        key = sealing(first)
+        key = _sealing(first)
         first.close()
         second = open_vault()
-        assert (sealing(second), second.open_keys([key.kid])) == (key, {key.kid: key})
+        assert (_sealing(second), second.open_keys([key.kid])) == (key, {key.kid: key})
         second.close()
 
     def test_two_openers_have_one_current_key(self, open_vault: OpenVault) -> None:
         """The second opener finds the key of the first while both are open."""
         first, second = open_vault(), open_vault()
-        assert sealing(first) == sealing(second)
+        assert _sealing(first) == _sealing(second)
         first.close()
         second.close()
 
     def test_a_current_key_rolls_after_thirty_days(self, vault: KeyVault) -> None:
         """The next generation is another key; the old one still opens."""
-        old = sealing(vault)
-        assert sealing(vault, now=NOW + GENERATION_AGE - timedelta(seconds=1)) == old
-        new = sealing(vault, now=NOW + GENERATION_AGE)
+        old = _sealing(vault)
+        assert _sealing(vault, now=NOW + GENERATION_AGE - timedelta(seconds=1)) == old
+        new = _sealing(vault, now=NOW + GENERATION_AGE)
         assert new.generation == old.generation + 1
         assert vault.open_keys([old.kid, new.kid]) == {old.kid: old, new.kid: new}
 
     def test_an_exact_generation_is_made_once(self, vault: KeyVault) -> None:
         """A want with a number gives exactly that generation, whatever its age."""
-        key = sealing(vault, generation=GENERATION)
+        key = _sealing(vault, generation=GENERATION)
         assert key.generation == GENERATION
-        assert sealing(vault, generation=GENERATION, now=NOW + 2 * GENERATION_AGE) == key
+        assert _sealing(vault, generation=GENERATION, now=NOW + 2 * GENERATION_AGE) == key
 
     def test_generations_only_grow(self, vault: KeyVault) -> None:
         """One that was never made is not made below the highest."""
-        sealing(vault, generation=HIGHER)
+        _sealing(vault, generation=HIGHER)
         with pytest.raises(InvariantViolation):
-            sealing(vault, generation=GENERATION)
+            _sealing(vault, generation=GENERATION)
 
     def test_fresh_keys_are_all_different(self, vault: KeyVault) -> None:
         """Each want gets a generation of its own, equal wants included."""
@@ -247,27 +247,27 @@ class KeyVaultContract(ABC):
     def test_a_fresh_key_never_becomes_the_current_one(self, vault: KeyVault) -> None:
         """A key of one record seals no other record."""
         (single,) = vault.fresh_keys([(REF, "account")], now=NOW)
-        assert sealing(vault, "account").generation == single.generation + 1
+        assert _sealing(vault, "account").generation == single.generation + 1
 
     # Opening ---------------------------------------------------------------------------------
 
     def test_an_unknown_kid_is_absent(self, vault: KeyVault) -> None:
         """Unknown is neither shredded nor an error."""
-        key = sealing(vault)
+        key = _sealing(vault)
         assert vault.open_keys([UNKNOWN, key.kid]) == {key.kid: key}
 
     # Destroying ------------------------------------------------------------------------------
 
     def test_a_shredded_kid_stays_known(self, vault: KeyVault) -> None:
         """Its records are erased, not unreadable by accident."""
-        key = sealing(vault)
+        key = _sealing(vault)
         report = vault.shred(REF, now=NOW)
         assert report == ShredReport(kids=(key.kid.hex(),), by_group={"usage": 1})
         assert vault.open_keys([key.kid]) == {key.kid: Shredded(REF, "usage", key.generation)}
 
     def test_a_shred_of_a_group_spares_the_others(self, vault: KeyVault) -> None:
         """Categories are destroyed apart."""
-        usage, billing = sealing(vault), sealing(vault, "billing")
+        usage, billing = _sealing(vault), _sealing(vault, "billing")
         vault.shred(REF, now=NOW, group="usage")
         assert vault.open_keys([usage.kid, billing.kid]) == {
             usage.kid: Shredded(REF, "usage", usage.generation),
@@ -282,42 +282,42 @@ class KeyVaultContract(ABC):
 
     def test_a_shred_below_a_generation_spares_it(self, vault: KeyVault) -> None:
         """The bound itself stays."""
-        old = sealing(vault, generation=GENERATION)
-        new = sealing(vault, generation=HIGHER)
+        old = _sealing(vault, generation=GENERATION)
+        new = _sealing(vault, generation=HIGHER)
         report = vault.shred(REF, now=NOW, group="usage", below=HIGHER)
         assert report.kids == (old.kid.hex(),)
         assert vault.open_keys([new.kid]) == {new.kid: new}
 
     def test_a_repeated_shred_destroys_nothing_more(self, vault: KeyVault) -> None:
         """With the same `now` it tells the same; with a later one, that nothing was left."""
-        sealing(vault)
+        _sealing(vault)
         first = vault.shred(REF, now=NOW)
         assert vault.shred(REF, now=NOW) == first
         assert vault.shred(REF, now=LATER) == ShredReport(kids=(), by_group={})
 
     def test_a_generation_outside_a_group_is_no_scope(self, vault: KeyVault) -> None:
         """A slip of the caller destroys nothing."""
-        key = sealing(vault, generation=GENERATION)
+        key = _sealing(vault, generation=GENERATION)
         with pytest.raises(InvariantViolation):
             vault.shred(REF, now=NOW, generation=GENERATION)
         assert vault.open_keys([key.kid]) == {key.kid: key}
 
     def test_a_shredded_generation_never_comes_back(self, vault: KeyVault) -> None:
         """Asked for by number it is refused."""
-        sealing(vault, generation=GENERATION)
+        _sealing(vault, generation=GENERATION)
         vault.shred(REF, now=NOW)
         with pytest.raises(InvariantViolation):
-            sealing(vault, generation=GENERATION)
+            _sealing(vault, generation=GENERATION)
 
     def test_after_a_shred_the_next_generation_seals(self, vault: KeyVault) -> None:
         """The current key is a new one with a higher number."""
-        old = sealing(vault)
+        old = _sealing(vault)
         vault.shred(REF, now=NOW, group="usage")
-        assert sealing(vault).generation == old.generation + 1
+        assert _sealing(vault).generation == old.generation + 1
 
     def test_an_ended_reference_gets_no_key_ever(self, vault: KeyVault) -> None:
         """Neither a current, nor a numbered, nor a fresh one; nobody else's is made either."""
-        sealing(vault)
+        _sealing(vault)
         vault.end(REF, now=NOW)
         vault.end(REF, now=LATER)
         assert (vault.is_ended(REF), vault.is_ended(OTHER)) == (True, False)

@@ -1,0 +1,223 @@
+"""Identify: who the people of a batch of lines are, and who among them may be minted."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from privacy_ledger.app._lane import Lane, is_session
+from privacy_ledger.app._members import BEGINNING, MINT_AGE, Member, Members, merged
+from privacy_ledger.app._terms import TermsBook
+from privacy_ledger.domain.admission import admit
+from privacy_ledger.domain.events import Fact
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.ports.formats import Parsed
+from privacy_ledger.ports.keys import Identity, IdentityRow, IdentityStatus
+
+__all__ = ["Claim", "Entry", "People"]
+
+Rows = Mapping[Identity, IdentityRow | None]
+
+
+class Claim(Struct):
+    """One person of one line: the facts, and then the subject or why there is none."""
+
+    identities: tuple[Identity, ...]
+    facts: tuple[Fact, ...]
+    member: Member | None = None
+    refusal: Refusal | None = None
+    ref: SubjectRef | None = None
+
+    def __repr__(self) -> str:
+        """Return counts only."""
+        return f"Claim({len(self.identities)} identities, {len(self.facts)} facts)"
+
+
+class Entry(Struct):
+    """One line of a batch. `reason`: why the line as a whole is not taken."""
+
+    number: int
+    line: bytes
+    parsed: Parsed | None
+    reason: Refusal | None
+    claims: tuple[Claim, ...] = ()
+    is_unattributed: bool = False
+
+    def __repr__(self) -> str:
+        """Return the line number only."""
+        return f"Entry(line {self.number})"
+
+
+class People:
+    """Resolves the claims of a batch; one look-up and one mint for all of it."""
+
+    def __init__(
+        self,
+        members: Members,
+        lane: Lane,
+        book: TermsBook,
+        *,
+        may_mint: bool,
+        is_import: bool,
+        default_consents: Sequence[str],
+    ) -> None:
+        """Take the run's subjects; `may_mint`: the source is authoritative."""
+        self._members = members
+        self._lane = lane
+        self._book = book
+        self._may_mint = may_mint
+        self._is_import = is_import
+        self._defaults = tuple(default_consents)
+        self._fenced: set[SubjectRef] = set()
+        self.to_erase: list[tuple[SubjectRef, bytes]] = []
+
+    async def resolve(self, entries: Sequence[Entry], *, now: datetime) -> None:
+        """Give every claim its subject or its refusal; lines of nobody known become unattributed.
+
+        `to_erase` then holds the references, each with the erasure id, that a line joined to an
+        erased person.
+        """
+        self.to_erase = []
+        rows = self._members.find(self._identities(entries))
+        for entry in entries:
+            self._attribute(entry, rows)
+            self._refuse_erased(entry, rows)
+        claims = [
+            (claim, entry.parsed)
+            for entry in entries
+            if entry.reason is None and entry.parsed is not None
+            for claim in entry.claims
+        ]
+        bound = BEGINNING if self._is_import else now - MINT_AGE
+        minted = self._mint(claims, rows, now=now, bound=bound)
+        loaded: dict[SubjectRef, Member] = {}
+        for claim, _ in claims:
+            if claim.ref is None or claim.refusal is not None:
+                continue
+            if claim.ref not in loaded:
+                known = [row for i in claim.identities if (row := rows.get(i)) is not None]
+                not_before = min((row.not_before for row in known), default=bound)
+                is_new = not known and claim.ref in minted
+                loaded[claim.ref] = await self._members.load(
+                    claim.ref, not_before=not_before, is_new=is_new, now=now
+                )
+            claim.member = loaded[claim.ref]
+        self._members.index_keys(list(loaded.values()), now=now)
+
+    def _identities(self, entries: Sequence[Entry]) -> Iterable[Identity]:
+        """Yield every identity that the batch asks for; a session stands for its person."""
+        for entry in entries:
+            parsed = entry.parsed
+            if parsed is None:
+                continue
+            if not parsed.people and parsed.anonymous is not None and is_session(parsed.anonymous):
+                yield self._lane.link(parsed.anonymous)
+            for person in parsed.people:
+                yield from person.identities
+
+    def _attribute(self, entry: Entry, rows: Rows) -> None:
+        """Set the claims of a line: its people, or the person whose session it is, or nobody."""
+        parsed = entry.parsed
+        if parsed is None or entry.reason is not None:
+            return
+        if parsed.people:
+            entry.claims = tuple(Claim(person.identities, person.facts) for person in parsed.people)
+            return
+        if parsed.anonymous is not None and is_session(parsed.anonymous):
+            link = self._lane.link(parsed.anonymous)
+            if rows.get(link) is not None:
+                entry.claims = (Claim((link,), parsed.unattributed),)
+                return
+        entry.is_unattributed = True
+
+    def _refuse_erased(self, entry: Entry, rows: Rows) -> None:
+        """Refuse a line that names an erased person, and note who was found to be that person."""
+        for claim in entry.claims:
+            known = [(i, row) for i in claim.identities if (row := rows.get(i)) is not None]
+            erased = [row for _, row in known if row.status is IdentityStatus.ERASED]
+            if any(row.ref in self._fenced for _, row in known):
+                entry.reason = Refusal.SUBJECT_ERASED
+            if not erased:
+                continue
+            entry.reason = Refusal.SUBJECT_ERASED
+            for identity, row in known:
+                if row.status is IdentityStatus.ERASED or not self._may_mint:
+                    continue
+                for ref in self._members.joined(identity):
+                    if ref not in self._fenced:
+                        self._fenced.add(ref)
+                        self._members.fence(ref)
+                        self.to_erase.append((ref, erased[0].erasure or b""))
+
+    def _mint(
+        self,
+        claims: Sequence[tuple[Claim, Parsed]],
+        rows: Rows,
+        *,
+        now: datetime,
+        bound: datetime,
+    ) -> frozenset[SubjectRef]:
+        """Set every claim's reference or refusal; return the references that are new."""
+        wanting: list[Claim] = []
+        for claim, parsed in claims:
+            known = [(i, row) for i in claim.identities if (row := rows.get(i)) is not None]
+            refs = {self._members.elder(row, identity) for identity, row in known}
+            if len(known) == len(claim.identities) and len(refs) == 1:
+                (claim.ref,) = refs
+                continue
+            refusal = self._may_be_minted(claim.facts, parsed, now=now, bound=bound)
+            if refusal is None:
+                wanting.append(claim)
+            elif known:
+                claim.ref = self._members.elder(known[0][1], known[0][0])
+            else:
+                claim.refusal = refusal
+        groups, places = merged([claim.identities for claim in wanting])
+        refs_of_groups = self._members.mint(groups, now=now, not_before=bound)
+        taken = {row.ref for row in rows.values() if row is not None}
+        for claim, place in zip(wanting, places, strict=True):
+            claim.ref = refs_of_groups[place]
+            if claim.ref is None:
+                claim.refusal = Refusal.SUBJECT_ERASED
+        self._members.forget_elder(
+            row.ref for group in groups for i in group if (row := rows.get(i)) is not None
+        )
+        owner = {i: ref for group, ref in zip(groups, refs_of_groups, strict=True) for i in group}
+        _adopt(claims, owner)
+        return frozenset(ref for ref in refs_of_groups if ref is not None and ref not in taken)
+
+    def _may_be_minted(
+        self, facts: Sequence[Fact], parsed: Parsed, *, now: datetime, bound: datetime
+    ) -> Refusal | None:
+        """Return why these facts may not mint or bind a reference; nobody is stored for nothing."""
+        if not self._may_mint:
+            return Refusal.SUBJECT_UNKNOWN
+        if not self._is_import and parsed.occurred_at < now - MINT_AGE:
+            return Refusal.TOO_OLD_TO_REGISTER
+        fresh = Permissions(
+            is_registered=True, not_before=bound, grants=dict.fromkeys(self._defaults, BEGINNING)
+        )
+        refusal = Refusal.UNKNOWN_EVENT
+        for fact in facts:
+            terms = self._book.of(fact)
+            if terms is None:
+                continue
+            candidate = terms.candidate(getattr(fact, "occurred_at", parsed.occurred_at), now)
+            decision = admit(fresh, candidate, self._book.rules, last_tick=now, is_known_copy=None)
+            if not isinstance(decision, Refusal):
+                return None
+            refusal = decision
+        return refusal
+
+
+def _adopt(
+    claims: Sequence[tuple[Claim, Parsed]], owner: Mapping[Identity, SubjectRef | None]
+) -> None:
+    """Give claims that may not mint by themselves the reference that another line minted."""
+    for claim, _ in claims:
+        if claim.ref is None and claim.refusal is not Refusal.SUBJECT_ERASED:
+            found = next((ref for i in claim.identities if (ref := owner.get(i)) is not None), None)
+            if found is not None:
+                claim.ref, claim.refusal = found, None

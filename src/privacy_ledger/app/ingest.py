@@ -1,0 +1,118 @@
+"""Ingest: lines of a producer become sealed records, each person's in their own partition.
+
+Order: parse, identify, admit (fail closed), split per person, keys, seal, append. The edge's
+decision is a fast pre-check; the passes decide in log order.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final
+
+from msgspec import Struct
+
+from privacy_ledger.app._ports import Ports, Seen
+from privacy_ledger.app._run import Run
+from privacy_ledger.app._terms import TermsBook
+from privacy_ledger.app._verdicts import LineReport, Outcome, Summary
+from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.formats import Format
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import Passes, Views
+from privacy_ledger.ports.runtime import Clock, Ids
+
+__all__ = ["LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
+
+LINES_PER_BATCH: Final = 500
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Who sends the lines, and what they may do.
+
+    `is_authoritative`: may mint references. `is_import`: a declared historical import, which
+    lifts the sixty-day rule and nothing else. `default_consents`: granted for every subject of
+    the run, marked assumed, but never against a withdrawal or objection of theirs.
+    """
+
+    name: str
+    parse: Format
+    is_authoritative: bool = True
+    is_import: bool = False
+    default_consents: tuple[str, ...] = ()
+
+
+class Ingest:
+    """The use case; one instance may run many times, one run at a time."""
+
+    def __init__(  # noqa: PLR0913 - every collaborator is named once, here
+        self,
+        *,
+        log: EventLog,
+        vault: KeyVault,
+        codec: Codec,
+        lane_codec: Codec,
+        views: Views,
+        clock: Clock,
+        ids: Ids,
+        rules: Rules,
+        passes: Passes | None = None,
+        seen: Seen | None = None,
+    ) -> None:
+        """Take the ports.
+
+        `lane_codec` binds `ledger.unattributed.v1`. `passes`: a run first waits until the views
+        have passed what is in the log, so that nobody is refused for a grant not yet folded.
+        `seen`: the embedded log's `live_tags`; None makes `duplicate` advisory.
+        """
+        self._ports = Ports(
+            log=log, vault=vault, codec=codec, lane_codec=lane_codec, views=views, clock=clock,
+            ids=ids, book=TermsBook(rules), passes=passes, seen=seen,
+        )  # fmt: skip
+
+    async def run(
+        self,
+        lines: Iterable[tuple[int, bytes | Refusal]],
+        source: Source,
+        *,
+        on_line: Callable[[LineReport], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Summary:
+        """Ingest lines, numbered from 1 and in order; return what became of them.
+
+        Blank lines are passed over. Everything that is counted is durable when `on_progress` tells
+        how many lines were read so far. Running the same lines again accepts none of them.
+
+        Raises:
+            BadInput: a default consent is for no purpose that consent allows; nothing was read.
+            KeyUnavailable: the keystore cannot be reached; earlier batches are durable.
+            StoreFull: no space is left; earlier batches are durable.
+        """
+        for purpose in source.default_consents:
+            self._check_consent(purpose)
+        if self._ports.passes is not None:
+            await self._ports.passes.settle()
+        run = Run(
+            self._ports, source=source.name, parse=source.parse, may_mint=source.is_authoritative,
+            is_import=source.is_import, default_consents=source.default_consents,
+        )  # fmt: skip
+        await run.start()
+        remaining = iter(lines)
+        while batch := list(islice(remaining, LINES_PER_BATCH)):
+            for report in await run.batch(batch):
+                if on_line is not None:
+                    on_line(report)
+            if on_progress is not None:
+                on_progress(run.summary.read)
+        return run.summary
+
+    def _check_consent(self, purpose: str) -> None:
+        rules = self._ports.book.rules
+        usable = sorted(p for p in rules.consent_purposes if rules.is_allowed(p))
+        if purpose not in usable:
+            raise BadInput(
+                Refusal.UNKNOWN_PURPOSE,
+                f"A default consent names no purpose that rests on consent. Those are: {', '.join(usable)}.",
+            )

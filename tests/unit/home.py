@@ -1,0 +1,181 @@
+"""A home in a temporary folder with a clock of its own, and made-up lines in a made-up format."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from privacy_ledger import bootstrap
+from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.app.ingest import Ingest, LineReport, Source, Summary
+from privacy_ledger.domain.events import (
+    COLLECTION_EVENTS,
+    AccountRegistered,
+    DeviceObserved,
+    Fact,
+    UsagePageViewed,
+    VideoPlayed,
+    event_type,
+)
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
+from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.formats import Parsed, PersonFacts
+from privacy_ledger.ports.keys import Identity
+from privacy_ledger.ports.log import Row
+from privacy_ledger.settings import Settings
+
+NOW: Final = datetime.now(UTC).replace(microsecond=0)
+RECENT: Final = NOW - timedelta(days=1)
+COURSE: Final = "course-v1:Example+One+2026"
+_TYPES: Final = {event_type(kind): kind for kind in COLLECTION_EVENTS}
+
+
+class Said(Struct, kw_only=True, omit_defaults=True):
+    """One made-up line: people as (user id, username), and what is said of each of them."""
+
+    id: str | None = None
+    people: tuple[tuple[str, ...], ...] = ()
+    facts: tuple[dict[str, str | int], ...] = ()
+    at: datetime = RECENT
+    session: str | None = None
+    browser: str | None = None
+
+
+def line(said: Said) -> bytes:
+    """Return the bytes of a made-up line."""
+    return msgspec.json.encode(said)
+
+
+def parse(raw: bytes) -> Parsed | Refusal:
+    """Parse a made-up line; what is no JSON is refused."""
+    try:
+        said = msgspec.json.decode(raw, type=Said)
+    except (msgspec.DecodeError, UnicodeError):
+        return Refusal.NOT_JSON
+    people = tuple(
+        PersonFacts(identities=tuple(_identity(name) for name in names), facts=_facts(said))
+        for names in said.people
+    )
+    device = DeviceObserved(occurred_at=said.at, browser=said.browser) if said.browser else None
+    return Parsed(
+        people=people,
+        unattributed=() if people else _facts(said),
+        device=device if people else None,
+        occurred_at=said.at,
+        source_event_id=said.id,
+        anonymous=None if said.session is None else f"session:{said.session}",
+        digest_input=raw,
+    )
+
+
+def _identity(name: str) -> Identity:
+    return Identity("openedx:user_id" if name.isdecimal() else "openedx:username", name)
+
+
+def _facts(said: Said) -> tuple[Fact, ...]:
+    built = []
+    for fields in said.facts:
+        kind = _TYPES[str(fields["type"])]
+        built.append(kind(occurred_at=said.at, **{k: v for k, v in fields.items() if k != "type"}))  # type: ignore[call-arg] # every collection event
+    return tuple(built)
+
+
+def played(*names: str, event: str, at: datetime = RECENT, video: str = "v1", **more: str) -> bytes:
+    """Return a line that says that somebody played a video."""
+    fact: dict[str, str | int] = {"type": event_type(VideoPlayed), "course": COURSE, "video": video}
+    people = (names,) if names else ()
+    return line(Said(id=event, people=people, facts=(fact,), at=at, **more))  # type: ignore[arg-type] # strings
+
+
+def viewed(*names: str, event: str, at: datetime = RECENT) -> bytes:
+    """Return a line that says that somebody viewed a page: it needs consent."""
+    fact: dict[str, str | int] = {"type": event_type(UsagePageViewed), "course": COURSE}
+    return line(Said(id=event, people=(names,), facts=(fact,), at=at))
+
+
+def registered(*names: str, event: str, email: str, at: datetime = RECENT) -> bytes:
+    """Return a line that says that somebody registered."""
+    fact: dict[str, str | int] = {"type": event_type(AccountRegistered), "email": email, "name": names[-1]}
+    return line(Said(id=event, people=(names,), facts=(fact,), at=at))
+
+
+class TestHome:
+    """A wired home, and what tests ask of it."""
+
+    def __init__(self, runtime: bootstrap.Runtime, ingest: Ingest) -> None:
+        """Take the wiring."""
+        self.runtime = runtime
+        self.ingest = ingest
+
+    async def take(
+        self,
+        lines: Iterable[bytes],
+        *,
+        is_import: bool = False,
+        is_authoritative: bool = True,
+        consents: tuple[str, ...] = (),
+        reports: list[LineReport] | None = None,
+    ) -> Summary:
+        """Ingest lines and let the passes settle."""
+        source = Source(
+            name="test", parse=parse, is_import=is_import,
+            is_authoritative=is_authoritative, default_consents=consents,
+        )  # fmt: skip
+        on_line = None if reports is None else reports.append
+        summary = await self.ingest.run(enumerate(lines, start=1), source, on_line=on_line)
+        await self.runtime.passes.settle()
+        return summary
+
+    def ref(self, name: str) -> SubjectRef:
+        """Return the reference of a user id or username."""
+        (row,) = self.runtime.vault.find((_identity(name),))
+        assert row is not None
+        return row.ref
+
+    async def rows(self, topic: str = LEDGER_EVENTS) -> list[Row]:
+        """Return every record of a topic."""
+        found: list[Row] = []
+        for partition in range(self.runtime.log.partitions(topic)):
+            after = -1
+            while page := await self.runtime.log.read(topic, partition, after=after):
+                found += page
+                after = page[-1].offset
+        return found
+
+    async def types(self, name: str) -> list[str]:
+        """Return the event types in a person's partition that are theirs, oldest first."""
+        ref = self.ref(name)
+        partition = partition_of(ref, self.runtime.partitions)
+        rows = [r for r in await self.rows() if r.partition == partition and r.key[:16] == ref]
+        return [dict(row.headers)["ce_type"].decode() for row in rows if row.value is not None]
+
+
+def settings(folder: Path) -> Settings:
+    """Return settings that keep everything in one folder."""
+    return Settings(
+        home=folder / "home", keys=folder / "keys", keystore=None, state=None, cluster=None,
+        topic_prefix="", partitions=None, data_home=folder / "data",
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def home(folder: Path, *, trial: datetime | None = None) -> AsyncIterator[TestHome]:
+    """Yield a home with the seed in force; `trial` gives it a time of its own."""
+    async with bootstrap.open_runtime(settings(folder), trial=trial) as runtime:
+        await runtime.passes.settle()
+        rules = await bootstrap.rules_in_force(runtime)
+        lane_codec: Codec = LedgerCodec(
+            runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED
+        )
+        ingest = Ingest(
+            log=runtime.log, vault=runtime.vault, codec=runtime.codec, lane_codec=lane_codec,
+            views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=rules,
+            passes=runtime.passes, seen=None if runtime.local is None else runtime.local.live_tags,
+        )  # fmt: skip
+        yield TestHome(runtime, ingest)

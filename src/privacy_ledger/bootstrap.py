@@ -25,13 +25,17 @@ from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
+from privacy_ledger.adapters.noise import OpenDpNoise
 from privacy_ledger.adapters.rocks_store import RocksStore
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
+from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.registrar import Registrar
+from privacy_ledger.app.release import CurrentCatalogue, Release
+from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import LEDGER_EVENTS, PARTITIONS_DEFAULT, state_topic
+from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, state_topic
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import CORE, PassDeclaration, passes
 from privacy_ledger.engine.embedded import EmbeddedPasses, Lane
@@ -50,9 +54,12 @@ __all__ = [
     "Runtime",
     "declared_passes",
     "engine_for",
+    "ingest_of",
     "open_runtime",
     "rebuild_of",
+    "release_of",
     "rules_in_force",
+    "subjects_of",
     "worker_host",
 ]
 
@@ -368,3 +375,36 @@ def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
         sampling_key=runtime.vault.secret("sampling"),
         ids=runtime.ids,
     )
+
+
+async def subjects_of(runtime: Runtime) -> Subjects:
+    """Return the use cases about one person."""
+    return Subjects(
+        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
+        clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
+    )  # fmt: skip
+
+
+async def ingest_of(runtime: Runtime) -> Ingest:
+    """Return the ingest use case; duplicates are exact when embedded."""
+    local = runtime.local
+    return Ingest(
+        log=runtime.log, vault=runtime.vault, codec=runtime.codec,
+        lane_codec=LedgerCodec(
+            runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED
+        ),
+        views=runtime.views, clock=runtime.clock, ids=runtime.ids,
+        rules=await rules_in_force(runtime), passes=runtime.passes,
+        seen=None if local is None else local.live_tags,
+    )  # fmt: skip
+
+
+async def release_of(runtime: Runtime) -> Release:
+    """Return the release use case with the real noise."""
+    declaration = runtime.declared["analytics"]
+    return Release(
+        runtime.log, passes=runtime.passes, clock=runtime.clock,
+        rules=await rules_in_force(runtime), noise=OpenDpNoise(), registrar=runtime.registrar,
+        catalogue=CurrentCatalogue(runtime.registrar.catalogue),
+        open_partial=runtime.state_codec(declaration).open_partial,
+    )  # fmt: skip

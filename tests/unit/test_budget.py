@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from privacy_ledger.adapters import registry
 from privacy_ledger.domain.budget import (
@@ -187,13 +188,17 @@ def test_a_recorded_charge_that_is_no_spend_stops_everything(rho: str) -> None:
 
 def test_the_first_decision_of_a_release_counts() -> None:
     """A second one, by a racing instance, changes nothing."""
-    first, second = (
-        SealDecided(
-            release_id=release_id(PRODUCT, "2026-03-01"), product=PRODUCT, window="2026-03-01", policy=policy(),
-            keyset=(name,), is_early=False, was_opened=True, decided_at=datetime(2026, 3, 4, tzinfo=UTC),
-        )
-        for name in ("a", "b")
-    )  # fmt: skip
+    first = SealDecided(
+        release_id=release_id(PRODUCT, "2026-03-01"),
+        product=PRODUCT,
+        window="2026-03-01",
+        policy=policy(),
+        keyset=("a",),
+        is_early=False,
+        was_opened=True,
+        decided_at=datetime(2026, 3, 4, tzinfo=UTC),
+    )
+    second = structs.replace(first, keyset=("b",))
     events: list[BudgetEvent] = [first, second]
     assert list(fold(events).decided.values()) == [first]
 

@@ -30,6 +30,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cause: Cause = "request"
     counts: dict[str, int] = {}
     kids: tuple[str, ...] = ()
+    identities: int = 0
     receipt: str | None = None
     leaf: str | None = None
     open_steps: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Saga(Struct, kw_only=True):
     counts: dict[str, int]
     done: dict[str, datetime]
     kids: tuple[str, ...] = ()
+    identities: int = 0
     receipt: bytes | None = None
     leaf: str | None = None
     open_steps: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
         )  # fmt: skip
     saga.done.setdefault(progress.step, progress.at)
     saga.kids = tuple(dict.fromkeys((*saga.kids, *progress.kids)))
+    saga.identities += progress.identities
     saga.open_steps = progress.open_steps
     if progress.receipt is not None:
         saga.receipt = progress.receipt.encode()

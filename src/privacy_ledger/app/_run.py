@@ -125,7 +125,7 @@ class Run:
                 items += self._device(parsed, items[0], now=now)
         return items
 
-    def _item(  # noqa: PLR0913, PLR0917 - the parts of a tag, of different types
+    def _item(
         self, member: Member, fact: Fact, person: int, number: int, event: bytes, content: bytes
     ) -> Item | None:
         """Return one fact on its way, or None when the rules do not know it."""

@@ -454,7 +454,7 @@ def _refused(refusal: ReleaseRefused, policy: Product) -> RefusedByPolicy:
         Refusal.BUDGET_EXHAUSTED,
         f"Window {refusal.window} of {refusal.product} asks for rho {refusal.requested}, and "
         f"{refusal.remaining} of {policy.horizon_rho} is left within {policy.horizon_days} days "
-        f"(spent {refusal.spent}, {refusal.reason}). It is not released; wait until earlier days leave the horizon.",
+        f"({refusal.spent} is spent). It is not released; give a later window, outside that horizon.",
     )
 
 

@@ -1,6 +1,6 @@
 """Codecs: records and states as bytes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar, Union
 
@@ -34,9 +34,9 @@ class Payload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         """Return the type only."""
         return "Payload(...)"
 
-    def __rich_repr__(self) -> Iterator[str]:
-        """Yield nothing of the value."""
-        yield "..."
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Return nothing of the value."""
+        return []
 
 
 class Origin(Struct, frozen=True, kw_only=True):

@@ -40,6 +40,9 @@ __all__ = [
 USER_ID: Final = "openedx:user_id"
 USERNAME: Final = "openedx:username"
 USERNAME_CHARS_MAX: Final = 255
+UNNAMED_ACTIVITY: Final = "edx.activity.unnamed"
+"""The action of a line that says only who was active, and when."""
+_SAYING: Final = frozenset(("event_type", "name", "event", "data"))
 _ANONYMOUS: Final = frozenset(("anonymous", "anonymoususer"))
 """What the platform logs as a username where nobody is logged in."""
 
@@ -138,6 +141,8 @@ def _line(root: dict[str, object]) -> Line | Refusal:
         context = {}
     if not isinstance(context, dict) or not (name is None or isinstance(name, str)):
         return Refusal.SCHEMA_MISMATCH
+    if name is None and not _SAYING.intersection(root):
+        name = UNNAMED_ACTIVITY
     if not name:
         return Refusal.UNKNOWN_EVENT
     payload = payload_of(name, root["event"] if "event" in root else root.get("data"))

@@ -1,6 +1,5 @@
 """The two bases of everything that is said about a person, and their field marks."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
@@ -34,9 +33,9 @@ class Personal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return the type and its field names only: values of a person never reach a log."""
         return f"{type(self).__name__}({', '.join(self.__struct_fields__)})"
 
-    def __rich_repr__(self) -> Iterator[str]:
-        """Yield field names only: `rich` would print every value otherwise."""
-        yield from self.__struct_fields__
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return field names only: `rich` would print every value otherwise."""
+        return [(name, ...) for name in self.__struct_fields__]
 
 
 class Fact(Personal, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):

@@ -1,0 +1,63 @@
+"""What is left of one person: an own reading of the ledger, apart from every projection."""
+
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
+from privacy_ledger.ports.keys import DataKey, KeyVault
+from privacy_ledger.ports.log import EventLog, Row, header
+
+__all__ = ["Remains", "remains_of", "rows_of"]
+
+_PAGE = 2000
+_SEALED = 1
+_KID = slice(1, 33)
+
+
+class Remains(Struct, kw_only=True):
+    """Sealed records of a person that the log still holds.
+
+    `live`: without a later tombstone. `readable`: for which a key still opens; `unknown`: whose
+    key this keystore never held. `kids` in hex.
+    """
+
+    records: int
+    live: int
+    readable: int
+    unknown: int
+    kids: tuple[str, ...]
+
+
+async def rows_of(log: EventLog, ref: SubjectRef) -> AsyncIterator[Row]:
+    """Yield every record and tombstone of a reference, oldest first."""
+    partition = partition_of(ref, log.partitions(LEDGER_EVENTS))
+    after = -1
+    while page := await log.read(LEDGER_EVENTS, partition, after=after, limit=_PAGE):
+        for row in page:
+            if row.key[:REF_BYTES] == ref:
+                yield row
+        after = page[-1].offset
+
+
+async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains:
+    """Return what the log still holds of a reference, and what of it can be read."""
+    kids: dict[bytes, bytes] = {}
+    live: set[bytes] = set()
+    async for row in rows_of(log, ref):
+        if row.value is None:
+            live.discard(row.key)
+        elif row.value[:1] == bytes((_SEALED,)) and header(row.headers, "kid") is not None:
+            kids[row.key] = row.value[_KID]
+            live.add(row.key)
+    distinct = tuple(dict.fromkeys(kids.values()))
+    opened = vault.open_keys(distinct)
+    readable = {kid for kid, key in opened.items() if isinstance(key, DataKey)}
+    return Remains(
+        records=len(kids),
+        live=len(live),
+        readable=sum(kid in readable for kid in kids.values()),
+        unknown=sum(kid not in opened for kid in kids.values()),
+        kids=tuple(kid.hex() for kid in distinct),
+    )

@@ -1,0 +1,113 @@
+"""`ingest`: a producer's file becomes sealed records."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from privacy_ledger.adapters.formats import openedx
+from privacy_ledger.adapters.formats.json_lines import read_lines
+from privacy_ledger.app.ingest import LineReport, Source, Summary
+from privacy_ledger.bootstrap import ingest_of
+from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, fail, progress_bar
+
+__all__ = ["exit_code", "register", "summary_text"]
+
+
+def register(group: click.Group) -> None:
+    """Add the command."""
+    group.add_command(ingest)
+
+
+@click.command()
+@click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
+@click.option("--format", "name", type=click.Choice(["openedx"]), required=True, help="What the lines are.")
+@click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
+@click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="OUT.ndjson", help="One JSON line per input line.")
+@click.option(
+    "--default-consent", "consents", multiple=True, metavar="PURPOSE",
+    help="A consent in force for the whole run, marked assumed.",
+)  # fmt: skip
+@command
+async def ingest(  # noqa: PLR0913 - one argument per option
+    shell: Shell,
+    file: Path,
+    name: str,
+    source: str | None,
+    is_import: bool,  # noqa: FBT001 - click passes options by name
+    report: Path | None,
+    consents: tuple[str, ...],
+) -> int:
+    """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
+    with ExitStack() as stack:
+        stream = _open(file, stack)
+        out = None if report is None else stack.enter_context(report.open("wb"))
+
+        def note(line: LineReport) -> None:
+            if out is not None:
+                out.write(msgspec.json.encode(line) + b"\n")
+
+        async with shell.open() as runtime:
+            shell.announce(runtime)
+            await runtime.registrar.tick()
+            use_case = await ingest_of(runtime)
+            origin = Source(
+                name=source or name, parse=openedx.parse, is_import=is_import,
+                default_consents=consents,
+            )  # fmt: skip
+            with progress_bar(shell) as bar:
+                task = bar.add_task("ingesting lines", total=None)
+                summary = await use_case.run(
+                    read_lines(stream), origin, on_line=note,
+                    on_progress=lambda read: bar.update(task, completed=read),
+                )  # fmt: skip
+            await shell.settle(runtime, summary.offsets)
+    code = exit_code(summary)
+    shell.result(_document(summary), summary_text(summary))
+    if summary.accepted == 0 and summary.duplicates == 0:
+        shell.talk.print("NOTHING WAS ACCEPTED. The reasons above say why; try --report OUT.ndjson.")
+    return code
+
+
+def _open(file: Path, stack: ExitStack) -> BinaryIO:
+    """Return the stream to read; a file that cannot be opened ends the command."""
+    if str(file) == "-":
+        return sys.stdin.buffer
+    try:
+        return stack.enter_context(file.open("rb"))
+    except OSError as error:
+        fail(f"The file cannot be read ({error.strerror}). Check its name.", Exit.USAGE)
+
+
+def exit_code(summary: Summary) -> Exit:
+    """Return 0 when nothing was refused or malformed, 4 when everything was, else 5."""
+    bad = summary.refused + summary.malformed
+    if bad == 0:
+        return Exit.DONE
+    return Exit.REFUSED if bad == summary.read else Exit.PARTLY_DONE
+
+
+def summary_text(summary: Summary) -> str:
+    """Return the summary as lines for people."""
+    lines = [
+        f"read {summary.read:,} = accepted {summary.accepted:,} + duplicates {summary.duplicates:,}"
+        f" + refused {summary.refused:,} + unattributed {summary.unattributed:,}"
+        f" + malformed {summary.malformed:,}   ({summary.records:,} sealed records)"
+    ]
+    lines += [f"  {count:>8,}  {reason}" for reason, count in sorted(summary.reasons.items())]
+    if summary.linked:
+        lines.append(f"  {summary.linked:>8,}  linked from before a login")
+    if "too_old_to_register" in summary.reasons:
+        lines.append("  Old events may register people only with --import.")
+    return "\n".join(lines)
+
+
+def _document(summary: Summary) -> dict[str, object]:
+    document: dict[str, object] = msgspec.to_builtins(summary)
+    document["linked_to_erased"] = len(summary.linked_to_erased)
+    document["offsets"] = {str(key): value for key, value in summary.offsets.items()}
+    return document

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.metadata import entry_points
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ from privacy_ledger.adapters.noise import OpenDpNoise
 from privacy_ledger.adapters.rocks_store import RocksStore
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
+from privacy_ledger.app.erasure import Erasure
+from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.release import CurrentCatalogue, Release
@@ -54,6 +57,8 @@ __all__ = [
     "Runtime",
     "declared_passes",
     "engine_for",
+    "erasure_of",
+    "export_of",
     "ingest_of",
     "open_runtime",
     "rebuild_of",
@@ -408,3 +413,17 @@ async def release_of(runtime: Runtime) -> Release:
         catalogue=CurrentCatalogue(runtime.registrar.catalogue),
         open_partial=runtime.state_codec(declaration).open_partial,
     )  # fmt: skip
+
+
+def erasure_of(runtime: Runtime) -> Erasure:
+    """Return the erasure saga."""
+    return Erasure(
+        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
+        passes=runtime.passes, clock=runtime.clock, ids=runtime.ids,
+        build=installed("privacy-ledger"),
+    )  # fmt: skip
+
+
+def export_of(runtime: Runtime) -> Export:
+    """Return the export use case."""
+    return Export(log=runtime.log, codec=runtime.codec, clock=runtime.clock)

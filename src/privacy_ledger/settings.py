@@ -19,6 +19,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where a home or a cluster is, and where its keys and stores lie."""
 
     home: Path
+    is_home_named: bool
     keys: Path | None
     keystore: Path | None
     state: Path | None
@@ -41,6 +42,7 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     address = kafka or read("PRIVACY_LEDGER_CLUSTER")
     partitions = read("PRIVACY_LEDGER_PARTITIONS")
     return Settings(
+        is_home_named=bool(home or read("PRIVACY_LEDGER_HOME")),
         home=Path(home or read("PRIVACY_LEDGER_HOME") or "ledger-home"),
         keys=_path(read("PRIVACY_LEDGER_KEYS")),
         keystore=_path(read("PRIVACY_LEDGER_KEYSTORE")),

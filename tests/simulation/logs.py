@@ -138,6 +138,7 @@ class _Person(Struct):
     sent: list[_Sent]
     requests: list[str]
     poison: list[bytes]
+    appended: list[bytes]
 
 
 class _Drawing:
@@ -149,7 +150,7 @@ class _Drawing:
         self.records: list[Record] = []
         self.ticks: list[datetime] = []
         self.persons = [
-            _Person(SubjectRef(random.randbytes(16)), [], [], [])
+            _Person(SubjectRef(random.randbytes(16)), [], [], [], [])
             for _ in range(random.choice((1, 1, 2, 2, 3, 4)))
         ]
 
@@ -269,10 +270,11 @@ class _Drawing:
             purposes = (*purposes, "sale")
         elif draw < 0.04:
             occurred_at = self.now + timedelta(minutes=6)
-        self.append(
+        record_id = self.append(
             person.ref, name, sent.body, occurred_at=occurred_at, category=category,
             purposes=purposes, tag=sent.tag, digest=sent.digest, generation=len(self.records),
         )  # fmt: skip
+        person.appended.append(record_id)
 
     def again(self, person: _Person) -> None:
         """Send something again: mostly the same, at times with another content under the same id."""
@@ -294,7 +296,7 @@ class _Drawing:
         self.send(person, e.ConsentGranted(occurred_at=at, purpose=purpose, notice="n.v1"))
 
     def withdraw(self, person: _Person) -> None:
-        purpose = self.random.choice(("improve.analyse",) * 5 + ("comm.promote", "course.deliver"))
+        purpose = self.random.choice(("improve.analyse",) * 5 + ("comm.promote", "course.deliver", "rights.fulfil"))
         self.send(person, e.ConsentWithdrawn(occurred_at=self.occurred(), purpose=purpose))
 
     def object(self, person: _Person) -> None:
@@ -322,21 +324,31 @@ class _Drawing:
         self.fact(person, body)
 
     def erase(self, person: _Person) -> None:
-        draw, request = self.random.random(), self.request(person)
-        if draw < 0.2:
-            body = e.ErasureRequested(request=request, occurred_at=self.now)
-        elif draw < 0.6:
-            category = self.random.choice(tuple(Category))
-            body = e.ErasureRequested(
-                request=request, occurred_at=self.now, scope="category", category=category
-            )
+        if self.random.random() < 0.2:
+            self.erase_all(person)
         else:
-            purpose = self.random.choice(("improve.analyse", "course.deliver", "qa.instructors"))
-            body = e.ErasureRequested(request=request, occurred_at=self.now, scope="purpose", purpose=purpose)
-        self.fact(person, body)
-        if body.scope == "person" and self.random.random() < 0.5:
+            self.erase_some(person)
+
+    def erase_all(self, person: _Person) -> None:
+        request = self.request(person)
+        self.fact(person, e.ErasureRequested(request=request, occurred_at=self.now))
+        if self.random.random() < 0.5:
             done = e.ErasureCompleted(request=request, occurred_at=self.now, receipt="0" * 64)
             self.fact(person, done)
+
+    def erase_some(self, person: _Person) -> None:
+        request, category, purpose = self.request(person), None, None
+        if self.random.random() < 0.5:
+            category = self.random.choice(tuple(Category))
+        else:
+            purpose = self.random.choice(
+                ("improve.analyse", "course.deliver", "qa.instructors", "rights.fulfil")
+            )
+        body = e.ErasureRequested(
+            request=request, occurred_at=self.now, category=category, purpose=purpose,
+            scope="purpose" if category is None else "category",
+        )  # fmt: skip
+        self.fact(person, body)
 
     def minor(self, person: _Person) -> None:
         is_minor = self.random.random() < 0.7
@@ -359,15 +371,40 @@ class _Drawing:
         person.poison.append(record_id)
 
     def discard(self, person: _Person) -> None:
-        if not person.poison:
+        """Discard the oldest record nobody can read; at times another one, or by a used request."""
+        named = person.poison[:1]
+        if person.appended and self.random.random() < 0.2:
+            named = [self.random.choice(person.appended)]
+        if not named:
             self.data(person)
             return
         body = e.RecordDiscarded(
-            request=self.request(person), occurred_at=self.now, record=person.poison[0].hex()
+            request=self.request(person), occurred_at=self.now, record=named[0].hex()
         )
-        if self.random.random() < 0.9:
-            del person.poison[0]
+        if named[0] in person.poison and self.random.random() < 0.9:
+            person.poison.remove(named[0])
         self.fact(person, body)
+
+    # Frozen people ------------------------------------------------------------------------
+
+    def freeze(self, person: _Person) -> None:
+        """Restrict somebody, park them, or both; time, rules and removals pass; then set them free."""
+        pick = self.random.choice
+        ways = pick(((_FREE[0],), (_FREE[0],), (_FREE[1],), _FREE, (_FREE[1], _FREE[0])))
+        actions = [begin for begin, _ in ways]
+        for _ in range(self.random.randrange(2, 9)):
+            actions.insert(self.random.randrange(1, len(actions) + 1), pick(_MEANWHILE))
+        ends = [end for _, end in ways]
+        self.random.shuffle(ends)
+        actions.append(ends[0])
+        for end in ends[1:]:
+            actions.extend((pick(_MEANWHILE), end))
+        for action in actions:
+            action(self, person)
+            self.wait()
+
+    def wait(self) -> None:
+        self.now += timedelta(hours=self.random.choice((0, 1, 30, 100)))
 
     # Control records ----------------------------------------------------------------------
 
@@ -409,17 +446,23 @@ class _Drawing:
         self.append(NOBODY, "heartbeat", Heartbeat())
 
 
+_FREE: Final = ((_Drawing.restrict, _Drawing.lift), (_Drawing.poison, _Drawing.discard))
+_MEANWHILE: Final = (
+    _Drawing.data, _Drawing.data, _Drawing.data, _Drawing.again, _Drawing.grant, _Drawing.withdraw,
+    _Drawing.object, _Drawing.minor, _Drawing.erase_some, _Drawing.tick, _Drawing.tick, _Drawing.tick,
+    _Drawing.adopt, _Drawing.adopt, _Drawing.window,
+)  # fmt: skip
 _ACTIONS: Final = (
     (_Drawing.data, 44), (_Drawing.again, 12), (_Drawing.grant, 7), (_Drawing.withdraw, 4),
     (_Drawing.object, 2), (_Drawing.restrict, 4), (_Drawing.lift, 5), (_Drawing.erase, 2),
     (_Drawing.minor, 2), (_Drawing.poison, 2), (_Drawing.discard, 4), (_Drawing.tick, 7),
-    (_Drawing.adopt, 2), (_Drawing.window, 5), (_Drawing.heartbeat, 1),
+    (_Drawing.adopt, 2), (_Drawing.window, 5), (_Drawing.heartbeat, 1), (_Drawing.freeze, 3),
 )  # fmt: skip
 _STAIRS: Final = tuple(accumulate(weight for _, weight in _ACTIONS))
 
 
 def draw(random: Random) -> list[Record]:
-    """Return 10-60 records in log order, not yet at offsets: 1-4 subjects and control records."""
+    """Return 10-70 records in log order, not yet at offsets: 1-4 subjects and control records."""
     drawing = _Drawing(random)
     for person in drawing.persons:
         if random.random() < 0.9:
@@ -430,7 +473,7 @@ def draw(random: Random) -> list[Record]:
     while len(drawing.records) < length:
         action, _ = _ACTIONS[bisect(_STAIRS, random.randrange(_STAIRS[-1]))]
         action(drawing, random.choice(drawing.persons))
-        drawing.now += timedelta(hours=random.choice((0, 1, 30, 100)))
+        drawing.wait()
     return drawing.records
 
 
@@ -438,10 +481,11 @@ def draw(random: Random) -> list[Record]:
 
 
 class Decision(Struct, frozen=True):
-    """A removal that the core decided: of which key, why, and before which offset it was known."""
+    """A removal that the core decided: of which key, why, for whom, and before which offset it was known."""
 
     key: bytes
     cause: str
+    request: str
     offset: int
 
 
@@ -488,7 +532,7 @@ class Simulation:
         known = {decision.key for decision in self.decisions}
         for key, tombstone in self.live.tombstones():
             if key not in known:
-                self.decisions.append(Decision(key, tombstone.cause, len(self.records)))
+                self.decisions.append(Decision(key, tombstone.cause, tombstone.request, len(self.records)))
 
     def _write_tombstones(self, random: Random) -> None:
         """Append some of the tombstones that are due, in decision order; at times let the cleaner run."""

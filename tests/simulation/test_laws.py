@@ -98,6 +98,7 @@ def _subject_differs(simulation: Simulation, ref: SubjectRef, expected: Subject)
     permissions = live.load(PERMISSIONS, ref) or Permissions()
     mine = [decision for decision in simulation.decisions if decision.key.startswith(ref)]
     found: dict[str, object] = {
+        "is_registered": permissions.is_registered,
         "is_ended": permissions.is_ended,
         "is_restricted": permissions.is_restricted,
         "is_parked": live.load(PARKED, ref) is not None,
@@ -105,13 +106,10 @@ def _subject_differs(simulation: Simulation, ref: SubjectRef, expected: Subject)
         "grants": permissions.grants,
         "objected": frozenset(permissions.objections),
         "live": {row.record_id: row.purposes for _, row in live.scan(INDEX, ref)},
-        "tombstones": frozenset(decision.key[16:] for decision in mine),
+        "removed": {decision.key[16:]: (str(decision.cause), decision.request) for decision in mine},
         "subject_view": subject_view.merge(live.view(subject_view.TABLE, ref) or Parts({})),
         "progress": progress.merge(live.view(progress.TABLE, ref) or Parts({})),
     }
-    if "discarded" not in expected.causes:
-        # Behind a discarded record it is open which of two reasons came first.
-        found["causes"] = dict(Counter(str(decision.cause) for decision in mine))
     for name, value in found.items():
         right = getattr(expected, name)
         if value != right:

@@ -227,12 +227,13 @@ def stage_b(
     stage_a: StageA | None = None,
     clock: Clock | None = None,
     terms: Rules | None = None,
+    wait_s: float = 0.0,
 ) -> Release:
     """Return a release with defaults for what a test does not care about."""
     first = stage_a or StageA(log)
     return Release(
         log, passes=first, clock=clock or Clock(), rules=terms or rules(), noise=noise or OpenDpNoise(),
-        registrar=first, catalogue=CurrentCatalogue(courses), open_partial=opened, wait_s=0.0,
+        registrar=first, catalogue=CurrentCatalogue(courses), open_partial=opened, wait_s=wait_s,
     )  # fmt: skip
 
 
@@ -428,6 +429,50 @@ async def test_an_instance_that_was_overtaken_before_its_commit_copies_the_winne
         assert all(5_000_000 < value < 7_000_000 for value in values)
 
 
+async def test_an_instance_overtaken_on_a_resumed_seal_does_not_commit(tmp_path: Path) -> None:
+    """It owns the ledger before it reads: its first append of all must not outdo a newer owner."""
+    async with local_log(tmp_path) as one, local_log(tmp_path) as two:
+        idle = StageA(one)
+        idle.is_idle = True
+        with pytest.raises(NotCaughtUp):
+            await seal(stage_b(one, stage_a=idle))
+        async with local_log(tmp_path) as three:
+            overtaken: list[SealReport] = []
+
+            class _Late(StageA):
+                async def settle(
+                    self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0
+                ) -> None:
+                    await super().settle(offsets, timeout_s=timeout_s)
+                    if not overtaken:
+                        overtaken.append(await seal(stage_b(two)))
+
+            report = await seal(stage_b(three, stage_a=_Late(three)))
+        assert (report.released, len(overtaken[0].released)) == ((), 1)
+        assert await ledger_types(one) == ONE_RELEASE
+
+
+async def test_a_commit_that_becomes_readable_later_is_waited_for(log: LocalLog) -> None:
+    """On Kafka a transaction is readable shortly after it ended: it is neither lost nor repeated."""
+
+    class _Lagging(FaultyLog):
+        hidden = 0
+
+        async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+            await super().append_atomically(writes, writer=writer)
+            self.hidden = 1
+
+        async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
+            if topic == ANALYTICS_RELEASES and self.hidden:
+                self.hidden -= 1
+                return ()
+            return await super().read(topic, partition, after=after, limit=limit)
+
+    lagging = _Lagging(log, dies_at=0, is_after=False)
+    report = await seal(stage_b(lagging, wait_s=10.0))
+    assert (len(report.released), await ledger_types(log)) == (1, ONE_RELEASE)
+
+
 # Refusals ------------------------------------------------------------------------------------
 
 
@@ -525,6 +570,22 @@ async def test_a_partition_that_does_not_deliver_stops_the_release(log: LocalLog
     stage_a.is_idle = False
     commit = await release.release(PRODUCT, window=WINDOW)
     assert (commit.window, noise.draws, await ledger_types(log)) == (WINDOW, 1, ONE_RELEASE)
+
+
+async def test_the_sums_of_some_partitions_are_not_the_sum(log: LocalLog) -> None:
+    """One partial of two is there: nothing is drawn, and the window is not sealed again."""
+    release = release_id(PRODUCT, WINDOW)
+    stage_a, noise = StageA(log), ShiftedNoise()
+    stage_a.is_idle = True
+    with pytest.raises(NotCaughtUp):
+        await seal(stage_b(log, stage_a=stage_a))
+    partial = Partial(release=release, partition=0, cells=dict.fromkeys(COURSES, 1), subjects=1)
+    await log.append(
+        ANALYTICS_PARTIALS, [NewRecord(0, bytes.fromhex(release) + bytes(4), msgspec.msgpack.encode(partial))]
+    )
+    with pytest.raises(NotCaughtUp, match="1 of 2"):
+        await seal(stage_b(log, stage_a=stage_a, noise=noise))
+    assert (noise.draws, len(stage_a.seals), await ledger_types(log)) == (0, 1, ["seal.decided.v1"])
 
 
 async def test_a_window_that_nobody_sealed_is_not_released(log: LocalLog) -> None:

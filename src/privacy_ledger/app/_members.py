@@ -136,9 +136,7 @@ class Members:
             found = iter(self._vault.sealing_keys(kept, now=now))
             return [next(found) if want.ref in live else None for want in wants]
 
-    def fresh_keys(
-        self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime
-    ) -> list[DataKey | None]:
+    def fresh_keys(self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime) -> list[DataKey | None]:
         """Return a key of its own per want; None where the person was ended."""
         if not wants:
             return []

@@ -72,14 +72,15 @@ class People:
         self._defaults = tuple(default_consents)
         self._fenced: set[SubjectRef] = set()
         self.to_erase: list[tuple[SubjectRef, bytes]] = []
+        self.joined: list[tuple[SubjectRef, ...]] = []
 
     async def resolve(self, entries: Sequence[Entry], *, now: datetime) -> None:
         """Give every claim its subject or its refusal; lines of nobody known become unattributed.
 
         `to_erase` then holds the references, each with the erasure id, that a line joined to an
-        erased person.
+        erased person; `joined` the sets of references that a line found to be one person's.
         """
-        self.to_erase = []
+        self.to_erase, self.joined = [], []
         rows = self._members.find(self._identities(entries))
         for entry in entries:
             self._attribute(entry, rows)
@@ -184,6 +185,9 @@ class People:
         self._members.forget_elder(
             row.ref for group in groups for i in group if (row := rows.get(i)) is not None
         )
+        for group in groups:
+            if len({row.ref for i in group if (row := rows.get(i)) is not None}) > 1:
+                self.joined.append(self._members.joined(group[0]))
         owner = {i: ref for group, ref in zip(groups, refs_of_groups, strict=True) for i in group}
         _adopt(claims, owner)
         return frozenset(ref for ref in refs_of_groups if ref is not None and ref not in taken)
@@ -212,12 +216,11 @@ class People:
         return refusal
 
 
-def _adopt(
-    claims: Sequence[tuple[Claim, Parsed]], owner: Mapping[Identity, SubjectRef | None]
-) -> None:
-    """Give claims that may not mint by themselves the reference that another line minted."""
+def _adopt(claims: Sequence[tuple[Claim, Parsed]], owner: Mapping[Identity, SubjectRef | None]) -> None:
+    """Give every claim the reference that another line of the batch minted for, or joined to, it."""
     for claim, _ in claims:
-        if claim.ref is None and claim.refusal is not Refusal.SUBJECT_ERASED:
-            found = next((ref for i in claim.identities if (ref := owner.get(i)) is not None), None)
-            if found is not None:
-                claim.ref, claim.refusal = found, None
+        if claim.refusal is Refusal.SUBJECT_ERASED:
+            continue
+        found = next((ref for i in claim.identities if (ref := owner.get(i)) is not None), None)
+        if found is not None:
+            claim.ref, claim.refusal = found, None

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Final
 
 from privacy_ledger.app import _requests
+from privacy_ledger.app._joins import Joiner
 from privacy_ledger.app._lane import Lane, LaneEvent, LaneFact, is_session
 from privacy_ledger.app._members import Member, Members
 from privacy_ledger.app._people import Claim, Entry, People
@@ -52,6 +53,7 @@ class Run:
             self._members, self._lane, ports.book,
             may_mint=may_mint, is_import=is_import, default_consents=default_consents,
         )  # fmt: skip
+        self._joiner = Joiner(ports, self._members)
         self._redactor = Redactor(ports, source=source)
         self._last_ticks: list[datetime] = []
         self._sessions: dict[str, SubjectRef | None] = {}
@@ -71,6 +73,8 @@ class Run:
         entries = [self._entry(number, line) for number, line in lines if not _is_blank(line)]
         await self._people.resolve(entries, now=now)
         fences = await self._fences(now=now)
+        for refs in self._people.joined:
+            fences += await self._joiner.records(refs)
         items: list[Item] = []
         facts: list[LaneFact] = []
         for place, entry in enumerate(entries):
@@ -312,9 +316,7 @@ def _hashes(line: bytes, parsed: Parsed) -> tuple[bytes, bytes]:
     return event, sha256(parsed.digest_input).digest()
 
 
-def _verdict(
-    entry: Entry, items: Sequence[Item], *, is_waiting: bool
-) -> tuple[Outcome, Refusal | None]:
+def _verdict(entry: Entry, items: Sequence[Item], *, is_waiting: bool) -> tuple[Outcome, Refusal | None]:
     """Return what became of a line: the best of what became of its facts."""
     refusals = [item.refusal for item in items]
     if entry.reason is None and None in refusals:

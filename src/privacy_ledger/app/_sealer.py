@@ -118,8 +118,8 @@ class Sealer:
         """Return the default consents that the subject lacks and never withdrew or objected to."""
         if not self._defaults or member.is_defaulted:
             return ()
-        permissions = member.permissions
-        missing = [p for p in self._defaults if p not in permissions.grants and p not in permissions.objections]
+        known = {*member.permissions.grants, *member.permissions.objections}
+        missing = [purpose for purpose in self._defaults if purpose not in known]
         if missing and not member.is_new:
             withdrawn = await self._members.withdrawn(member.ref)
             missing = [purpose for purpose in missing if purpose not in withdrawn]
@@ -207,16 +207,10 @@ class Sealer:
 
     def _keys(self, items: Sequence[Item], *, now: datetime) -> list[DataKey | None]:
         """Return a key per item: one of its own where the category is fine, else the current one."""
-        fine = iter(
-            self._members.fresh_keys(
-                [(item.member.ref, item.terms.group) for item in items if item.terms.is_fine], now=now
-            )
-        )
-        shared = iter(
-            self._members.keys(
-                [KeyWant(item.member.ref, item.terms.group) for item in items if not item.terms.is_fine], now=now
-            )
-        )
+        own = [(item.member.ref, item.terms.group) for item in items if item.terms.is_fine]
+        common = [KeyWant(item.member.ref, item.terms.group) for item in items if not item.terms.is_fine]
+        fine = iter(self._members.fresh_keys(own, now=now))
+        shared = iter(self._members.keys(common, now=now))
         return [next(fine if item.terms.is_fine else shared) for item in items]
 
 

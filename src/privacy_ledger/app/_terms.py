@@ -55,7 +55,9 @@ class TermsBook:
             terms = self._known[kind] = self._look_up(kind)
             return terms
 
-    def origin(self, terms: Terms, *, source: str, received_at: datetime, tag: bytes, digest: bytes) -> Origin:
+    def origin(
+        self, terms: Terms, *, source: str, received_at: datetime, tag: bytes, digest: bytes
+    ) -> Origin:
         """Return the clear headers of a record under these terms."""
         defaults = self.rules.registry.defaults
         return Origin(

@@ -40,9 +40,7 @@ _TAIL: Final = 200
 T = TypeVar("T", bound=ControlRecord)
 
 
-class CourseAdded(
-    Struct, frozen=True, kw_only=True, tag="catalogue.course_added", tag_field="type"
-):
+class CourseAdded(Struct, frozen=True, kw_only=True, tag="catalogue.course_added", tag_field="type"):
     """A course stands in the catalogue from here on; a fact about no person."""
 
     course: str
@@ -211,9 +209,7 @@ class Registrar:
 
     # Windows --------------------------------------------------------------------------------
 
-    async def open_window(
-        self, *, product: str, window: str, policy: str, keyset: Sequence[str]
-    ) -> None:
+    async def open_window(self, *, product: str, window: str, policy: str, keyset: Sequence[str]) -> None:
         """Open a window of a product for these cells."""
         now = self._clock.now()
         event = WindowOpened(at=now, product=product, window=window, policy=policy, keyset=tuple(keyset))

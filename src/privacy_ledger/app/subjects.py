@@ -146,7 +146,8 @@ class Subjects:
             usable &= self._rules.consent_purposes
         if purpose not in usable:
             raise RefusedByPolicy(
-                Refusal.UNKNOWN_PURPOSE, f"There is no such purpose here. Those are: {', '.join(sorted(usable))}."
+                Refusal.UNKNOWN_PURPOSE,
+                f"There is no such purpose here. Those are: {', '.join(sorted(usable))}.",
             )
 
     # Restriction and status -----------------------------------------------------------------

@@ -225,7 +225,7 @@ def spent(state: BudgetState, day: date, *, horizon_days: int) -> Fraction:
     first = 0
     for last, rho in near:
         running += rho
-        while near[first][0] < max(last, day) - reach:  # the span ends at a charge, or at `day`
+        while near[first][0] < last - reach:
             running -= near[first][1]
             first += 1
         dearest = max(dearest, running)

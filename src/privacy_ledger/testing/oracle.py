@@ -1,4 +1,4 @@
-"""An oracle: what a ledger must mean, computed from the documents and apart from the folds.
+"""An oracle: what a ledger must mean, computed from its rules and apart from the folds.
 
 It is naive on purpose. Each subject's history is read from the start, live records are a list that
 is filtered, and projections are counted from that list at the end. A discarded record is one that
@@ -14,27 +14,14 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.domain.events import (
-    AccountRegistered,
-    AccountUpdated,
-    CertificateIssued,
     ConsentGranted,
     ConsentWithdrawn,
     ControlFact,
     ControlRecord,
-    CourseCompleted,
-    CourseEnrolled,
-    CourseGraded,
-    CoursePostCreated,
-    CourseQuizAnswered,
-    CourseUnenrolled,
-    DeviceObserved,
     ErasureRequested,
     Fact,
-    LocationDerived,
     MinorStatusDeclared,
     ObjectionRaised,
-    ProfileFieldCleared,
-    ProfileFieldSet,
     RecordDiscarded,
     RestrictionLifted,
     RestrictionStarted,
@@ -43,18 +30,15 @@ from privacy_ledger.domain.events import (
     Tick,
     TimeConfirmed,
     UsagePageViewed,
-    VideoCompleted,
-    VideoPaused,
-    VideoPlayed,
-    VideoSeeked,
     WindowSealed,
 )
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
-from privacy_ledger.domain.values import NOBODY, Category, SubjectRef
-from privacy_ledger.streams.progress import CourseProgress, Quiz, Video
+from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
+from privacy_ledger.streams.progress import CourseProgress
 from privacy_ledger.streams.record import Record, Undecodable
-from privacy_ledger.streams.subject_view import Stamped, SubjectPart
+from privacy_ledger.streams.subject_view import SubjectPart
+from privacy_ledger.testing._oracle_views import progress_of, subject_view_of
 
 __all__ = ["Expected", "Oracle", "Subject", "progress_of", "subject_view_of"]
 
@@ -67,8 +51,8 @@ ANALYSE: Final = "improve.analyse"
 class Subject(Struct, frozen=True, kw_only=True):
     """What must be true of one subject at the end of a log.
 
-    `live` maps the id of each accepted record to the purposes in force for it; `tombstones` are
-    the ids of the records that must be removed, `causes` how many of them for which reason.
+    `live` maps the id of each accepted record to the purposes in force for it; `removed` maps the
+    id of each record that must get a tombstone to its cause and the request that it names.
     """
 
     is_registered: bool
@@ -79,8 +63,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     grants: dict[str, datetime]
     objected: frozenset[str]
     live: dict[bytes, tuple[str, ...]]
-    tombstones: frozenset[bytes]
-    causes: dict[str, int]
+    removed: dict[bytes, tuple[str, str]]
     subject_view: SubjectPart
     progress: dict[str, CourseProgress]
 
@@ -104,6 +87,12 @@ class _Live(Struct):
     record: Record
     purposes: tuple[str, ...]
     is_held: bool
+
+
+class _Due(Struct, frozen=True):
+    """What a tick made due under the rules of its own offset; it waits for the lift."""
+
+    record_ids: frozenset[bytes]
 
 
 class _Purge(Struct, frozen=True):
@@ -177,11 +166,10 @@ class _History:
         self.grants: dict[str, datetime] = {}
         self.objected: set[str] = set()
         self.live: list[_Live] = []
-        self.removed: dict[bytes, str] = {}
-        self.waiting_purges: list[_Purge] = []
-        self.fell_due: set[bytes] = set()
+        self.removed: dict[bytes, tuple[str, str]] = {}
+        self.until_lift: list[_Due | _Purge] = []
         self.parked: Record | None = None
-        self.behind: list[Record] = []
+        self.behind: list[tuple[Record, Rules]] = []
         self.windows: set[tuple[str, str]] = set()
 
     def read(self, records: Sequence[Record]) -> None:
@@ -192,7 +180,7 @@ class _History:
             record = records[position]
             position += 1
             if record.record_id in discarded and isinstance(record.body, Undecodable):
-                self.removed[record.record_id] = Refusal.DISCARDED
+                self.removed[record.record_id] = (Refusal.DISCARDED, "")
                 continue
             named = self._names_the_parked(record)
             if named is not None:
@@ -213,9 +201,11 @@ class _History:
         if isinstance(body, ControlRecord):
             self._control_record(body)
         elif self.is_ended:
-            self._after_the_end(record)
-        elif self.parked is not None and not _is_end(body):
-            self.behind.append(record)
+            self._after_the_end(record, self.rules)
+        elif isinstance(body, ErasureRequested) and body.scope == "person":
+            self._end(body)
+        elif self.parked is not None:
+            self.behind.append((record, self.rules))
         elif isinstance(body, Undecodable):
             self.parked = record
         elif isinstance(body, ControlFact):
@@ -225,11 +215,23 @@ class _History:
         elif isinstance(body, Fact):
             self._data(record, body)
 
-    def _after_the_end(self, record: Record) -> None:
+    def _after_the_end(self, record: Record, rules: Rules) -> None:
         if isinstance(record.body, Fact):
-            self.removed[record.record_id] = self._refusal(record, ()) or Refusal.SUBJECT_ERASED
+            refusal = _malformed(record, rules) or Refusal.SUBJECT_ERASED
+            self.removed[record.record_id] = (refusal, "")
         elif isinstance(record.body, Undecodable):
-            self.removed[record.record_id] = Refusal.SUBJECT_ERASED
+            self.removed[record.record_id] = (Refusal.SUBJECT_ERASED, "")
+
+    def _end(self, body: ErasureRequested) -> None:
+        """End the person, whatever the request's id: neither a retry nor parked records prevent it."""
+        self._drop({live.record.record_id for live in self.live}, Refusal.ERASED, body.request)
+        self.grants, self.objected = {}, set()
+        self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
+        if self.parked is not None:
+            self._after_the_end(self.parked, self.rules)
+        for record, rules in self.behind:
+            self._after_the_end(record, rules)
+        self.parked, self.behind = None, []
 
     # Control records ----------------------------------------------------------------------
 
@@ -257,9 +259,12 @@ class _History:
         if self.tick is not None and at <= self.tick:
             return
         self.tick, self.unconfirmed = at, None
-        due = {live.record.record_id for live in self.live if self._is_past(live.record, at)}
-        if self.is_restricted or self.parked is not None:
-            self.fell_due |= due
+        if self.parked is not None:
+            # Time stands still for the subject; the reading after the discard lets it pass.
+            return
+        due = frozenset(live.record.record_id for live in self.live if self._is_past(live.record, at))
+        if self.is_restricted:
+            self.until_lift.append(_Due(due))
         else:
             self._drop(due, Refusal.RETENTION)
 
@@ -306,7 +311,7 @@ class _History:
                 self._erase(body, offset)
             case RecordDiscarded():
                 named = bytes.fromhex(body.record)
-                self._drop({named}, Refusal.DISCARDED)
+                self._drop({named} - self._evidence(), Refusal.DISCARDED)
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:
@@ -318,48 +323,48 @@ class _History:
         if not self.is_restricted:
             return
         self.is_restricted = False
-        for purge in self.waiting_purges:
-            self._purge(purge.purposes, purge.offset, Refusal.WITHDRAWN)
-        self.waiting_purges = []
-        self._drop(self.fell_due, Refusal.RETENTION)
-        self.fell_due = set()
+        for waited in self.until_lift:
+            if isinstance(waited, _Due):
+                self._drop(waited.record_ids, Refusal.RETENTION)
+            else:
+                self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
+        self.until_lift = []
         for live in self.live:
             live.is_held = False
 
     def _erase(self, body: ErasureRequested, offset: int) -> None:
+        """Erase a category or a purpose at once, also under restriction; evidence stays."""
         if body.scope == "category":
             of_category = {
                 live.record.record_id for live in self.live if live.record.category == body.category
             }
-            self._drop(of_category, Refusal.ERASED)
+            self._drop(of_category - self._evidence(), Refusal.ERASED, body.request)
         elif body.scope == "purpose" and body.purpose is not None:
-            self._purge(frozenset({body.purpose}), offset, Refusal.ERASED)
-        elif body.scope == "person":
-            self._drop({live.record.record_id for live in self.live}, Refusal.ERASED)
-            self.grants, self.objected = {}, set()
-            self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
-            waiting = [self.parked, *self.behind] if self.parked is not None else []
-            self.parked, self.behind = None, []
-            for record in waiting:
-                self._after_the_end(record)
+            self._purge(frozenset({body.purpose}), offset, Refusal.ERASED, body.request)
+
+    def _evidence(self) -> set[bytes]:
+        """Return the ids of the live records that prove what was consented to."""
+        return {
+            live.record.record_id for live in self.live if live.record.category is Category.EVIDENCE
+        }
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
-            self.waiting_purges.append(_Purge(purposes, offset))
+            self.until_lift.append(_Purge(purposes, offset))
         else:
             self._purge(purposes, offset, Refusal.WITHDRAWN)
 
-    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal) -> None:
+    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> None:
         for live in self.live:
-            if live.record.offset <= offset:
+            if live.record.offset < offset:
                 live.purposes = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
-        self._drop({live.record.record_id for live in self.live if not live.purposes}, cause)
+        self._drop({live.record.record_id for live in self.live if not live.purposes}, cause, request)
 
-    def _drop(self, record_ids: Iterable[bytes], cause: Refusal) -> None:
+    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> None:
         gone = set(record_ids)
         for live in self.live:
             if live.record.record_id in gone:
-                self.removed[live.record.record_id] = cause
+                self.removed[live.record.record_id] = (cause, request)
         self.live = [live for live in self.live if live.record.record_id not in gone]
 
     # Data events --------------------------------------------------------------------------
@@ -368,32 +373,31 @@ class _History:
         purposes = tuple(p for p in record.purposes if p in self._in_force(record.occurred_at))
         refusal = self._refusal(record, purposes)
         if refusal is not None:
-            self.removed[record.record_id] = refusal
+            self.removed[record.record_id] = (refusal, "")
             return
         self.live.append(_Live(record, purposes, self.is_restricted))
         match fact:
-            case ConsentGranted():
+            case ConsentGranted() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
                 known = self.grants.get(fact.purpose, fact.occurred_at)
                 self.grants[fact.purpose] = min(known, fact.occurred_at)
-            case ConsentWithdrawn():
+            case ConsentWithdrawn() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
                 self.grants.pop(fact.purpose, None)
                 self._purge_or_wait(frozenset({fact.purpose}), record.offset)
-            case ObjectionRaised():
+            case ObjectionRaised() if self._basis(fact.purpose) is LawfulBasis.LEGITIMATE_INTEREST:
                 self.objected.add(fact.purpose)
                 self._purge_or_wait(frozenset({fact.purpose}), record.offset)
             case _:
                 pass
 
+    def _basis(self, purpose: str) -> LawfulBasis | None:
+        """Return the basis of a purpose under the rules in force; None: there is no such purpose."""
+        bases = {row.id: row.basis for row in self.rules.registry.purposes}
+        return bases.get(purpose)
+
     def _refusal(self, record: Record, in_force: tuple[str, ...]) -> Refusal | None:
-        rule = self.rules.event(record.type)
-        if rule is None or rule.category != record.category:
-            return Refusal.UNKNOWN_EVENT
-        if record.occurred_at > record.received_at + FUTURE_MAX:
-            return Refusal.TIME_FUTURE
-        if not all(self.rules.is_allowed(p) and p in rule.purposes for p in record.purposes):
-            return Refusal.UNKNOWN_PURPOSE
-        if self.is_ended:
-            return Refusal.SUBJECT_ERASED
+        malformed = _malformed(record, self.rules)
+        if malformed is not None:
+            return malformed
         if self.not_before is None:
             return Refusal.SUBJECT_UNKNOWN
         if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:
@@ -427,7 +431,7 @@ class _History:
         """Return what the history means now."""
         folded = [live for live in self.live if not live.is_held]
         return Subject(
-            is_registered=self.not_before is not None,
+            is_registered=self.not_before is not None or self.is_ended,
             is_ended=self.is_ended,
             is_restricted=self.is_restricted,
             is_parked=self.parked is not None,
@@ -435,95 +439,23 @@ class _History:
             grants=dict(sorted(self.grants.items())),
             objected=frozenset(self.objected),
             live={live.record.record_id: live.purposes for live in self.live},
-            tombstones=frozenset(self.removed),
-            causes=dict(sorted(Counter(str(cause) for cause in self.removed.values()).items())),
+            removed={record_id: (str(cause), request) for record_id, (cause, request) in self.removed.items()},
             subject_view=subject_view_of([live.record for live in folded]),
             progress=progress_of([live.record for live in folded if DELIVER in live.purposes]),
         )
 
 
-def subject_view_of(records: Iterable[Record]) -> SubjectPart:
-    """Return the subject view of these records, oldest first."""
-    account: dict[str, Stamped] = {}
-    profile: dict[str, Stamped] = {}
-    devices: Counter[str] = Counter()
-    countries: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    for record in records:
-        counts[record.type] += 1
-        match record.body:
-            case AccountRegistered() | AccountUpdated() as fact:
-                for field in ("username", "name", "email"):
-                    value = getattr(fact, field)
-                    if value is not None:
-                        account[field] = Stamped(record.offset, value)
-            case ProfileFieldSet() as fact:
-                profile[fact.field] = Stamped(record.offset, fact.value)
-            case ProfileFieldCleared() as fact:
-                profile.pop(fact.field, None)
-            case DeviceObserved() as fact:
-                devices[f"{fact.browser or '?'} / {fact.system or '?'} / {fact.device_class}"] += 1
-            case LocationDerived() as fact:
-                countries[fact.country] += 1
-            case _:
-                pass
-    return SubjectPart(dict(account), dict(profile), dict(devices), dict(countries), dict(counts))
-
-
-def progress_of(records: Iterable[Record]) -> dict[str, CourseProgress]:
-    """Return the progress by course of these records, oldest first."""
-    courses: dict[str, CourseProgress] = {}
-    for record in records:
-        fact = record.body
-        if isinstance(fact, _LEARNING):
-            course = courses.setdefault(fact.course or "", CourseProgress(videos={}, quizzes={}))
-            _count(course, fact, record.offset)
-    return courses
-
-
-_LEARNING = (
-    CertificateIssued, CourseCompleted, CourseEnrolled, CourseGraded, CoursePostCreated,
-    CourseQuizAnswered, CourseUnenrolled, VideoCompleted, VideoPaused, VideoPlayed, VideoSeeked,
-)  # fmt: skip
-
-
-def _count(course: CourseProgress, fact: Fact, offset: int) -> None:
-    """Add one fact to a course's progress, in place."""
-    match fact:
-        case CourseEnrolled() | CourseUnenrolled():
-            course.enrolled = (offset, isinstance(fact, CourseEnrolled))
-        case CourseGraded() if fact.has_passed is not None:
-            course.passed = (offset, fact.has_passed)
-        case CourseCompleted():
-            course.is_completed = True
-        case CertificateIssued():
-            course.certificates += 1
-        case CoursePostCreated():
-            course.posts += 1
-        case CourseQuizAnswered():
-            quiz = course.quizzes.setdefault(fact.problem, Quiz())
-            quiz.attempts += 1
-            quiz.correct += 1 if fact.is_correct else 0
-            if fact.score is not None and fact.score_max:
-                quiz.best_permille = max(
-                    quiz.best_permille, min(1000, int(1000 * fact.score // fact.score_max))
-                )
-        case VideoPlayed() | VideoPaused() | VideoCompleted():
-            video = course.videos.setdefault(fact.video, Video())
-            video.plays += isinstance(fact, VideoPlayed)
-            video.pauses += isinstance(fact, VideoPaused)
-            video.completions += isinstance(fact, VideoCompleted)
-            video.position_ms_max = max(video.position_ms_max, fact.position_ms or 0)
-        case VideoSeeked():
-            video = course.videos.setdefault(fact.video, Video())
-            video.seeks += 1
-            video.position_ms_max = max(video.position_ms_max, fact.to_ms or 0)
-        case _:
-            pass
-
-
-def _is_end(body: object) -> bool:
-    return isinstance(body, ErasureRequested) and body.scope == "person"
+def _malformed(record: Record, rules: Rules) -> Refusal | None:
+    """Return why the record is refused whoever it is about; a consent ends whatever a clock says."""
+    rule = rules.event(record.type)
+    if rule is None or rule.category != record.category:
+        return Refusal.UNKNOWN_EVENT
+    is_no = isinstance(record.body, ConsentWithdrawn | ObjectionRaised)
+    if record.occurred_at > record.received_at + FUTURE_MAX and not is_no:
+        return Refusal.TIME_FUTURE
+    if not all(rules.is_allowed(p) and p in rule.purposes for p in record.purposes):
+        return Refusal.UNKNOWN_PURPOSE
+    return None
 
 
 def _month(instant: datetime) -> int:

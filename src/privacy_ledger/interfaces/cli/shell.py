@@ -7,15 +7,17 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import IntEnum
 from functools import update_wrapper
+from pathlib import Path
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 import msgspec
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from privacy_ledger.bootstrap import Runtime, open_runtime
-from privacy_ledger.domain.errors import BadInput, LedgerError, NotCaughtUp, RefusedByPolicy
+from privacy_ledger.domain.errors import BadInput, HomeUnusable, LedgerError, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.logging import configure
 from privacy_ledger.settings import Settings, from_environment
 
@@ -44,11 +46,30 @@ class Shell:
     ) -> None:
         """Read the settings; nothing is opened yet."""
         self.settings: Settings = from_environment(home=home, kafka=kafka)
+        self._is_home_named = bool(home) or self.settings.is_home_named
         self.as_json = as_json
         self.no_wait = no_wait
         self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
         self._out = Console(highlight=False, soft_wrap=True)
         configure(level=log_level, as_json=as_json)
+
+    def use_fresh_home(self, name: str) -> None:
+        """Work in a new home: the one that was named, else the first free `NAME`, `NAME-2`, ….
+
+        Raises:
+            HomeUnusable: the home that was named holds something already.
+        """
+        if self._is_home_named:
+            if _is_taken(self.settings.home):
+                raise HomeUnusable(
+                    "This command wants a new home, and the folder given is not empty. Choose "
+                    "another with --home, or leave it out."
+                )
+            return
+        number = 1
+        while _is_taken(home := Path(name if number == 1 else f"{name}-{number}")):
+            number += 1
+        self.settings = structs.replace(self.settings, home=home)
 
     @property
     def is_interactive(self) -> bool:
@@ -141,6 +162,10 @@ def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
     """End the command with a sentence."""
     click.echo(message, err=True)
     sys.exit(code)
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def progress_bar(shell: Shell) -> Progress:

@@ -1,0 +1,132 @@
+"""`erase` and `export`: the person's data leaves, or is handed over."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import msgspec
+
+from privacy_ledger.app.erasure import STEPS, ErasureOutcome, ErasurePlan
+from privacy_ledger.app.export import MANIFEST
+from privacy_ledger.bootstrap import Runtime, erasure_of, export_of, subjects_of
+from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
+
+__all__ = ["register", "write_files"]
+
+
+def register(group: click.Group) -> None:
+    """Add the commands."""
+    group.add_command(erase)
+    group.add_command(export)
+
+
+@click.command()
+@click.argument("subject")
+@click.option("--plan", "is_plan", is_flag=True, help="Show what would go; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("-o", "--receipt", type=click.Path(path_type=Path), help="Write the receipts here (a folder).")
+@command
+async def erase(
+    shell: Shell, subject: str, is_plan: bool, yes: bool, receipt: Path | None  # noqa: FBT001 - click
+) -> int:
+    """Erase SUBJECT for ever: plan, then keys, projections, tombstones, verification, receipt.
+
+    Interrupted at any point, the same command goes on where it stopped.
+    """
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        person = (await subjects_of(runtime)).find(subject)
+        use_case = erasure_of(runtime)
+        await shell.settle(runtime)
+        plan = await use_case.plan(person.refs)
+        if is_plan or not (yes or _confirmed(shell, subject, plan)):
+            shell.result(msgspec.to_builtins(plan), _plan_text(plan))
+            shell.talk.print("Next: the same command with --yes. It cannot be undone.")
+            return Exit.PLAN_PENDING
+        total = len(STEPS) * len(person.refs)
+        done: list[str] = []
+
+        def note(_ref: SubjectRef, step: str) -> None:
+            done.append(step)
+            if shell.talk.is_terminal:
+                shell.talk.print(f"[{len(done)}/{total}] {step}", markup=False)
+
+        outcomes = await use_case.erase(person.refs, on_step=note)
+        await shell.settle(runtime)
+        if receipt is not None:
+            write_files(
+                receipt,
+                {f"receipt-{o.leaf[:16]}.json": o.receipt for o in outcomes if o.receipt and o.leaf},
+            )
+        return _report(shell, outcomes)
+
+
+def _confirmed(shell: Shell, subject: str, plan: ErasurePlan) -> bool:
+    """Ask a person at a terminal to type the subject; without a terminal the answer is no."""
+    if not shell.is_interactive:
+        return False
+    shell.talk.print(_plan_text(plan), markup=False)
+    return bool(click.prompt("Type the subject to erase it", err=True) == subject)
+
+
+def _plan_text(plan: ErasurePlan) -> str:
+    lines = [f"To be erased: {plan.references} references"]
+    lines += [f"  {count:>8,}  {category}" for category, count in sorted(plan.records.items())]
+    return "\n".join(lines)
+
+
+def _report(shell: Shell, outcomes: tuple[ErasureOutcome, ...]) -> int:
+    """Print the receipts, or what is still open; a receipt holds no personal data."""
+    is_done = all(outcome.is_completed for outcome in outcomes)
+    still_open = sorted({step for o in outcomes for step in o.open_steps})
+    receipts = [msgspec.Raw(o.receipt) for o in outcomes if o.receipt is not None]
+    document = {"completed": is_done, "receipts": receipts, "open": still_open}
+    if is_done:
+        leaves = ", ".join((o.leaf or "")[:16] for o in outcomes)
+        text = f"Erased and verified. Receipt leaf: {leaves}. The receipt goes to the person (-o DIR)."
+    else:
+        text = f"Not complete yet: {', '.join(still_open)}. Run the same command again."
+    shell.result(document, text)
+    return Exit.DONE if is_done else Exit.PARTLY_DONE
+
+
+@click.command()
+@click.argument("subject")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@command
+async def export(shell: Shell, subject: str, output: Path) -> None:
+    """Export what is held of SUBJECT: JSON per category, and a manifest with SHA-256."""
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        refs = (await subjects_of(runtime)).active(subject).refs
+        await shell.settle(runtime)
+        files = await _files(runtime, refs)
+        write_files(output, files)
+        shell.result(
+            {"files": sorted(files), "manifest": msgspec.Raw(files[MANIFEST])},
+            f"Wrote {len(files)} files to {output}.",
+        )
+
+
+async def _files(runtime: Runtime, refs: tuple[SubjectRef, ...]) -> dict[str, bytes]:
+    return await export_of(runtime).export(refs)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Write files that only their owner may read.
+
+    Raises:
+        HomeUnusable: the folder holds something already.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if any(folder.iterdir()):
+        raise HomeUnusable("The output folder is not empty. Choose a new folder with -o.")
+    for name, content in files.items():
+        if content is None:
+            continue
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)

@@ -19,7 +19,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where a home or a cluster is, and where its keys and stores lie."""
 
     home: Path
-    is_home_named: bool
+    is_home_named: bool = False
     keys: Path | None
     keystore: Path | None
     state: Path | None

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.app.erasure import Erasure
+from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest, LineReport, Source, Summary
+from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.domain.events import (
     COLLECTION_EVENTS,
     AccountRegistered,
@@ -22,13 +25,14 @@ from privacy_ledger.domain.events import (
     event_type,
 )
 from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Parsed, PersonFacts
-from privacy_ledger.ports.keys import Identity
-from privacy_ledger.ports.log import Row
-from privacy_ledger.settings import Settings
+from privacy_ledger.ports.keys import Identity, KeyVault
+from privacy_ledger.ports.log import EventLog, Row
+from privacy_ledger.settings import Settings, from_environment
 
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
 RECENT: Final = NOW - timedelta(days=1)
@@ -82,7 +86,7 @@ def _facts(said: Said) -> tuple[Fact, ...]:
     built = []
     for fields in said.facts:
         kind = _TYPES[str(fields["type"])]
-        built.append(kind(occurred_at=said.at, **{k: v for k, v in fields.items() if k != "type"}))  # type: ignore[call-arg] # every collection event
+        built.append(kind(occurred_at=said.at, **{k: v for k, v in fields.items() if k != "type"}))
     return tuple(built)
 
 
@@ -90,7 +94,7 @@ def played(*names: str, event: str, at: datetime = RECENT, video: str = "v1", **
     """Return a line that says that somebody played a video."""
     fact: dict[str, str | int] = {"type": event_type(VideoPlayed), "course": COURSE, "video": video}
     people = (names,) if names else ()
-    return line(Said(id=event, people=people, facts=(fact,), at=at, **more))  # type: ignore[arg-type] # strings
+    return line(Said(id=event, people=people, facts=(fact,), at=at, **more))
 
 
 def viewed(*names: str, event: str, at: datetime = RECENT) -> bytes:
@@ -110,10 +114,26 @@ class TestHome:
 
     __test__ = False
 
-    def __init__(self, runtime: bootstrap.Runtime, ingest: Ingest) -> None:
+    def __init__(self, runtime: bootstrap.Runtime, ingest: Ingest, rules: Rules) -> None:
         """Take the wiring."""
-        self.runtime = runtime
+        self.runtime = r = runtime
         self.ingest = ingest
+        self.subjects = Subjects(
+            log=r.log, vault=r.vault, codec=r.codec, views=r.views, clock=r.clock, ids=r.ids, rules=rules
+        )  # fmt: skip
+
+    def erasure(self, *, log: EventLog | None = None, vault: KeyVault | None = None) -> Erasure:
+        """Return the erasure use case; log and vault may be replaced by ones that fail."""
+        r = self.runtime
+        return Erasure(
+            log=log or r.log, vault=vault or r.vault, codec=r.codec, views=r.views, passes=r.passes,
+            clock=r.clock, ids=r.ids, build="test", wait_s=5.0,
+        )  # fmt: skip
+
+    async def export(self, name: str) -> dict[str, bytes]:
+        """Return the files of a person's export."""
+        r = self.runtime
+        return await Export(log=r.log, codec=r.codec, clock=r.clock).export((self.ref(name),))
 
     async def take(
         self,
@@ -160,9 +180,9 @@ class TestHome:
 
 def settings(folder: Path) -> Settings:
     """Return settings that keep everything in one folder."""
-    return Settings(
-        home=folder / "home", keys=folder / "keys", keystore=None, state=None, cluster=None,
-        topic_prefix="", partitions=None, data_home=folder / "data",
+    return structs.replace(
+        from_environment(home=str(folder / "home")),
+        keys=folder / "keys", keystore=None, state=None, cluster=None, data_home=folder / "data",
     )  # fmt: skip
 
 
@@ -185,4 +205,4 @@ async def home(
             views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=rules,
             passes=runtime.passes, seen=runtime.local.live_tags if runtime.local and is_exact else None,
         )  # fmt: skip
-        yield TestHome(runtime, ingest)
+        yield TestHome(runtime, ingest, rules)

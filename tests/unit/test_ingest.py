@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy_ledger.app.ingest import LineReport
-from privacy_ledger.app.subjects import Subjects
-from privacy_ledger.bootstrap import rules_in_force
+from privacy_ledger.app.ingest import LineReport, Source
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
@@ -23,22 +21,14 @@ from tests.unit.home import (
     TestHome,
     home,
     line,
+    parse,
     played,
     registered,
     viewed,
 )
 
 LONG_AGO = NOW - timedelta(days=100)
-PLAYED = {"type": "video.played.v1", "course": COURSE, "video": "v1"}
-
-
-async def subjects(it: TestHome) -> Subjects:
-    """Return the use cases about one person, over the home's ports."""
-    r = it.runtime
-    return Subjects(
-        log=r.log, vault=r.vault, codec=r.codec, views=r.views, clock=r.clock, ids=r.ids,
-        rules=await rules_in_force(r),
-    )  # fmt: skip
+PLAYED: dict[str, str | int] = {"type": "video.played.v1", "course": COURSE, "video": "v1"}
 
 
 async def plays(it: TestHome, name: str) -> int:
@@ -155,7 +145,7 @@ async def test_a_default_consent_never_overrides_a_withdrawal(
             await it.take([viewed("7", event="e1")], consents=("improve.analyse",))
         else:
             await it.take([played("7", event="e1")])
-        await (await subjects(it)).withdraw("openedx:user_id:7", "improve.analyse")
+        await it.subjects.withdraw("openedx:user_id:7", "improve.analyse")
         await it.runtime.passes.settle()
         s = await it.take([viewed("7", event="e2")], consents=("improve.analyse",))
         permissions = await it.runtime.views.get(PERMISSIONS, it.ref("7"))
@@ -201,7 +191,7 @@ async def test_two_references_found_to_be_one_person_are_joined(tmp_path: Path) 
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1")])
         await it.take([played("ada", event="e2")])
-        use = await subjects(it)
+        use = it.subjects
         await use.restrict("openedx:username:ada", ground="accuracy")
         await it.runtime.passes.settle()
         await it.take([played("7", "ada", event="e3"), played("ada", event="e4")])
@@ -216,7 +206,7 @@ async def test_two_references_found_to_be_one_person_are_joined(tmp_path: Path) 
 async def test_a_device_is_recorded_once_per_month(tmp_path: Path) -> None:
     """Also over runs, and never without the fact beside which it was seen."""
     lines = [line(Said(id=f"e{n}", people=(("7",),), facts=(PLAYED,), browser="Firefox")) for n in range(5)]
-    page = {"type": "usage.page_viewed.v1", "course": COURSE}
+    page: dict[str, str | int] = {"type": "usage.page_viewed.v1", "course": COURSE}
     alone = line(Said(id="x", people=(("7",),), facts=(page,), browser="Chrome"))
     async with home(tmp_path) as it:
         await it.take(lines[:3])
@@ -304,9 +294,6 @@ async def test_nothing_in_clear_names_a_person(tmp_path: Path) -> None:
 async def test_a_line_that_a_reader_refused_is_malformed(tmp_path: Path) -> None:
     """The reader's own reason is kept."""
     async with home(tmp_path) as it:
-        from privacy_ledger.app.ingest import Source  # noqa: PLC0415 - only here
-        from tests.unit.home import parse  # noqa: PLC0415 - only here
-
         s = await it.ingest.run([(1, Refusal.LINE_TOO_LONG)], Source(name="test", parse=parse))
     assert (s.malformed, s.reasons) == (1, {"line_too_long": 1})
 

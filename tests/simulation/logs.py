@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from itertools import accumulate
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct, structs
 
@@ -25,8 +25,9 @@ from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
 from privacy_ledger.streams.analytics import CourseViews
 from privacy_ledger.streams.progress import TABLE as PROGRESS_TABLE
 from privacy_ledger.streams.progress import Progress
-from privacy_ledger.streams.protocol import Processor
+from privacy_ledger.streams.protocol import Processor, Step
 from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
+from privacy_ledger.streams.states import Parts, Table
 from privacy_ledger.streams.subject_view import TABLE as SUBJECT_VIEW_TABLE
 from privacy_ledger.streams.subject_view import SubjectView
 from privacy_ledger.testing.memory import MemoryPass
@@ -55,6 +56,7 @@ OURS: Final = Removed(is_ours=True)
 COURSES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 DAYS: Final = tuple(START.date() + timedelta(days=days) for days in (0, 2, 5, 9))
 
+P = TypeVar("P")
 Factory = Callable[[Mapping[int, Record]], MemoryPass]
 
 
@@ -92,7 +94,7 @@ BOOKS: Final[Mapping[str, Rules]] = {
 }
 
 
-def _processor(name: str, table: Any, step: Any) -> Processor[Any]:
+def _processor(name: str, table: Table[Parts[P]], step: Step[P]) -> Processor[P]:
     return Processor(name=name, runs_in="core", source=LEDGER_EVENTS, table=table, step=step)
 
 
@@ -156,7 +158,7 @@ class _Drawing:
 
     # One record ---------------------------------------------------------------------------
 
-    def append(self, ref: SubjectRef, name: str, body: Body, **more: Any) -> bytes:
+    def append(self, ref: SubjectRef, name: str, body: Body, **more: Any) -> bytes:  # noqa: ANN401 - of `Record`
         record_id = RecordId(self.random.randbytes(16))
         self.records.append(
             Record(
@@ -296,7 +298,9 @@ class _Drawing:
         self.send(person, e.ConsentGranted(occurred_at=at, purpose=purpose, notice="n.v1"))
 
     def withdraw(self, person: _Person) -> None:
-        purpose = self.random.choice(("improve.analyse",) * 5 + ("comm.promote", "course.deliver", "rights.fulfil"))
+        purpose = self.random.choice(
+            ("improve.analyse",) * 5 + ("comm.promote", "course.deliver", "rights.fulfil")
+        )
         self.send(person, e.ConsentWithdrawn(occurred_at=self.occurred(), purpose=purpose))
 
     def object(self, person: _Person) -> None:
@@ -378,9 +382,7 @@ class _Drawing:
         if not named:
             self.data(person)
             return
-        body = e.RecordDiscarded(
-            request=self.request(person), occurred_at=self.now, record=named[0].hex()
-        )
+        body = e.RecordDiscarded(request=self.request(person), occurred_at=self.now, record=named[0].hex())
         if named[0] in person.poison and self.random.random() < 0.9:
             person.poison.remove(named[0])
         self.fact(person, body)
@@ -390,7 +392,7 @@ class _Drawing:
     def freeze(self, person: _Person) -> None:
         """Restrict somebody, park them, or both; time, rules and removals pass; then set them free."""
         pick = self.random.choice
-        ways = pick(((_FREE[0],), (_FREE[0],), (_FREE[1],), _FREE, (_FREE[1], _FREE[0])))
+        ways = pick((_FREE[:1], _FREE[:1], _FREE[1:], _FREE, _FREE[::-1]))
         actions = [begin for begin, _ in ways]
         for _ in range(self.random.randrange(2, 9)):
             actions.insert(self.random.randrange(1, len(actions) + 1), pick(_MEANWHILE))
@@ -402,6 +404,17 @@ class _Drawing:
         for action in actions:
             action(self, person)
             self.wait()
+
+    def flip(self, person: _Person) -> None:
+        """Let rules come and go around ticks of one month, while old records arrive."""
+        for digest in self.random.choice(("ab", "ba", "aba", "bab")):
+            self.control(e.RulesAdopted(at=self.now, registry_offset=1, digest=digest * 64))
+            if self.random.random() < 0.7:
+                self.send(person, self.page_view())
+            if self.random.random() < 0.7:
+                at = max(self.ticks, default=self.now) + timedelta(hours=1)
+                self.ticks.append(at)
+                self.control(e.Tick(at=at))
 
     def wait(self) -> None:
         self.now += timedelta(hours=self.random.choice((0, 1, 30, 100)))
@@ -446,13 +459,17 @@ class _Drawing:
         self.append(NOBODY, "heartbeat", Heartbeat())
 
 
-_FREE: Final = ((_Drawing.restrict, _Drawing.lift), (_Drawing.poison, _Drawing.discard))
-_MEANWHILE: Final = (
+_Action = Callable[[_Drawing, _Person], None]
+_FREE: Final[tuple[tuple[_Action, _Action], ...]] = (
+    (_Drawing.restrict, _Drawing.lift),
+    (_Drawing.poison, _Drawing.discard),
+)
+_MEANWHILE: Final[tuple[_Action, ...]] = (
     _Drawing.data, _Drawing.data, _Drawing.data, _Drawing.again, _Drawing.grant, _Drawing.withdraw,
     _Drawing.object, _Drawing.minor, _Drawing.erase_some, _Drawing.tick, _Drawing.tick, _Drawing.tick,
-    _Drawing.adopt, _Drawing.adopt, _Drawing.window,
+    _Drawing.adopt, _Drawing.adopt, _Drawing.window, _Drawing.flip,
 )  # fmt: skip
-_ACTIONS: Final = (
+_ACTIONS: Final[tuple[tuple[_Action, int], ...]] = (
     (_Drawing.data, 44), (_Drawing.again, 12), (_Drawing.grant, 7), (_Drawing.withdraw, 4),
     (_Drawing.object, 2), (_Drawing.restrict, 4), (_Drawing.lift, 5), (_Drawing.erase, 2),
     (_Drawing.minor, 2), (_Drawing.poison, 2), (_Drawing.discard, 4), (_Drawing.tick, 7),
@@ -462,7 +479,7 @@ _STAIRS: Final = tuple(accumulate(weight for _, weight in _ACTIONS))
 
 
 def draw(random: Random) -> list[Record]:
-    """Return 10-70 records in log order, not yet at offsets: 1-4 subjects and control records."""
+    """Return 10-90 records in log order, not yet at offsets: 1-4 subjects and control records."""
     drawing = _Drawing(random)
     for person in drawing.persons:
         if random.random() < 0.9:
@@ -520,6 +537,8 @@ class Simulation:
             self._append(record)
             if random.random() < patience:
                 self._write_tombstones(random)
+        for _ in range(random.randrange(3)):
+            self._write_tombstones(random)
         self._note_decisions()
 
     def _append(self, record: Record) -> None:

@@ -10,7 +10,7 @@ from privacy_ledger.app.ingest import LineReport, Source
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
-from privacy_ledger.ports.keys import Identity, IdentityStatus
+from privacy_ledger.ports.keys import Identity, Shredded
 from privacy_ledger.streams import progress, subject_view
 from privacy_ledger.streams.states import PERMISSIONS
 from tests.unit.home import (
@@ -246,9 +246,9 @@ async def test_a_link_moves_the_session_and_shreds_its_lane(tmp_path: Path) -> N
         second = await it.take([login])
         assert (second.accepted, second.linked) == (1, 3)
         assert await plays(it, "7") == 4
-        (lane,) = it.runtime.vault.find([Identity("lane:test", "session:s-one")])
-        assert lane is not None
-        assert lane.status is IdentityStatus.ERASED
+        kids = [row.value[1:33] for row in await it.rows(LEDGER_UNATTRIBUTED) if row.value]
+        opened = it.runtime.vault.open_keys(kids)
+        assert sorted(isinstance(opened[kid], Shredded) for kid in kids) == [False, True, True, True]
         later = await it.take([played(event="a9", session="s-one"), mine[0], login])
         assert (later.accepted, later.duplicates, later.unattributed) == (1, 2, 0)
         assert await plays(it, "7") == 5

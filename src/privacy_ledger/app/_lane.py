@@ -4,7 +4,8 @@ A lane record is sealed like any other, under a random reference that stands for
 for the day, where the line has no anonymous id). Nothing outside the seal is an id of the line.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,12 +15,12 @@ from msgspec import Struct
 from privacy_ledger.app._members import BEGINNING
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.domain.admission import FUTURE_TOLERANCE, is_past_retention
-from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy, SchemaMismatch
+from privacy_ledger.domain.errors import InvariantViolation, SchemaMismatch
 from privacy_ledger.domain.events import Fact, Personal
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
-from privacy_ledger.ports.keys import Identity, IdentityStatus, KeyWant
+from privacy_ledger.ports.keys import DataKey, Identity, KeyWant
 from privacy_ledger.ports.log import NewRecord, Row, header
 
 __all__ = ["LANE_ROWS_MAX", "Lane", "LaneEvent", "LaneFact", "is_session"]
@@ -30,6 +31,7 @@ LANE_AGE: Final = timedelta(days=13)
 """Lane keys are shredded at this age, a day before their records go (`fine-print` 3)."""
 _GROUP: Final = "lane"
 _PAGE: Final = 2000
+_KID: Final = slice(1, 33)
 
 
 class _Note(Struct, frozen=True):
@@ -101,7 +103,7 @@ class Lane:
     def records(self, facts: Sequence[LaneFact], *, now: datetime) -> tuple[list[NewRecord], set[int]]:
         """Return sealed lane records, and the lines whose facts break their own schema."""
         refs = self._refs([self._identity(fact.anonymous, now=now) for fact in facts], now=now)
-        keys = self._vault.sealing_keys([KeyWant(ref, _GROUP, 0) for ref in refs], now=now) if refs else ()
+        keys = self._vault.sealing_keys([KeyWant(ref, _GROUP) for ref in refs], now=now) if refs else ()
         records: list[NewRecord] = []
         broken: set[int] = set()
         for fact, key in zip(facts, keys, strict=True):
@@ -125,19 +127,15 @@ class Lane:
         return self.session(anonymous or f"day:{now.date().isoformat()}")
 
     def _refs(self, identities: Sequence[Identity], *, now: datetime) -> list[SubjectRef]:
-        """Return a lane reference per identity; a lane that was swept goes on as the day's."""
+        """Return a lane reference per identity, one look-up and one mint for all."""
         wanted = list(dict.fromkeys(identities))
         rows = dict(zip(wanted, self._vault.find(wanted), strict=True)) if wanted else {}
-        day = self._identity(None, now=now)
-        target = {
-            identity: day if row is not None and row.status is IdentityStatus.ERASED else identity
-            for identity, row in rows.items()
-        }
-        missing = [i for i in dict.fromkeys(target.values()) if rows.get(i) is None]
         known = {identity: row.ref for identity, row in rows.items() if row is not None}
-        minted = self._vault.mint([(i,) for i in missing], now=now, not_before=BEGINNING) if missing else ()
-        known.update(zip(missing, minted, strict=True))
-        return [known[target[identity]] for identity in identities]
+        missing = [identity for identity in wanted if identity not in known]
+        if missing:
+            minted = self._vault.mint([(i,) for i in missing], now=now, not_before=BEGINNING)
+            known.update(zip(missing, minted, strict=True))
+        return [known[identity] for identity in identities]
 
     # Out of the lane ------------------------------------------------------------------------
 
@@ -179,42 +177,50 @@ class Lane:
             received_at=record.received_at,
         )
 
-    def bind(self, ref: SubjectRef, anonymous: str, *, now: datetime) -> bool:
-        """Make later events of a session its person's; False where it is another's, or an ended one's.
+    def bind(self, sessions: Mapping[str, Identity], *, now: datetime) -> None:
+        """Make later events of sessions their persons', by an identity of each; one transaction.
 
-        A session that is known already is never bound again: that would join two persons.
+        It comes last in a move: a session that is bound has been moved. One that was bound
+        meanwhile is left alone, for binding it again would join two persons.
         """
-        identity = self.link(anonymous)
-        (row,) = self._vault.find((identity,))
-        if row is not None:
-            return row.ref == ref and row.status is IdentityStatus.ACTIVE
+        links = {anonymous: self.link(anonymous) for anonymous in sessions}
+        rows = self._vault.find(tuple(links.values()))
+        new = [
+            (sessions[anonymous], link)
+            for (anonymous, link), row in zip(links.items(), rows, strict=True)
+            if row is None
+        ]
+        if not new:
+            return
         try:
-            self._vault.bind(ref, (identity,), now=now)
-        except (RefusedByPolicy, InvariantViolation):
-            return False
-        return True
+            self._vault.mint(new, now=now, not_before=BEGINNING)
+        except InvariantViolation:  # somebody among them was erased meanwhile
+            for group in new:
+                with suppress(InvariantViolation):
+                    self._vault.mint((group,), now=now, not_before=BEGINNING)
 
     def close(self, ref: SubjectRef, *, now: datetime) -> None:
-        """Shred the key of a lane, and forget its session."""
-        self._vault.end(ref, now=now)
+        """Shred the key of a lane; an event that comes later gets a new one."""
         self._vault.shred(ref, now=now)
-        self._vault.erase_identities(ref, now=now)
 
     async def sweep(self, *, now: datetime) -> int:
         """Close every lane with a record older than thirteen days; return how many."""
         before_ms = int((now - LANE_AGE).timestamp() * 1000)
-        old: set[SubjectRef] = set()
+        old: dict[bytes, SubjectRef] = {}
         for partition in range(self._log.partitions(LEDGER_UNATTRIBUTED)):
             after = -1
             while rows := await self._log.read(LEDGER_UNATTRIBUTED, partition, after=after, limit=_PAGE):
-                old |= {SubjectRef(row.key[:REF_BYTES]) for row in rows if row.appended_ms < before_ms}
+                for row in rows:
+                    if row.appended_ms < before_ms and row.value is not None:
+                        old[row.value[_KID]] = SubjectRef(row.key[:REF_BYTES])
                 after = rows[-1].offset
                 if rows[-1].appended_ms >= before_ms:
                     break
-        open_lanes = [ref for ref in sorted(old) if not self._vault.is_ended(ref)]
-        for ref in open_lanes:
+        opened = self._vault.open_keys(tuple(old)) if old else {}
+        refs = sorted({old[kid] for kid, key in opened.items() if isinstance(key, DataKey)})
+        for ref in refs:
             self.close(ref, now=now)
-        return len(open_lanes)
+        return len(refs)
 
 
 def is_session(anonymous: str | None) -> bool:

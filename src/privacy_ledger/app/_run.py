@@ -19,7 +19,7 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED, REQUESTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.formats import Format, Parsed
-from privacy_ledger.ports.keys import IdentityStatus
+from privacy_ledger.ports.keys import Identity
 from privacy_ledger.ports.log import NewRecord
 
 __all__ = ["Run"]
@@ -240,20 +240,21 @@ class Run:
     ) -> None:
         """Move what waits for the sessions that this batch has shown to be somebody's.
 
-        A session in which two persons acted links no more. The move is idempotent by its tags; it
-        ends with the shred of the lane's key.
+        A session in which two persons acted links no more. The move is idempotent by its tags; then
+        the lane's key is shredded, and at last the session is bound to its person.
         """
         self._no_lane -= {fact.anonymous for fact in facts if fact.anonymous is not None}
         owners = self._owners(entries, items)
-        lanes = [self._lane.session(anonymous) for anonymous in owners]
-        rows = self._members.find(lanes)
+        lanes = {anonymous: self._lane.session(anonymous) for anonymous in owners}
+        links = {anonymous: self._lane.link(anonymous) for anonymous in owners}
+        rows = self._members.find((*lanes.values(), *links.values()))
         moves: dict[SubjectRef, Member] = {}
-        for (anonymous, member), identity in zip(owners.items(), lanes, strict=True):
-            row = rows[identity]
-            if row is None or row.status is IdentityStatus.ERASED:
+        for anonymous in owners:
+            row = rows[lanes[anonymous]]
+            if row is None or rows[links[anonymous]] is not None:
                 self._no_lane.add(anonymous)
-            elif self._lane.bind(member.ref, anonymous, now=now):
-                moves[row.ref] = member
+            else:
+                moves[row.ref] = owners[anonymous][0]
         if not moves:
             return
         moved = [
@@ -266,14 +267,16 @@ class Run:
         self.summary.linked += sum(item.refusal is None for item in moved)
         for ref in moves:
             self._lane.close(ref, now=now)
+        sessions = {a: identity for a, (_, identity) in owners.items() if a not in self._no_lane}
+        self._lane.bind(sessions, now=now)
 
-    def _owners(self, entries: Sequence[Entry], items: Sequence[Item]) -> dict[str, Member]:
+    def _owners(self, entries: Sequence[Entry], items: Sequence[Item]) -> dict[str, tuple[Member, Identity]]:
         """Return the acting person of each session that may have a lane, by anonymous id."""
         taken = {item.line for item in items if item.refusal in (None, Refusal.DUPLICATE)}
         if len(self._sessions) > SESSIONS_MAX:
             self._sessions.clear()
             self._no_lane.clear()
-        owners: dict[str, Member] = {}
+        owners: dict[str, tuple[Member, Identity]] = {}
         for place, entry in enumerate(entries):
             parsed = entry.parsed
             if place not in taken or parsed is None or not parsed.people:
@@ -285,7 +288,7 @@ class Run:
                 self._sessions[anonymous] = None
                 owners.pop(anonymous, None)
             elif anonymous not in self._no_lane:
-                owners[anonymous] = member
+                owners[anonymous] = (member, entry.claims[0].identities[0])
         return owners
 
     def _moved(self, event: LaneEvent, member: Member) -> Item | None:

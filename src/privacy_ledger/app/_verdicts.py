@@ -86,7 +86,7 @@ class Summary(Struct, kw_only=True):
             case Outcome.MALFORMED:
                 self.malformed += 1
         if reason is not None:
-            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            self.reasons[str(reason)] = self.reasons.get(str(reason), 0) + 1
 
 
 def is_malformed(reason: Refusal) -> bool:

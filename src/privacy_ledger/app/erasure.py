@@ -284,7 +284,8 @@ class Erasure:
                 _store("ledger", max(remains.records, live)),
                 _store("projections", live),
                 _store("keystore keys", len(kids)),
-                _store("keystore identities", saga.identities),
+                # Every reference was minted for an identity; a crash may have lost their number.
+                StoreOutcome(store="keystore identities", outcome="erased", count=saga.identities),
                 _store("unattributed lane", 0),
             ),
             keys=_receipt.salted(salt, kids),

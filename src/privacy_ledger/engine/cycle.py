@@ -82,6 +82,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     position: PassPosition
     records: int
     parked: int
+    is_tick: bool
 
 
 ReadAt = Callable[[Sequence[int]], Awaitable[Sequence[Row]]]
@@ -282,7 +283,8 @@ class PartitionCycle:
         writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in emits)
         parked = [record for record in records if isinstance(record.body, Undecodable)]
         writes.extend((DLQ, self._pointer(record)) for record in parked)
-        if any(record.type == _TICK for record in records):
+        is_tick = any(record.type == _TICK for record in records)
+        if is_tick:
             writes.extend(self._heartbeats(own))
         return Batch(
             writes=tuple(writes),
@@ -292,6 +294,7 @@ class PartitionCycle:
             position=position,
             records=len(records),
             parked=len(parked),
+            is_tick=is_tick,
         )
 
     def _advance(self, records: Sequence[Record], rows: Sequence[Row]) -> PassPosition:

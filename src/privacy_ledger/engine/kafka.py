@@ -73,6 +73,7 @@ class _Owned:
         self.cycle: PartitionCycle | None = None
         self.is_running = False
         self.noted_at = 0.0
+        self.has_residue = False
 
 
 class KafkaEngine:
@@ -264,7 +265,7 @@ class KafkaEngine:
             if cycle is None or not owned.is_running or generation != self._generation:
                 return
             try:
-                await self._commit(cycle, partition, _rows(records))
+                await self._commit(owned, cycle, partition, _rows(records))
             except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
                 log_line.error("partition stopped", **self._where(partition), reason=str(error))
                 self._drop(partition, owned, delay_s=STOPPED_RETRY_S)
@@ -275,7 +276,9 @@ class KafkaEngine:
                 log_line.warning("cycle failed", **self._where(partition), reason=_code(error))
                 self._drop(partition, owned, delay_s=RETRY_S)
 
-    async def _commit(self, cycle: PartitionCycle, partition: int, rows: Sequence[Row]) -> None:
+    async def _commit(
+        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
+    ) -> None:
         batch = await cycle.run(rows, now=self._clock.now())
         if not batch.records:
             return
@@ -285,6 +288,12 @@ class KafkaEngine:
             batch.work, cycle, declaration=self._declaration, log=self._log,
             vault=self._vault, states=self._states, now=self._clock.now(),
         )  # fmt: skip
+
+        # A deleted value stays in the store's files until they are rewritten: at the next tick.
+        owned.has_residue = owned.has_residue or bool(batch.work.shreds or batch.work.tombstones)
+        if owned.has_residue and batch.is_tick:
+            await asyncio.to_thread(self._stores[partition].compact)
+            owned.has_residue = False
 
     def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:
         """Stop folding a partition and acquire it again later, from its own position."""

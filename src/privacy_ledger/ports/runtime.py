@@ -41,6 +41,10 @@ class StateStore(Protocol):
         """Apply all changes in one atomic batch; None deletes."""
         ...
 
+    def compact(self) -> None:
+        """Rewrite files so that deleted values are gone from them; may take a while."""
+        ...
+
     def close(self) -> None:
         """Close files; idempotent."""
         ...

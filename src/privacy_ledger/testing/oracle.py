@@ -344,9 +344,7 @@ class _History:
 
     def _evidence(self) -> set[bytes]:
         """Return the ids of the live records that prove what was consented to."""
-        return {
-            live.record.record_id for live in self.live if live.record.category is Category.EVIDENCE
-        }
+        return {live.record.record_id for live in self.live if live.record.category is Category.EVIDENCE}
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
@@ -439,7 +437,9 @@ class _History:
             grants=dict(sorted(self.grants.items())),
             objected=frozenset(self.objected),
             live={live.record.record_id: live.purposes for live in self.live},
-            removed={record_id: (str(cause), request) for record_id, (cause, request) in self.removed.items()},
+            removed={
+                record_id: (str(cause), request) for record_id, (cause, request) in self.removed.items()
+            },
             subject_view=subject_view_of([live.record for live in folded]),
             progress=progress_of([live.record for live in folded if DELIVER in live.purposes]),
         )

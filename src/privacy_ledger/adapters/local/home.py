@@ -35,6 +35,13 @@ class HomeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trial_anchored_at: UtcTime | None = None
 
 
+class _Stamp(Struct, frozen=True, kw_only=True):
+    """What `home.json` says in every version."""
+
+    format: str
+    version: int
+
+
 class Home(Struct, frozen=True, kw_only=True):
     """An opened home."""
 
@@ -112,18 +119,20 @@ def set_trial_clock(home: Home, at: datetime) -> Home:
 
 
 def _read(file: Path) -> HomeFile:
+    content = file.read_bytes()
     try:
-        said = msgspec.json.decode(file.read_bytes(), type=HomeFile)
+        # First what every version has in common: another one may hold members of its own.
+        stamp = msgspec.json.decode(content, type=_Stamp)
+        if stamp.format == FORMAT and stamp.version == VERSION:
+            return msgspec.json.decode(content, type=HomeFile)
     except (msgspec.DecodeError, UnicodeError):
         raise HomeUnusable(
             "home.json cannot be read. Restore it from a backup, or choose another home."
         ) from None
-    if said.format != FORMAT or said.version != VERSION:
-        raise HomeUnusable(
-            f"This home has version {said.version}, and this program reads {VERSION}. "
-            "Use the program that wrote it."
-        )
-    return said
+    raise HomeUnusable(
+        f"This home has version {stamp.version}, and this program reads {VERSION}. "
+        "Use the program that wrote it."
+    )
 
 
 def _write(file: Path, said: HomeFile) -> None:

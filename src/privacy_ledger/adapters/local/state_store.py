@@ -50,5 +50,8 @@ class LogStateStore:
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Do nothing: the committed cycle is the state."""
 
+    def compact(self) -> None:
+        """Do nothing: the log keeps the newest value of a state only, and compacts itself."""
+
     def close(self) -> None:
         """Do nothing: the log is closed by its owner."""

@@ -12,7 +12,7 @@ from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
-from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, fail, progress_bar
+from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
 __all__ = ["exit_code", "register", "summary_text"]
 
@@ -80,7 +80,9 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
     try:
         return stack.enter_context(file.open("rb"))
     except OSError as error:
-        fail(f"The file cannot be read ({error.strerror}). Check its name.", Exit.USAGE)
+        raise click.UsageError(
+            f"The file cannot be read ({error.strerror}). Check its name."
+        ) from None
 
 
 def exit_code(summary: Summary) -> Exit:

@@ -104,13 +104,15 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
         if unknown:
             raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(runtime.declared))}.")
         if runtime.embedded is not None:
-            return await _embedded_worker(shell, runtime, stop)
-        host = worker_host()
-        await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+            await _embedded_worker(shell, runtime, stop)
+        else:
+            host = worker_host()
+            await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+    shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
 
 
-async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) -> int:
+async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) -> None:
     """Hold the home's lock and fold what comes, until told to stop."""
     embedded = runtime.embedded
     if embedded is None or not await embedded.hold():
@@ -125,7 +127,6 @@ async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) 
                 await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
             except TimeoutError:
                 continue
-    return Exit.DONE
 
 
 @click.group()

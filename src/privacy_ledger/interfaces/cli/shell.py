@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import IntEnum
 from functools import update_wrapper
 from pathlib import Path
-from typing import Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -45,10 +45,17 @@ class Shell:
         self, *, home: str | None, kafka: str | None, as_json: bool, no_wait: bool, log_level: str
     ) -> None:
         """Read the settings; nothing is opened yet."""
-        self.settings: Settings = from_environment(home=home, kafka=kafka)
+        try:
+            self.settings: Settings = from_environment(home=home, kafka=kafka)
+        except ValueError:
+            raise click.UsageError(
+                "A PRIVACY_LEDGER_ variable of the environment has a value that cannot be used. "
+                "Check PRIVACY_LEDGER_PARTITIONS and PRIVACY_LEDGER_SECURITY_PROTOCOL."
+            ) from None
         self._is_home_named = bool(home) or self.settings.is_home_named
         self.as_json = as_json
         self.no_wait = no_wait
+        self.has_answered = False
         self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
         self._out = Console(highlight=False, soft_wrap=True)
         configure(level=log_level, as_json=as_json)
@@ -90,6 +97,7 @@ class Shell:
 
     def result(self, document: object, text: str | None = None) -> None:
         """Print the result: one JSON document with `--json`, else its text."""
+        self.has_answered = True
         if self.as_json:
             sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
             sys.stdout.flush()
@@ -115,9 +123,32 @@ def command(
         shell = click.get_current_context().find_object(Shell)
         if shell is None:
             raise click.UsageError("The command was started without its group.")
-        sys.exit(_run(shell, lambda: function(shell, *args, **kwargs)))
+        sys.exit(_run(shell, lambda: _started(function, shell, *args, **kwargs)))
 
     return update_wrapper(run, function)
+
+
+def _started(
+    function: Callable[Concatenate[Shell, P], Coroutine[object, object, int | None]],
+    shell: Shell,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Coroutine[object, object, int | None]:
+    """Start the command, unless an argument holds bytes that are no text."""
+    for value in kwargs.values():
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and not _is_text(text) for text in texts):
+            raise click.UsageError("An argument is not valid UTF-8. Type it again.")
+    return function(shell, *args, **kwargs)
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a string is whole characters: bytes that are none arrive as surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
@@ -128,18 +159,23 @@ def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
         return asyncio.run(work())
     except LedgerError as error:
         return _explain(shell, error)
+    except click.UsageError as error:
+        if shell.as_json and not shell.has_answered:
+            shell.result(_complaint(error.message, Exit.USAGE))
+        raise
     except KeyboardInterrupt:
-        shell.talk.print("Stopped. What was acknowledged is safe; run the command again.")
-        return Exit.FAILED
+        return _say(
+            shell, "Stopped. What was acknowledged is safe; run the command again.", Exit.FAILED
+        )
     except BrokenPipeError:
         return Exit.DONE
     except OSError as error:
-        shell.talk.print(
+        return _say(
+            shell,
             f"The operating system refused ({error.strerror or type(error).__name__}). "
             "Check disk space and permissions, then run `privacy-ledger doctor`.",
-            markup=False,
+            Exit.FAILED,
         )
-        return Exit.FAILED
 
 
 def _explain(shell: Shell, error: LedgerError) -> int:
@@ -151,17 +187,19 @@ def _explain(shell: Shell, error: LedgerError) -> int:
         code = Exit.USAGE
     elif isinstance(error, NotCaughtUp):
         code = Exit.PARTLY_DONE
-    refusal = getattr(error, "refusal", None)
-    if shell.as_json:
-        shell.result({"error": str(error), "reason": refusal, "exit": int(code)})
-    shell.talk.print(str(error), markup=False)
+    return _say(shell, str(error), code, reason=getattr(error, "refusal", None))
+
+
+def _say(shell: Shell, sentence: str, code: Exit, *, reason: str | None = None) -> int:
+    """Print why a command ends as it does; return its exit code."""
+    if shell.as_json and not shell.has_answered:
+        shell.result(_complaint(sentence, code, reason=reason))
+    shell.talk.print(sentence, markup=False)
     return code
 
 
-def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
-    """End the command with a sentence."""
-    click.echo(message, err=True)
-    sys.exit(code)
+def _complaint(sentence: str, code: Exit, *, reason: str | None = None) -> dict[str, object]:
+    return {"error": sentence, "reason": reason, "exit": int(code)}
 
 
 def _is_taken(folder: Path) -> bool:

@@ -1,0 +1,120 @@
+"""A cluster for one test: topics under a prefix of its own, real worker processes, a runtime."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from privacy_ledger.adapters.kafka import topics as kafka_topics
+from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.bootstrap import Runtime, open_runtime
+from privacy_ledger.domain.topics import TOPICS
+from privacy_ledger.settings import Settings
+
+__all__ = ["Cluster", "Worker"]
+
+
+class Worker:
+    """`privacy-ledger worker run` as a process."""
+
+    def __init__(self, cluster: "Cluster", *passes: str) -> None:
+        """Start it; its log lines go to a file."""
+        self.log = cluster.folder / f"worker-{uuid4().hex[:8]}.log"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "privacy_ledger", "--log-level", "INFO", "worker", "run", *passes],
+                env=cluster.env, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def running(self) -> int:
+        """Return how many times a partition was taken over so far."""
+        return self.log.read_bytes().count(b"partition running")
+
+    def wait_running(self, count: int, *, timeout_s: float = 40.0) -> float:
+        """Wait until that many partitions were taken over; return the seconds it took."""
+        started = time.monotonic()
+        while self.running() < count:
+            if self.process.poll() is not None or time.monotonic() - started > timeout_s:
+                raise AssertionError(self.log.read_text(errors="replace")[-2000:])
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self) -> float:
+        """End it by SIGTERM; return the seconds until it was gone."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        return time.monotonic() - started
+
+    def end(self) -> None:
+        """End it whatever state it is in."""
+        if self.process.poll() is None:
+            self.kill()
+
+
+class Cluster:
+    """Topics, keys and state folders of one test on a shared broker."""
+
+    def __init__(self, bootstrap: str, folder: Path, *, partitions: int = 4) -> None:
+        """Choose a fresh prefix; nothing is created yet."""
+        self.folder = folder
+        self.partitions = partitions
+        self.prefix = f"t{uuid4().hex[:10]}."
+        self.settings = Settings(
+            home=folder / "home",
+            keys=folder / "keys",
+            keystore=folder / "keystore.db",
+            state=folder / "state",
+            cluster=ClusterSettings(bootstrap=bootstrap),
+            topic_prefix=self.prefix,
+            partitions=partitions,
+            data_home=folder / "data",
+        )
+        self.env = {
+            **os.environ,
+            "PRIVACY_LEDGER_CLUSTER": bootstrap,
+            "PRIVACY_LEDGER_KEYS": str(folder / "keys"),
+            "PRIVACY_LEDGER_KEYSTORE": str(folder / "keystore.db"),
+            "PRIVACY_LEDGER_STATE": str(folder / "state"),
+            "PRIVACY_LEDGER_TOPIC_PREFIX": self.prefix,
+            "PRIVACY_LEDGER_PARTITIONS": str(partitions),
+            "XDG_DATA_HOME": str(folder / "data"),
+        }
+        self.workers: list[Worker] = []
+
+    async def create(self, *, scale_ms: int | None = None) -> None:
+        """Create the topics; `scale_ms` makes physical removal a matter of seconds."""
+        cluster = self.settings.cluster
+        if cluster is None:
+            raise AssertionError("a cluster test needs a cluster")
+        async with kafka_topics.open_admin(cluster) as admin:
+            await kafka_topics.apply(
+                admin, TOPICS, partitions=self.partitions, prefix=self.prefix, scale_ms=scale_ms
+            )
+
+    def worker(self, *passes: str) -> Worker:
+        """Start a worker that the test ends."""
+        started = Worker(self, *passes)
+        self.workers.append(started)
+        return started
+
+    @asynccontextmanager
+    async def runtime(self) -> AsyncIterator[Runtime]:
+        """Yield a runtime of this process on the cluster."""
+        async with open_runtime(self.settings) as runtime:
+            yield runtime
+
+    def end(self) -> None:
+        """End every worker."""
+        for worker in self.workers:
+            worker.end()

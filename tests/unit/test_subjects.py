@@ -1,0 +1,134 @@
+"""Consents, restriction, return and show, on the real log, keystore and passes."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from privacy_ledger.app.subjects import Subjects, identity_of
+from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.ports.keys import Identity
+from privacy_ledger.streams.states import PERMISSIONS
+from tests.unit.home import COURSE, NOW, TestHome, home, played, registered, viewed
+
+ADA = "openedx:username:ada"
+EMAIL = "ada@example.com"
+
+
+async def settled(it: TestHome, offsets: dict[int, int]) -> None:
+    """Wait for what a command appended."""
+    assert offsets
+    await it.runtime.passes.settle(offsets)
+
+
+@pytest.mark.parametrize(
+    ("subject", "identity"),
+    [
+        ("openedx:user_id:042", Identity("openedx:user_id", "42")),
+        ("openedx:username:a:b", Identity("openedx:username", "a:b")),
+        ("openedx:username:e\u0301", Identity("openedx:username", "\u00e9")),
+    ],
+)
+def test_a_subject_is_canonical(subject: str, identity: Identity) -> None:
+    """As the formats make it."""
+    assert identity_of(subject) == identity
+
+
+@pytest.mark.parametrize("subject", ["", "ada", "openedx:ada", "openedx:user_id:x", "openedx:username:"])
+def test_what_is_no_subject_is_bad_input(subject: str) -> None:
+    """And the message does not repeat it."""
+    with pytest.raises(BadInput) as raised:
+        identity_of(subject)
+    assert raised.value.refusal is Refusal.ID_INVALID
+
+
+async def test_a_grant_counts_for_later_events_only(tmp_path: Path) -> None:
+    """And a withdrawal ends it."""
+    async with home(tmp_path) as it:
+        await it.take([played("7", "ada", event="e1")])
+        await settled(it, await it.subjects.grant(ADA, "improve.analyse"))
+        later = it.runtime.clock.now() + timedelta(seconds=1)
+        s = await it.take([viewed("7", event="e2"), viewed("7", event="e3", at=later)])
+        assert (s.accepted, s.reasons) == (1, {"consent_missing": 1})
+        await settled(it, await it.subjects.withdraw(ADA, "improve.analyse"))
+        s = await it.take([viewed("7", event="e4", at=later)])
+        assert s.reasons == {"consent_missing": 1}
+
+
+@pytest.mark.parametrize("purpose", ["sale", "course.deliver", "nonsense"])
+async def test_a_grant_of_no_consent_purpose_is_refused(tmp_path: Path, purpose: str) -> None:
+    """Forbidden, resting on a contract, or unknown."""
+    async with home(tmp_path) as it:
+        await it.take([played("7", "ada", event="e1")])
+        with pytest.raises(RefusedByPolicy) as raised:
+            await it.subjects.grant(ADA, purpose)
+    assert raised.value.refusal is Refusal.UNKNOWN_PURPOSE
+
+
+async def test_an_unknown_subject_is_refused_without_its_name(tmp_path: Path) -> None:
+    """By every command."""
+    async with home(tmp_path) as it:
+        with pytest.raises(RefusedByPolicy) as raised:
+            await it.subjects.restrict(ADA, ground="claims")
+    assert raised.value.refusal is Refusal.SUBJECT_UNKNOWN
+    assert ":ada." not in str(raised.value).replace("openedx:username:ada)", "")
+
+
+async def test_a_restriction_holds_until_the_person_was_told(tmp_path: Path) -> None:
+    """A lift without a time, or with one in future, is refused."""
+    async with home(tmp_path) as it:
+        await it.take([played("7", "ada", event="e1")])
+        await settled(it, await it.subjects.restrict(ADA, ground="accuracy"))
+        for told in (None, NOW + timedelta(days=1)):
+            with pytest.raises(RefusedByPolicy):
+                await it.subjects.lift(ADA, notified_at=told)
+        assert (await it.subjects.show(ADA)).references[0].ground == "accuracy"
+        await settled(it, await it.subjects.lift(ADA, notified_at=NOW))
+        assert not (await it.subjects.show(ADA)).references[0].is_restricted
+
+
+async def test_an_objection_and_a_minor_status_are_folded(tmp_path: Path) -> None:
+    """Both act on the person's permissions."""
+    async with home(tmp_path) as it:
+        await it.take([played("7", "ada", event="e1")])
+        await settled(it, await it.subjects.object_to(ADA, "personalise.recommend"))
+        await settled(it, await it.subjects.minor(ADA, is_minor=True))
+        permissions = await it.runtime.views.get(PERMISSIONS, it.ref("7"))
+    assert permissions is not None
+    assert (permissions.objections, permissions.is_minor) == (("personalise.recommend",), True)
+
+
+async def test_show_is_masked_until_revealed(tmp_path: Path) -> None:
+    """A reveal leaves evidence with its reason."""
+    async with home(tmp_path) as it:
+        await it.take([registered("7", "ada", event="e1", email=EMAIL), played("7", event="e2")])
+        masked = (await it.subjects.show(ADA)).references[0]
+        with pytest.raises(BadInput):
+            await it.subjects.reveal(ADA, reason=" ")
+        await settled(it, await it.subjects.reveal(ADA, reason="ticket 12"))
+        clear = (await it.subjects.show(ADA, is_masked=False)).references[0]
+        types = await it.types("7")
+    assert masked.account == {"email": "a…", "name": "a…"}
+    assert clear.account == {"email": EMAIL, "name": "ada"}
+    assert masked.courses[COURSE].plays == clear.courses[COURSE].plays == 1
+    assert "audit.revealed.v1" in types
+
+
+async def test_only_an_erased_person_returns_and_under_a_new_reference(tmp_path: Path) -> None:
+    """The old reference stays ended; earlier events stay refused."""
+    async with home(tmp_path) as it:
+        await it.take([played("7", "ada", event="e1")])
+        use: Subjects = it.subjects
+        old = it.ref("7")
+        with pytest.raises(RefusedByPolicy):
+            await use.return_(ADA)
+        await it.erasure().erase(use.find(ADA).refs)
+        with pytest.raises(RefusedByPolicy):
+            await use.grant(ADA, "improve.analyse")
+        await settled(it, await use.return_(ADA))
+        assert it.ref("7") != old
+        later = it.runtime.clock.now()
+        s = await it.take([played("7", event="e1"), played("7", event="e9", at=later)])
+        assert (s.accepted, s.reasons) == (1, {"before_subject": 1})
+        assert use.find(ADA).refs == (it.ref("7"),)

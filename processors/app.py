@@ -32,8 +32,9 @@ class EngineService(Service):
         super().__init__()
         self.engines = [engine_for(runtime, name) for name in pass_names]
         self._running: list[asyncio.Task[None]] = []
-        self._crashing: asyncio.Task[None] | None = None
         self.is_up = asyncio.Event()
+        self.failed = asyncio.Event()
+        self.failure: BaseException | None = None
 
     async def on_start(self) -> None:
         """Start every engine; one that fails takes the worker down."""
@@ -46,7 +47,10 @@ class EngineService(Service):
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._crashing = asyncio.get_running_loop().create_task(self.crash(error))
+            # The message may be a foreign one: its class says enough, and no value.
+            log_line.error("engine failed", reason=type(error).__name__)
+            self.failure = error
+            self.failed.set()
 
     async def on_stop(self) -> None:
         """Finish the cycles in hand and leave the groups."""
@@ -107,14 +111,18 @@ async def run_worker(
     say(f"Running {', '.join(pass_names)}. SIGTERM or Ctrl-C stops.")
     ticks = asyncio.create_task(_tick(runtime, service))
     stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait((life, stopped), return_when=asyncio.FIRST_COMPLETED)
-    ticks.cancel()
+    failed = asyncio.create_task(service.failed.wait())
+    await asyncio.wait((life, stopped, failed), return_when=asyncio.FIRST_COMPLETED)
+    for task in (ticks, stopped, failed):
+        task.cancel()
     await service.stop()
     try:
         # What Faust itself holds is hints only: it gets a moment, and no more.
         await asyncio.wait_for(worker.stop(), HOST_STOP_S)
     except TimeoutError:
         log_line.info("host stopped late", state="cut")
+    if service.failure is not None:
+        raise service.failure
 
 
 async def _tick(runtime: Runtime, service: EngineService) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -105,6 +106,11 @@ class Cli:
     def ingest(self, lines: Iterable[bytes], *words: str | Path) -> Result:
         """Ingest lines through standard input."""
         return self.run("ingest", "-", "--format", "openedx", *words, stdin=b"\n".join(lines) + b"\n")
+
+    def copied(self, folder: Path) -> "Cli":
+        """Return the command on a copy of this home and its keys."""
+        shutil.copytree(self.folder, folder)
+        return Cli(folder, folder / self.home.relative_to(self.folder), dict(self.more))
 
     def settings(self) -> Settings:
         """Return the settings of the same home for the library."""

@@ -4,10 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.cli import Cli, new_cli
+from tests.cli.cli import Cli, enrolled, new_cli
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Return the command on a home that does not exist yet."""
     return new_cli(tmp_path / "cli")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """Return a home in which person 1 enrolled; copied, never changed."""
+    cli = new_cli(tmp_path_factory.mktemp("template") / "cli")
+    assert cli.ingest([enrolled(1)]).code == 0
+    return cli
+
+
+@pytest.fixture
+def used(template: Cli, tmp_path: Path) -> Cli:
+    """Return a home of the test's own in which person 1 enrolled."""
+    return template.copied(tmp_path / "used")

@@ -27,9 +27,11 @@ from privacy_ledger.streams.record import Record, Undecodable
 from privacy_ledger.streams.states import (
     GENERATIONS,
     INDEX,
+    META,
     PARKED,
     PERMISSIONS,
     SHREDS,
+    WAITING,
     WORK,
     Change,
     Shred,
@@ -126,6 +128,7 @@ class PartitionCycle:
             PassPosition() if stored is None else msgspec.msgpack.decode(stored, type=PassPosition)
         )
         self._pending_shreds: list[bytes] = []
+        self._has_books = False
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -139,6 +142,7 @@ class PartitionCycle:
             UnknownKey: many records in a row name keys that this keystore never held.
             ControlUnreadable: a control record for all cannot be read.
         """
+        await self._load_books()
         fresh = [row for row in rows if row.offset > self.position.offset]
         records = self._codec.decode(fresh)
         self._refuse_foreign_keystore(records)
@@ -153,6 +157,19 @@ class PartitionCycle:
             records = await self._isolate(records)
             work, emits = await self._fold_all(records)
         return self._batch(work, emits, records, fresh, now=now)
+
+    async def _load_books(self) -> None:
+        """Load every rule book that the committed states name, once after a take-over."""
+        if self._has_books:
+            return
+        meta = self._cache.load(META, b"")
+        digests = {None if meta is None else meta.registry_digest}
+        digests.update(parked.moment.registry_digest for _, parked in self._cache.scan(PARKED, b""))
+        digests.update(waits.moment.registry_digest for _, waits in self._cache.scan(WAITING, b""))
+        for digest in digests:
+            if digest is not None:
+                await self._books.load(digest)
+        self._has_books = True
 
     async def _fold_all(self, records: Sequence[Record]) -> tuple[Workspace, list[Emit]]:
         """Fold records into one workspace, serving what must be read again on the way."""
@@ -191,6 +208,7 @@ class PartitionCycle:
 
     async def retry_parked(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
         """Return what taking parked subjects up again changes, or None when nothing moves."""
+        await self._load_books()
         work = Workspace(self._cache)
         emits: list[Emit] = []
         for ref in refs:

@@ -289,10 +289,13 @@ class PassFold:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
         work.delete(FROZEN, record.ref)
         ticks = [pair for pair in work.scan(WAITING, record.ref) if pair[1].is_tick]
+        purges = sorted(before.purges, key=lambda purge: purge[1])
         for key, waiting in ticks:
+            earlier = [purge for purge in purges if purge[1] < waiting.offset]
+            self._removal.purge_purposes(work, record.ref, earlier)
             work.delete(WAITING, key)
             self._pass_tick(work, record.ref, waiting)
-        self._removal.purge_purposes(work, record.ref, before.purges)
+        self._removal.purge_purposes(work, record.ref, purges)
         return self._refold(work, record.ref, record.partition, after)
 
     def _pass_tick(self, work: Workspace, ref: SubjectRef, waiting: Waiting) -> None:
@@ -344,10 +347,11 @@ class PassFold:
         """Note a tick for a frozen subject, unless it says nothing new: same month, same rules."""
         moment = self._moment(work)
         ticks = [waiting for _, waiting in work.scan(WAITING, ref) if waiting.is_tick]
-        if ticks and moment.last_tick is not None and ticks[-1].moment.last_tick is not None:
-            last = ticks[-1].moment
-            is_same_month = month_of(ticks[-1].moment.last_tick) == month_of(moment.last_tick)
-            if is_same_month and last.registry_digest == moment.registry_digest:
+        last = ticks[-1].moment.last_tick if ticks else None
+        if last is not None and moment.last_tick is not None:
+            is_same_month = month_of(last) == month_of(moment.last_tick)
+            meta = work.get(META, _META_KEY) or Meta()
+            if is_same_month and meta.adopted_at < ticks[-1].offset:
                 return
         self._wait(work, ref, offset, is_tick=True)
 
@@ -428,7 +432,7 @@ class PassFold:
                         work, structs.replace(meta, unconfirmed=None), meta.unconfirmed, record.offset
                     )
             case RulesAdopted() as adopted:
-                work.put(META, _META_KEY, structs.replace(meta, registry_digest=adopted.digest))
+                work.put(META, _META_KEY, structs.replace(meta, registry_digest=adopted.digest, adopted_at=record.offset))
             case WindowOpened() as opened:
                 key = analytics.window_key(opened.product, opened.window)
                 if work.get(WINDOWS, key) is None:

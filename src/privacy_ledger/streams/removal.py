@@ -196,7 +196,18 @@ class Removal:
             and row.month + months < month_of(at)
         }
         for category, month in sorted(due):
-            self._drop_month(work, ref, category, month)
+            rows = [
+                (key, row) for key, row in _by_offset(work.scan(INDEX, ref))
+                if row.category is category and row.month == month
+            ]
+            if all(row.offset < below for _, row in rows):
+                self._drop_month(work, ref, category, month)
+                continue
+            for key, row in rows:  # the lift folds what stays again, and the timer stays for it
+                if row.offset < below:
+                    self.bury(
+                        work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row)
+                    )
 
     def _drop_month(
         self, work: Workspace, ref: SubjectRef, category: Category, month: int

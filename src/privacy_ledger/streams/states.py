@@ -119,6 +119,7 @@ class Meta(Struct, frozen=True, kw_only=True):
     last_tick: datetime | None = None
     unconfirmed: datetime | None = None
     registry_digest: str | None = None
+    adopted_at: int = -1
     sequence: int = 0
     versions: dict[str, int] = {}
 

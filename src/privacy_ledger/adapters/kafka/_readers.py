@@ -48,6 +48,14 @@ class PartitionReader:
         """Return at most `limit` records above `after`; empty only when the stable end is reached."""
         if limit <= 0:
             return ()
+        # Between calls the partition is paused: an idle reader must not poll the broker.
+        self._consumer.resume(self._partition)
+        try:
+            return await self._read(after=after, limit=limit)
+        finally:
+            self._consumer.pause(self._partition)
+
+    async def _read(self, *, after: int, limit: int) -> tuple[Row, ...]:
         end: int | None = None
         if self._after != after:
             # Beyond the end a fetch would be out of range, which must not look like the beginning.

@@ -29,6 +29,8 @@ _HEARTBEAT_INTERVAL_MS: Final = 1000
 _REBALANCE_TIMEOUT_MS: Final = 10_000
 _BATCH_BYTES: Final = 512 * 1024
 _FETCH_BYTES: Final = 4 * 1024 * 1024
+_FETCH_WAIT_MS: Final = 50
+"""A client has one fetch in flight per broker: a longer wait would hold up a seek for as long."""
 
 Option = str | int | bool | ssl.SSLContext | None
 
@@ -102,6 +104,7 @@ def reader_options(cluster: ClusterSettings) -> dict[str, Option]:
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
         "max_partition_fetch_bytes": _FETCH_BYTES,
+        "fetch_max_wait_ms": _FETCH_WAIT_MS,
     }
 
 

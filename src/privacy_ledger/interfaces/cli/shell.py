@@ -1,14 +1,15 @@
 """What every command shares: settings, output, errors as one plain sentence, exit codes."""
 
 import asyncio
+import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import IntEnum
 from functools import update_wrapper
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -16,7 +17,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from privacy_ledger.bootstrap import Runtime, open_runtime
+from privacy_ledger.bootstrap import Runtime, open_runtime, rules_in_force
 from privacy_ledger.domain.errors import BadInput, HomeUnusable, LedgerError, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.logging import configure
 from privacy_ledger.settings import Settings, from_environment
@@ -83,11 +84,16 @@ class Shell:
         """Whether a person sits at both ends."""
         return sys.stdin.isatty() and sys.stderr.isatty() and not self.as_json
 
-    def open(
+    @asynccontextmanager
+    async def open(
         self, *, trial: datetime | None = None, prepare: bool = True
-    ) -> AbstractAsyncContextManager[Runtime]:
-        """Open the home or the cluster."""
-        return open_runtime(self.settings, trial=trial, prepare=prepare)
+    ) -> AsyncIterator[Runtime]:
+        """Open the home or the cluster, ready to run its passes unless `prepare` is off."""
+        async with open_runtime(self.settings, trial=trial, prepare=prepare) as runtime:
+            if prepare:
+                # A pass goes on under the rules it had adopted; without their book its steps fail.
+                await rules_in_force(runtime)
+            yield runtime
 
     def announce(self, runtime: Runtime) -> None:
         """Say on standard error when a home runs on trial time."""
@@ -155,6 +161,9 @@ def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
     async def work() -> int:
         return int(await start() or Exit.DONE)
 
+    # asyncio's own handler waits for the loop, which a read of standard input may hold for ever.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     try:
         return asyncio.run(work())
     except LedgerError as error:
@@ -176,6 +185,11 @@ def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
             "Check disk space and permissions, then run `privacy-ledger doctor`.",
             Exit.FAILED,
         )
+
+
+def _interrupted(_number: int, _frame: object) -> NoReturn:
+    """Stop where the program is: what was acknowledged is durable, and what was not is repeated."""
+    raise KeyboardInterrupt
 
 
 def _explain(shell: Shell, error: LedgerError) -> int:

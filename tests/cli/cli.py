@@ -5,8 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.keys import Identity
 from privacy_ledger.ports.log import Row
 from privacy_ledger.settings import Settings, from_environment
+from tests.cli.forks import Forks
 
 COMMAND_TIMEOUT_S: Final = 120
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
@@ -61,6 +62,7 @@ class Cli:
 
     folder: Path
     home: Path
+    forks: Forks
     more: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -84,12 +86,18 @@ class Cli:
         start = [sys.executable, "-m", "privacy_ledger", "--home", str(self.home), *flags]
         return [*start, *map(str, words)]
 
-    def run(self, *words: str | Path, stdin: bytes = b"", as_json: bool = True) -> Result:
-        """Run a command to its end."""
-        return self.execute(self.arguments(*words, as_json=as_json), stdin=stdin)
+    def run(
+        self, *words: str | Path, stdin: bytes = b"", as_json: bool = True, fuse: int | None = None
+    ) -> Result:
+        """Run a command to its end, forked from a server that has imported it."""
+        code, out, err = self.forks.run(
+            self.arguments(*words, as_json=as_json)[3:],
+            folder=self.folder, environment=self.environment, stdin=stdin, fuse=fuse,
+        )  # fmt: skip
+        return Result(code, out.decode(), err.decode())
 
     def execute(self, arguments: Sequence[str], *, stdin: bytes = b"") -> Result:
-        """Run any command line in the command's environment."""
+        """Run any command line, afresh, in the command's environment."""
         done = subprocess.run(
             arguments, input=stdin, capture_output=True, check=False, cwd=self.folder,
             env=self.environment, timeout=COMMAND_TIMEOUT_S,
@@ -103,6 +111,18 @@ class Cli:
             stderr=subprocess.PIPE, cwd=self.folder, env=self.environment,
         )  # fmt: skip
 
+    @contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Yield a worker that holds the home; it is killed at the end."""
+        process = self.start("worker", "run")
+        assert process.stderr is not None
+        try:
+            assert b"Running all passes" in process.stderr.readline()
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
     def ingest(self, lines: Iterable[bytes], *words: str | Path) -> Result:
         """Ingest lines through standard input."""
         return self.run("ingest", "-", "--format", "openedx", *words, stdin=b"\n".join(lines) + b"\n")
@@ -110,7 +130,7 @@ class Cli:
     def copied(self, folder: Path) -> "Cli":
         """Return the command on a copy of this home and its keys."""
         shutil.copytree(self.folder, folder)
-        return Cli(folder, folder / self.home.relative_to(self.folder), dict(self.more))
+        return Cli(folder, folder / self.home.relative_to(self.folder), self.forks, dict(self.more))
 
     def settings(self) -> Settings:
         """Return the settings of the same home for the library."""
@@ -126,10 +146,10 @@ class Cli:
             yield runtime
 
 
-def new_cli(folder: Path) -> Cli:
+def new_cli(folder: Path, forks: Forks) -> Cli:
     """Return the command on a home that does not exist yet."""
     folder.mkdir(exist_ok=True)
-    return Cli(folder, folder / "home")
+    return Cli(folder, folder / "home", forks)
 
 
 # Lines ----------------------------------------------------------------------------------------
@@ -154,9 +174,7 @@ def enrolled(
     context = {"user_id": who, "course_id": COURSE}
     payload = {"user_id": who, "course_id": COURSE, "mode": mode}
     return encoded(
-        event(
-            "edx.course.enrollment.activated", at=at, username=name, context=context, event=payload, **more
-        )
+        event("edx.course.enrollment.activated", at=at, username=name, context=context, event=payload, **more)
     )
 
 

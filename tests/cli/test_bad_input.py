@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from tests.cli.cli import (
     subject,
     viewed,
 )
+from tests.cli.forks import Forks
 
 MARK: Final = "marker-qzx7"
 """Stands in every bad line; nothing that the ledger writes may hold it."""
@@ -86,9 +86,9 @@ class Mixed:
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
-    """Yield a run over every bad line, each between two good ones."""
-    cli = new_cli(tmp_path_factory.mktemp("mixed") / "cli")
+def mixed(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Mixed:
+    """Return a run over every bad line, each between two good ones."""
+    cli = new_cli(tmp_path_factory.mktemp("mixed") / "cli", forks)
     lines = [enrolled(1, number="first")]
     places: dict[str, int] = {}
     for number, (name, (line, _)) in enumerate(BAD.items()):
@@ -98,7 +98,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     report = cli.folder / "report.ndjson"
     result = cli.ingest(lines, "--report", report)
     rows = [json.loads(row) for row in report.read_bytes().splitlines()]
-    yield Mixed(cli, result, {row["line"]: row for row in rows}, places)
+    return Mixed(cli, result, {row["line"]: row for row in rows}, places)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -152,8 +152,8 @@ def test_the_naughty_strings_pass_as_names_and_ids_and_leave_no_trace(cli: Cli) 
     strings: list[str] = json.loads(NAUGHTY.read_bytes())
     assert len(strings) == 515
     cli.run("init")
-    long = {str(n): s.encode("utf-8", "surrogatepass") for n, s in enumerate(strings)}
-    tokens = {name: token for name, token in long.items() if len(token) >= SHORT}
+    every = {str(n): s.encode("utf-8", "surrogatepass") for n, s in enumerate(strings)}
+    tokens = {name: token for name, token in every.items() if len(token) >= SHORT}
     usual = {hit.name for hit in Scanner(tokens).scan([cli.home])}
     lines = []
     for number, text in enumerate(strings):
@@ -247,9 +247,16 @@ def test_events_of_nobody_wait_until_a_login_moves_them(cli: Cli) -> None:
     """They are counted as unattributed, and linked when the session turns out to be somebody's."""
     session = {"session": "a0b1c2d3e4f5a6b7", "username": ""}
     lines = [
-        encoded(event("edx.forum.thread.created", context={"course_id": COURSE}, event_id=f"thread-{n}", **session))
+        encoded(
+            event(
+                "edx.forum.thread.created",
+                context={"course_id": COURSE},
+                event_id=f"thread-{n}",
+                **session,
+            )
+        )
         for n in range(3)
-    ]  # fmt: skip
+    ]
     login = event("edx.user.login", at=RECENT + timedelta(minutes=1), context={"user_id": 3}, **session)
     waiting = cli.ingest(lines)
     linked = cli.ingest([encoded(login)])

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from tests.cli.cli import COURSE, NOW, PURPOSE, TRACEBACK, Cli, Result, enrolled, new_cli, played, subject
+from tests.cli.forks import Forks
 
 TOLD: Final = (NOW - timedelta(minutes=1)).isoformat()
 UNTIL: Final = (NOW - timedelta(days=4)).replace(hour=0, minute=0, second=0).isoformat()
@@ -78,6 +79,11 @@ WALK: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "restrict, erased": (4, ("restrict", ONE, "--ground", "claims")),
     "export, erased": (4, ("export", ONE, "-o", "erased")),
     "subject return": (0, ("subject", "return", ONE)),
+    "a value that is no choice": (2, ("restrict", ONE, "--ground", "grace-hopper")),
+    "an argument too many": (2, ("consent", "show", ONE, PURPOSE, "grace-hopper")),
+    "an option that is none": (2, ("consent", "show", ONE, "--grace-hopper")),
+    "an argument too few": (2, ("consent", "show")),
+    "a command that is none": (2, ("consent", "grace-hopper")),
     "init of a trial clock on real time": (2, ("init", "--trial-clock", "2030-01-01T00:00:00Z")),
     "a trial clock on a cluster": (
         2, ("--kafka", "127.0.0.1:1", "init", "--trial-clock", "2030-01-01T00:00:00Z"),
@@ -96,9 +102,9 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+def walk(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Walk:
     """Return what every command said."""
-    cli = new_cli(tmp_path_factory.mktemp("walk") / "cli")
+    cli = new_cli(tmp_path_factory.mktemp("walk") / "cli", forks)
     stdin = b"\n".join(LINES)
     return Walk(cli, {name: cli.run(*words, stdin=stdin) for name, (_, words) in WALK.items()})
 
@@ -169,6 +175,28 @@ def test_a_plan_changes_nothing_and_counts_by_category(walk: Walk) -> None:
     asked, planned = (walk.results[name].document for name in ("erase without a terminal", "erase, planned"))
     assert asked == planned
     assert (planned["records"]["coursework"], planned["records"]["patterns"]) == (1, 3)
+
+
+def test_a_usage_error_does_not_repeat_what_was_typed(walk: Walk) -> None:
+    """It may be a person's name."""
+    said = [result.out + result.err for result in walk.results.values()]
+    assert [text for text in said if "grace-hopper" in text] == []
+
+
+def test_a_jump_of_the_clock_is_confirmed_by_an_operator(cli: Cli) -> None:
+    """Until then the doctor names the command, and nothing falls due."""
+    cli.run("init", "--trial-clock", "2020-03-01T12:00:00+00:00")
+    cli.ingest([enrolled(1, at="2020-02-28T12:00:00+00:00")])
+    cli.run("init", "--trial-clock", "2024-03-01T12:00:00+00:00")
+    waiting = cli.run("doctor")
+    kept = cli.run("subject", "show", ONE)
+    accepted = cli.run("doctor", "--accept-time")
+    after = cli.run("subject", "show", ONE)
+    assert (waiting.code, waiting.document["findings"][0]["mend"]) == (1, "doctor --accept-time")
+    assert kept.document["references"][0]["counts"] == {"course.enrolled.v1": 1}
+    assert (accepted.code, accepted.document) == (0, {"findings": []})
+    assert after.document["references"][0]["counts"] == {}
+    assert cli.run("replay", "verify").document["equal"]
 
 
 def test_a_terminal_is_not_needed_to_be_understood(used: Cli) -> None:

@@ -93,9 +93,8 @@ async def _facts(cli: Cli, who: int) -> set[tuple[str, str]]:
         rows = [row for row in await rows_about(runtime, ref_of(runtime, who)) if row.value is not None]
         gone = {row.key for row in await rows_about(runtime, ref_of(runtime, who)) if row.value is None}
         records = runtime.codec.decode([row for row in rows if row.key not in gone])
-        return {
-            (record.type, record.occurred_at.isoformat()) for record in records if isinstance(record.body, Fact)
-        }
+        facts = [record for record in records if isinstance(record.body, Fact)]
+        return {(fact.type, fact.occurred_at.isoformat()) for fact in facts}
 
 
 async def test_an_export_equals_an_independent_scan_and_its_manifest(used: Cli) -> None:
@@ -120,9 +119,8 @@ async def test_an_export_equals_an_independent_scan_and_its_manifest(used: Cli) 
     for file in manifest["files"]:
         content = (folder / file["path"]).read_bytes()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
-        assert ((folder / file["path"]).stat().st_mode & 0o077, b"video_99" in content) in {
-            (0, False), (0, file["path"] == "patterns.json"),
-        }  # fmt: skip
+        assert (folder / file["path"]).stat().st_mode & 0o077 == 0
+    assert "video_99" in (folder / "patterns.json").read_text()
 
 
 def test_an_export_goes_to_an_empty_folder_only(used: Cli) -> None:

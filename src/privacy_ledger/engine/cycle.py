@@ -350,7 +350,7 @@ class PartitionCycle:
         shreds: list[tuple[bytes, Shred]] = []
         for change in changes:
             if isinstance(change.value, Tombstone):
-                decided.append((change.key, change.value))
+                decided.append((change.value.key, change.value))
             elif isinstance(change.value, Shred):
                 shreds.append((change.key, change.value))
         decided.sort(key=lambda pair: pair[1].sequence)
@@ -382,7 +382,7 @@ class PartitionCycle:
         """Return all work that was decided and not seen done, for a new owner to do again."""
         tombstones = sorted(self._cache.scan(WORK, b""), key=lambda pair: pair[1].sequence)
         return Work(
-            tombstones=tuple(self._tombstone(key, value) for key, value in tombstones),
+            tombstones=tuple(self._tombstone(value.key, value) for _, value in tombstones),
             shreds=tuple(self._cache.scan(SHREDS, b"")),
         )
 

@@ -290,7 +290,7 @@ class KafkaEngine:
         )  # fmt: skip
 
         # A deleted value stays in the store's files until they are rewritten: at the next tick.
-        owned.has_residue = owned.has_residue or bool(batch.work.shreds or batch.work.tombstones)
+        owned.has_residue = owned.has_residue or any(c.value is None for c in batch.changes)
         if owned.has_residue and batch.is_tick:
             await asyncio.to_thread(self._stores[partition].compact)
             owned.has_residue = False

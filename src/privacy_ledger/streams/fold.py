@@ -116,7 +116,7 @@ class PassFold:
             return [], []
         if isinstance(body, Removed):
             if body.is_ours:
-                work.delete(WORK, record.ref + record.record_id)
+                work.delete(WORK, removal.work_key(record.ref + record.record_id))
             return [], []
         if record.ref == NOBODY:
             return self._control_record(work, record)

@@ -5,6 +5,7 @@ back. A removal that touched a projection's input rotates the generation of the 
 keys, so that the old values die with the old key.
 """
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -35,7 +36,7 @@ from privacy_ledger.streams.states import (
     Workspace,
 )
 
-__all__ = ["Removal", "is_fine", "part_key", "parts_of", "start_timer", "timer_key"]
+__all__ = ["Removal", "is_fine", "part_key", "parts_of", "start_timer", "timer_key", "work_key"]
 
 T = TypeVar("T")
 _CATEGORIES = tuple(Category)
@@ -271,7 +272,10 @@ class Removal:
             return
         meta = work.get(META, _META_KEY) or Meta()
         work.put(META, _META_KEY, structs.replace(meta, sequence=meta.sequence + 1))
-        work.put(WORK, ref + record_id, Tombstone(meta.sequence, cause, request))
+        work.put(
+            WORK, work_key(ref + record_id),
+            Tombstone(meta.sequence, cause, request, ref + record_id),
+        )  # fmt: skip
 
 
 def start_timer(
@@ -287,6 +291,11 @@ def _leave_windows(work: Workspace, ref: SubjectRef, part: object) -> None:
     """Take the subject out of the windows of a part that goes."""
     for window in getattr(part, "windows", ()):
         work.delete(MEMBERS, window.encode() + ref)
+
+
+def work_key(key: bytes) -> bytes:
+    """Return the key under which the tombstone of a record waits."""
+    return hashlib.sha256(key).digest()[:16]
 
 
 def is_fine(rules: Rules, category: Category) -> bool:

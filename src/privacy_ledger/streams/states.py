@@ -74,11 +74,16 @@ class IndexRow(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Tombstone(Struct, frozen=True, array_like=True, gc=False):
-    """A tombstone that was decided and not yet read back; `sequence` is the decision order."""
+    """A tombstone that was decided and not yet read back; `sequence` is the decision order.
+
+    `key` is that of the record; the row's own key is a hash of it, so that no index structure of
+    a store keeps a record's key after the row is gone.
+    """
 
     sequence: int
     cause: str
     request: str
+    key: bytes
 
 
 class Shred(Struct, frozen=True, array_like=True, gc=False):

@@ -109,5 +109,5 @@ class MemoryPass:
 
     def tombstones(self) -> list[tuple[bytes, Tombstone]]:
         """Return the tombstones that were decided and not read back, in decision order."""
-        found = [(key, value) for key, value in self.scan(WORK, b"")]
+        found = [(value.key, value) for _, value in self.scan(WORK, b"")]
         return sorted(found, key=lambda pair: pair[1].sequence)

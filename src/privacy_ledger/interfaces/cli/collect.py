@@ -27,13 +27,16 @@ def register(group: click.Group) -> None:
 @click.option("--format", "name", type=click.Choice(["openedx"]), required=True, help="What the lines are.")
 @click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="OUT.ndjson", help="One JSON line per input line.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="OUT.ndjson",
+    help="One JSON line per input line.",
+)  # fmt: skip
 @click.option(
     "--default-consent", "consents", multiple=True, metavar="PURPOSE",
     help="A consent in force for the whole run, marked assumed.",
 )  # fmt: skip
 @command
-async def ingest(  # noqa: PLR0913 - one argument per option
+async def ingest(
     shell: Shell,
     file: Path,
     name: str,
@@ -96,9 +99,11 @@ def exit_code(summary: Summary) -> Exit:
 def summary_text(summary: Summary) -> str:
     """Return the summary as lines for people."""
     lines = [
-        f"read {summary.read:,} = accepted {summary.accepted:,} + duplicates {summary.duplicates:,}"
-        f" + refused {summary.refused:,} + unattributed {summary.unattributed:,}"
-        f" + malformed {summary.malformed:,}   ({summary.records:,} sealed records)"
+        (
+            f"read {summary.read:,} = accepted {summary.accepted:,} + duplicates {summary.duplicates:,}"
+            f" + refused {summary.refused:,} + unattributed {summary.unattributed:,}"
+            f" + malformed {summary.malformed:,}   ({summary.records:,} sealed records)"
+        )
     ]
     lines += [f"  {count:>8,}  {reason}" for reason, count in sorted(summary.reasons.items())]
     if summary.linked:

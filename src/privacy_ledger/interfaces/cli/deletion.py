@@ -12,6 +12,7 @@ from privacy_ledger.app.export import MANIFEST
 from privacy_ledger.bootstrap import Runtime, erasure_of, export_of, subjects_of
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.interfaces.cli.operate import compact
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
 __all__ = ["register", "write_files"]
@@ -56,6 +57,12 @@ async def erase(
 
         outcomes = await use_case.erase(person.refs, on_step=note)
         await shell.settle(runtime)
+        # A home has no broker that cleans: what the receipt promises is done here.
+        if not await compact(runtime):
+            shell.talk.print(
+                "A reader keeps old pages of the log: the erased bytes, which no key opens, go with "
+                "the next compaction. Run the same command again when it has finished."
+            )
         if receipt is not None:
             write_files(
                 receipt,
@@ -106,7 +113,7 @@ async def export(shell: Shell, subject: str, output: Path) -> None:
         files = await _files(runtime, refs)
         write_files(output, files)
         shell.result(
-            {"files": sorted(files), "manifest": msgspec.Raw(files[MANIFEST])},
+            {"files": sorted(files), "manifest": msgspec.json.decode(files[MANIFEST])},
             f"Wrote {len(files)} files to {output}.",
         )
 

@@ -9,12 +9,12 @@ from privacy_ledger.adapters.local.home import set_trial_clock
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli import collect, deletion, insight, operate, rights, story
-from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
+from privacy_ledger.interfaces.cli.shell import Discreet, Exit, Shell, command
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Discreet, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--home", metavar="DIR", help="The home (default: PRIVACY_LEDGER_HOME or ./ledger-home).")
 @click.option("--kafka", metavar="HOST:PORT", help="A Kafka cluster instead of a home.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -25,7 +25,7 @@ __all__ = ["main"]
     help="Logs on standard error.",
 )  # fmt: skip
 @click.pass_context
-def main(  # noqa: D417 - click documents the options
+def main(
     context: click.Context, *, home: str | None, kafka: str | None, as_json: bool, no_wait: bool,
     log_level: str,
 ) -> None:  # fmt: skip

@@ -12,12 +12,12 @@ from msgspec import Struct
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
 from privacy_ledger.bootstrap import Runtime, rebuild_of, worker_host
-from privacy_ledger.domain.errors import HomeUnusable, LedgerError
+from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
-__all__ = ["Report", "TableReport", "apply_topics", "register", "verify"]
+__all__ = ["Report", "TableReport", "apply_topics", "compact", "register", "verify"]
 
 IDLE_POLL_S = 0.2
 
@@ -121,12 +121,28 @@ async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) 
         )
     shell.talk.print("Running all passes of this home. Ctrl-C stops.")
     while not stop.is_set():
-        await runtime.registrar.tick()
+        if await runtime.registrar.tick():
+            await compact(runtime)
         if not await embedded.drain():
             try:
                 await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
             except TimeoutError:
                 continue
+
+
+async def compact(runtime: Runtime) -> bool:
+    """Remove from a home's log what was erased, replaced or is past its time, bytes included.
+
+    A cluster's broker does it by itself. Return False when a reader keeps old pages: the records
+    are gone, and their bytes go with the next compaction.
+    """
+    if runtime.local is None:
+        return True
+    try:
+        await runtime.local.compact()
+    except LogUnavailable:
+        return False
+    return True
 
 
 @click.group()
@@ -232,10 +248,16 @@ async def _positions(runtime: Runtime, pass_name: str) -> dict[int, int]:
 
 
 @click.command()
+@click.option("--accept-time", is_flag=True, help="Confirm a jump of the clock of more than 40 days.")
 @command
-async def doctor(shell: Shell) -> int:
+async def doctor(shell: Shell, accept_time: bool) -> int:  # noqa: FBT001 - click
     """Name what is wrong, and the command that mends it."""
     findings: list[dict[str, str]] = []
+    if accept_time:
+        async with shell.open() as runtime:
+            await runtime.registrar.tick()
+            await runtime.registrar.confirm_time()
+            await shell.settle(runtime)
     try:
         if shell.settings.cluster is not None:
             changes = await _plan(shell)
@@ -258,7 +280,7 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
     if meta.registry_digest is None:
         found.append(_finding("No rules are in force: everything is refused", "init"))
     if meta.unconfirmed is not None:
-        found.append(_finding("A tick more than 40 days ahead waits", "init"))
+        found.append(_finding("A tick more than 40 days ahead waits", "doctor --accept-time"))
     for name in sorted(runtime.declared):
         for partition in range(runtime.partitions):
             position = await runtime.views.position(name, partition)

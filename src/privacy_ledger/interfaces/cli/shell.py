@@ -22,7 +22,7 @@ from privacy_ledger.domain.errors import BadInput, HomeUnusable, LedgerError, No
 from privacy_ledger.logging import configure
 from privacy_ledger.settings import Settings, from_environment
 
-__all__ = ["Exit", "Shell", "command", "progress_bar"]
+__all__ = ["Discreet", "Exit", "Shell", "command", "progress_bar"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -120,6 +120,25 @@ class Shell:
             await runtime.passes.settle(offsets)
 
 
+class Discreet(click.Group):
+    """A group whose usage errors do not repeat what was typed: it may be a person's name."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the chosen command; its usage errors lose the value and keep the place."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            shell = ctx.obj if isinstance(ctx.obj, Shell) else None
+            error.message = _without_values(error)
+            if isinstance(error, click.NoSuchOption):
+                error = click.UsageError(error.message, error.ctx)
+            elif isinstance(error, click.BadParameter):
+                error.param_hint = error.param.get_error_hint(ctx) if error.param else None
+            if shell is not None and shell.as_json and not shell.has_answered:
+                shell.result(_complaint(error.format_message(), Exit.USAGE))
+            raise error from None
+
+
 def command(
     function: Callable[Concatenate[Shell, P], Coroutine[object, object, int | None]],
 ) -> Callable[P, None]:
@@ -168,10 +187,6 @@ def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
         return asyncio.run(work())
     except LedgerError as error:
         return _explain(shell, error)
-    except click.UsageError as error:
-        if shell.as_json and not shell.has_answered:
-            shell.result(_complaint(error.message, Exit.USAGE))
-        raise
     except KeyboardInterrupt:
         return _say(
             shell, "Stopped. What was acknowledged is safe; run the command again.", Exit.FAILED
@@ -210,6 +225,25 @@ def _say(shell: Shell, sentence: str, code: Exit, *, reason: str | None = None) 
         shell.result(_complaint(sentence, code, reason=reason))
     shell.talk.print(sentence, markup=False)
     return code
+
+
+def _without_values(error: click.UsageError) -> str:
+    """Return what click complains of, without the value that it quotes."""
+    match error:
+        case click.MissingParameter():
+            return error.message
+        case click.BadParameter(param=click.Parameter(type=click.Choice(choices=choices))):
+            return f"it is none of {', '.join(map(str, choices))}."
+        case click.BadParameter():
+            return "it has a value that cannot be used. See -h."
+        case click.NoSuchOption():
+            return "There is no such option. See -h."
+        case _ if error.message.startswith("No such command"):
+            return "There is no such command. See -h."
+        case _ if error.message.startswith("Got unexpected extra"):
+            return "There are more arguments than the command takes. See -h, and quote spaces."
+        case _:
+            return error.message
 
 
 def _complaint(sentence: str, code: Exit, *, reason: str | None = None) -> dict[str, object]:

@@ -296,7 +296,8 @@ async def tour(shell: Shell) -> int:
         shell.say(f"2. see      {dict(shown.references[0].counts)}")
         story.check("the event is in the projections", holds=bool(shown.references[0].courses))
         await settle(await subjects.restrict(subject, ground="accuracy"))
-        story.check("3. restrict: used for nothing", holds=(await subjects.show(subject)).references[0].is_restricted)
+        (held,) = (await subjects.show(subject)).references
+        story.check("3. restrict: used for nothing", holds=held.is_restricted)
         await settle(await subjects.lift(subject, notified_at=runtime.clock.now()))
         person = subjects.find(subject)
         files = await export_of(runtime).export(person.refs)

@@ -175,9 +175,7 @@ def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
             "Set PRIVACY_LEDGER_KEYS to a folder outside."
         )
     log = LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock)
-    vault = SqliteKeyVault(
-        settings.keystore or home.path / "keystore.db", FileKeks(keys), ids=ids
-    )
+    vault = SqliteKeyVault(settings.keystore or home.path / "keystore.db", FileKeks(keys), ids=ids)
     codec = LedgerCodec(vault, partitions=home.file.partitions)
     declared = declared_passes()
     books = RegistryBooks(log)
@@ -206,10 +204,7 @@ def _codec_of(declaration: PassDeclaration, vault: KeyVault) -> PassStateCodec:
 def _routes(declaration: PassDeclaration, states: PassStateCodec) -> dict[bytes, tuple[str, bool]]:
     """Return where each table's states lie, and whether their keys carry the table's code."""
     own = state_topic(declaration.name)
-    return {
-        table.code: (states.topic(table), states.topic(table) == own)
-        for table in declaration.tables
-    }
+    return {table.code: (states.topic(table), states.topic(table) == own) for table in declaration.tables}
 
 
 def _lane(
@@ -224,9 +219,7 @@ def _lane(
     states = _codec_of(declaration, vault)
     routes = _routes(declaration, states)
     own = state_topic(declaration.name)
-    open_cycle = _cycle_opener(
-        declaration, states, log=log, vault=vault, codec=codec, books=books, ids=ids
-    )
+    open_cycle = _cycle_opener(declaration, states, log=log, vault=vault, codec=codec, books=books, ids=ids)
 
     def opened(partition: int) -> PartitionCycle:
         store = LogStateStore(log, partition, own=own, routes=routes)

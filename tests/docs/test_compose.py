@@ -21,6 +21,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def test_every_published_port_is_on_loopback(services: dict[str, dict[str, Any]]) -> None:
+    """No service is reachable from another machine."""
     published = [port for service in services.values() for port in service.get("ports", [])]
 
     assert published
@@ -28,11 +29,13 @@ def test_every_published_port_is_on_loopback(services: dict[str, dict[str, Any]]
 
 
 def test_no_service_leaves_its_own_network(services: dict[str, dict[str, Any]]) -> None:
+    """Services share the project's own network and no host namespace."""
     assert [name for name, service in services.items() if "network_mode" in service or "pid" in service] == []
 
 
 @pytest.mark.parametrize("name", ["kafka", *OURS])
 def test_a_service_gains_no_privilege(services: dict[str, dict[str, Any]], name: str) -> None:
+    """Capabilities are dropped and no new privilege can be had."""
     service = services[name]
 
     assert service["cap_drop"] == ["ALL"]
@@ -45,6 +48,7 @@ def test_a_service_gains_no_privilege(services: dict[str, dict[str, Any]], name:
 def test_our_code_is_not_root_and_cannot_write_its_image(
     services: dict[str, dict[str, Any]], name: str
 ) -> None:
+    """The worker runs as a user of its own on a read-only file system."""
     service = services[name]
 
     assert service["user"].split(":")[0].isdigit()
@@ -55,10 +59,12 @@ def test_our_code_is_not_root_and_cannot_write_its_image(
 
 @pytest.mark.parametrize("name", ["kafka", "worker"])
 def test_a_lasting_service_has_a_health_check(services: dict[str, dict[str, Any]], name: str) -> None:
+    """What runs on is watched."""
     assert services[name]["healthcheck"]["test"]
 
 
 def test_the_worker_waits_for_a_healthy_broker_and_its_topics(services: dict[str, dict[str, Any]]) -> None:
+    """Order: broker healthy, topics applied, worker started."""
     assert services["worker"]["depends_on"] == {
         "kafka": {"condition": "service_healthy"},
         "init": {"condition": "service_completed_successfully"},
@@ -66,6 +72,7 @@ def test_the_worker_waits_for_a_healthy_broker_and_its_topics(services: dict[str
 
 
 def test_keys_and_data_lie_in_different_volumes(services: dict[str, dict[str, Any]]) -> None:
+    """A copy of one volume is never enough to read the data."""
     mounts = dict(volume.split(":")[::-1] for volume in services["worker"]["volumes"])
     environment = services["worker"]["environment"]
 
@@ -76,6 +83,7 @@ def test_keys_and_data_lie_in_different_volumes(services: dict[str, dict[str, An
 
 
 def test_what_the_image_copies_is_in_the_project(services: dict[str, dict[str, Any]]) -> None:
+    """The image builds from files that exist."""
     dockerfile = services["worker"]["build"]["dockerfile_inline"]
     copied = [
         name for line in dockerfile.splitlines() if line.startswith("COPY ") for name in line.split()[1:-1]
@@ -86,6 +94,7 @@ def test_what_the_image_copies_is_in_the_project(services: dict[str, dict[str, A
 
 
 def test_compose_accepts_the_file() -> None:
+    """The client itself reads the file without complaint."""
     client = _compose_client()
     if client is None:
         pytest.skip("no `docker compose` client on this machine")

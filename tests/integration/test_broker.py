@@ -29,6 +29,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 async def test_a_record_is_read_back_as_it_was_written(kafka: Broker) -> None:
+    """What is produced is consumed, byte for byte."""
     topic = await _new_topic(kafka.bootstrap)
     await _write(kafka.bootstrap, topic=topic, values=[b"played", b"paused"])
 
@@ -38,6 +39,7 @@ async def test_a_record_is_read_back_as_it_was_written(kafka: Broker) -> None:
 
 
 async def test_only_committed_transactions_are_read(kafka: Broker) -> None:
+    """An aborted transaction is never seen by a committed reader."""
     topic = await _new_topic(kafka.bootstrap)
     producer = _producer(kafka.bootstrap, transactional_id=f"writer-{uuid4().hex}")
     async with asyncio.timeout(LIMIT_S), producer:
@@ -52,6 +54,7 @@ async def test_only_committed_transactions_are_read(kafka: Broker) -> None:
 
 
 async def test_acknowledged_records_outlive_a_kill(broker_process: BrokerProcess) -> None:
+    """After kill -9 and a restart every acknowledged record is there."""
     topic = await _new_topic(broker_process.bootstrap)
     written = [b"%d" % number for number in range(200)]
     await _write(broker_process.bootstrap, topic=topic, values=written)
@@ -66,6 +69,7 @@ async def test_acknowledged_records_outlive_a_kill(broker_process: BrokerProcess
 
 
 async def test_a_paused_broker_answers_after_it_is_resumed(broker_process: BrokerProcess) -> None:
+    """A stopped broker goes on where it was."""
     topic = await _new_topic(broker_process.bootstrap)
     producer = _producer(broker_process.bootstrap)
     async with asyncio.timeout(LIMIT_S), producer:
@@ -82,6 +86,7 @@ async def test_a_paused_broker_answers_after_it_is_resumed(broker_process: Broke
 
 @pytest.mark.usefixtures("broker_process")
 def test_a_broker_that_cannot_start_says_why() -> None:
+    """The error carries the tail of the broker's log."""
     with (
         pytest.raises(BrokerStartFailed, match="nonsense"),
         running_process(overrides={"process.roles": "nonsense"}),
@@ -92,6 +97,7 @@ def test_a_broker_that_cannot_start_says_why() -> None:
 def test_a_machine_without_a_broker_is_told_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """The reason names what is not there."""
     for name, value in _bare_machine(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PRIVACY_LEDGER_KAFKA", raising=False)
@@ -104,6 +110,7 @@ def test_a_machine_without_a_broker_is_told_what_is_missing(
 def test_a_missing_broker_is_reported_and_the_count_stays_last(
     tmp_path: Path, required: str, count: str
 ) -> None:
+    """Asked for and missing is a failure; the count stays the last line."""
     lines = _closing_lines(tmp_path, required=required)
 
     assert lines[-2].startswith("KAFKA: NOT RUN: no Docker engine: ")

@@ -29,7 +29,6 @@ from privacy_ledger.domain.values import (
     EPOCH,
     NOBODY,
     Category,
-    RecordId,
     SubjectRef,
     partition_of,
     record_key,
@@ -84,7 +83,7 @@ class LedgerCodec:
         """
         kind = event_type(fact)
         plain = self._encode(Payload(fact=fact, id=source_id, joint=joint))
-        read_strictly(self._payload.decode, plain, kind)
+        _read_strictly(self._payload.decode, plain, kind)
         occurred_at: datetime = getattr(fact, "occurred_at", origin.received_at)
         headers: Headers = (
             ("ce_specversion", b"1.0"),
@@ -122,17 +121,13 @@ class LedgerCodec:
         """Return a signed control record for one partition; the registrar writes all of them."""
         return self._signed(NOBODY, record_id, partition, event, event.at, received_at)
 
-    def tombstone(
-        self, ref: bytes, record_id: bytes, *, cause: str, request: str
-    ) -> NewRecord:
+    def tombstone(self, ref: bytes, record_id: bytes, *, cause: str, request: str) -> NewRecord:
         """Return the null value that frees a record's bytes, signed, with its cause."""
         key = record_key(ref, record_id)
         headers: Headers = (("cause", cause.encode("ascii")), ("request", request.encode("ascii")))
-        return NewRecord(
-            partition_of(ref, self._partitions), key, None, self._with_mac(key, headers, b"")
-        )
+        return NewRecord(partition_of(ref, self._partitions), key, None, self._with_mac(key, headers, b""))
 
-    def _signed(  # noqa: PLR0913 - every part of the record is named
+    def _signed(
         self,
         ref: SubjectRef,
         record_id: bytes,
@@ -143,7 +138,7 @@ class LedgerCodec:
     ) -> NewRecord:
         kind = event_type(event)
         value = self._encode(event)
-        read_strictly(self._control.decode, value, kind)
+        _read_strictly(self._control.decode, value, kind)
         key = record_key(ref, record_id)
         headers: Headers = (
             ("ce_specversion", b"1.0"),
@@ -223,10 +218,8 @@ class LedgerCodec:
         if key.ref != row.key[:16]:
             return Undecodable("foreign_key")
         try:
-            plain = envelope.open_sealed(
-                key, value, envelope.aad(self._stream, row.key, row.headers)
-            )
-            payload = read_strictly(self._payload.decode, plain, kind.decode())
+            plain = envelope.open_sealed(key, value, envelope.aad(self._stream, row.key, row.headers))
+            payload = _read_strictly(self._payload.decode, plain, kind.decode())
         except envelope.EnvelopeBroken:
             return Undecodable("envelope")
         except SchemaMismatch:
@@ -243,7 +236,7 @@ class LedgerCodec:
         bound = envelope.aad(self._stream, row.key, row.headers)
         try:
             plain = envelope.open_sealed(key, value, bound)
-            return read_strictly(self._payload.decode, plain, "payload")
+            return _read_strictly(self._payload.decode, plain, "payload")
         except (envelope.EnvelopeBroken, SchemaMismatch):
             return None
 
@@ -252,7 +245,7 @@ class LedgerCodec:
         if not self._has_right_mac(row):
             return Undecodable("mac")
         try:
-            event = read_strictly(self._control.decode, row.value or b"", "control")
+            event = _read_strictly(self._control.decode, row.value or b"", "control")
         except SchemaMismatch:
             return Undecodable("schema")
         is_for_all = row.key[:16] == NOBODY
@@ -287,7 +280,7 @@ def describe(error: Exception, event_kind: str) -> SchemaMismatch:
     )
 
 
-def read_strictly(decode: Callable[[bytes], T], data: bytes, kind: str) -> T:
+def _read_strictly(decode: Callable[[bytes], T], data: bytes, kind: str) -> T:
     """Return the decoded value; size and depth are checked on the bytes first.
 
     Raises:

@@ -23,7 +23,7 @@ class RocksStore:
     def __init__(self, path: Path) -> None:
         """Open or create the folder."""
         options = Options(raw_mode=True)
-        options.create_if_missing(True)
+        options.create_if_missing(True)  # noqa: FBT003 - the binding takes it by position
         options.set_write_buffer_size(WRITE_BUFFER_BYTES)
         options.set_max_open_files(OPEN_FILES_MAX)
         path.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class RocksStore:
                 batch.put(key, value)
         try:
             self._database.write(batch, write_opt=self._write_options)
-        except Exception as error:  # noqa: BLE001 - the binding has one exception type for all
+        except Exception as error:
             if "No space" in str(error):
                 raise StoreFull(
                     "The state folder is full. Free space, then start the worker again."
@@ -69,7 +69,7 @@ class RocksStore:
         self._database.close()
         Rdict.destroy(str(self._path), Options(raw_mode=True))
         options = Options(raw_mode=True)
-        options.create_if_missing(True)
+        options.create_if_missing(True)  # noqa: FBT003 - the binding takes it by position
         self._database = Rdict(str(self._path), options=options)
 
     def compact(self) -> None:

@@ -110,9 +110,7 @@ class PassStateCodec:
                     continue
             return found
 
-    def open_many(
-        self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]
-    ) -> list[T | None]:
+    def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:
         """Return the values, in order; None where absent, shredded or of an ended person."""
         kids = {value[1:33] for _, value in items if value is not None and value[:1] != _PLAIN}
         keys = self._vault.open_keys(tuple(kids)) if kids else {}
@@ -152,9 +150,7 @@ class PassStateCodec:
             release=emit.release, partition=emit.partition, cells=emit.cells, subjects=emit.subjects
         )
         bound = envelope.aad(_PARTIALS, emit.key, ())
-        return NewRecord(
-            emit.partition, emit.key, envelope.seal(key, self._encode(partial), bound)
-        )
+        return NewRecord(emit.partition, emit.key, envelope.seal(key, self._encode(partial), bound))
 
     def open_partial(self, row: Row) -> Partial | None:
         """Return a partial aggregate, or None when its window's key is gone."""

@@ -65,9 +65,8 @@ def admit(
         and candidate.category is not Category.EVIDENCE
     ):
         return Refusal.BEFORE_SUBJECT
-    if (
-        last_tick is not None
-        and is_past_retention(candidate.category, candidate.occurred_at, rules, at=last_tick)
+    if last_tick is not None and is_past_retention(
+        candidate.category, candidate.occurred_at, rules, at=last_tick
     ):
         return Refusal.PAST_RETENTION
     if is_known_copy is not None:
@@ -80,9 +79,7 @@ def admit(
     return purposes
 
 
-def purposes_in_force(
-    permissions: Permissions, candidate: Candidate, rules: Rules
-) -> tuple[str, ...]:
+def purposes_in_force(permissions: Permissions, candidate: Candidate, rules: Rules) -> tuple[str, ...]:
     """Return those of the candidate's purposes that may use it: valid when collected, and now.
 
     A purpose based on consent takes only events that occurred after the grant in force.
@@ -101,9 +98,7 @@ def purposes_in_force(
     return tuple(kept)
 
 
-def is_past_retention(
-    category: Category, occurred_at: datetime, rules: Rules, *, at: datetime
-) -> bool:
+def is_past_retention(category: Category, occurred_at: datetime, rules: Rules, *, at: datetime) -> bool:
     """Return whether a record of this category and time is due at `at`.
 
     Periods are whole months after the month of occurrence; None never falls due.

@@ -41,7 +41,8 @@ class Permissions(Struct, frozen=True, kw_only=True):
 
     `grants`: purpose → the instant from which events count. `restricted_since`: the offset of
     the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
-    waits for the lift, with the offset below which it reaches. `requests`: ids of control facts that have had their effect.
+    waits for the lift, with the offset below which it reaches. `requests`: ids of control facts
+    that have had their effect.
     """
 
     is_registered: bool = False
@@ -94,9 +95,7 @@ def apply_fact(state: Permissions, fact: Fact) -> Permissions:
         case ObjectionRaised():
             if fact.purpose in state.objections:
                 return state
-            return structs.replace(
-                state, objections=tuple(sorted((*state.objections, fact.purpose)))
-            )
+            return structs.replace(state, objections=tuple(sorted((*state.objections, fact.purpose))))
         case _:
             return state
 
@@ -130,24 +129,18 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             return state
 
 
-def _erasure_requested(
-    state: Permissions, fact: ErasureRequested, *, offset: int
-) -> Permissions:
+def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: int) -> Permissions:
     """Return the fence of an ended person, or the state unchanged for a smaller scope."""
     if fact.scope != "person":
         return state
     return Permissions(
         is_registered=True,
         ended_at=offset,
-        erasure=ErasureStatus(
-            request=fact.request, state="requested", requested_at=fact.occurred_at
-        ),
+        erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
     )
 
 
-def _erasure_progressed(
-    state: Permissions, fact: ErasureCompleted | ErasureIncomplete
-) -> Permissions:
+def _erasure_progressed(state: Permissions, fact: ErasureCompleted | ErasureIncomplete) -> Permissions:
     """Return the state with the erasure's progress, when it is the one that ended the person."""
     erasure = state.erasure
     if erasure is None or erasure.request != fact.request:

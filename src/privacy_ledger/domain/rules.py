@@ -116,9 +116,7 @@ class Rules:
         self._categories = {row.id: row for row in registry.categories}
         self._events = {row.type: row for row in registry.events}
         self._products = {row.id: row for row in registry.products}
-        self._consent = frozenset(
-            row.id for row in registry.purposes if row.basis is LawfulBasis.CONSENT
-        )
+        self._consent = frozenset(row.id for row in registry.purposes if row.basis is LawfulBasis.CONSENT)
 
     @property
     def consent_purposes(self) -> frozenset[str]:

@@ -124,8 +124,10 @@ TOPICS: Final[tuple[Topic, ...]] = (
     Topic(name=AUDIT_LEAVES, partitions=1, policy="delete", holds="Merkle leaf hashes and checkpoints",
           writers=("eraser", "release"), readers=("operator", "privacy")),
     Topic(name=CONTROL_HINTS, partitions=1, policy="delete", retention_ms=HOUR_MS,
-          holds="hints whose loss is harmless", writers=("eraser", "operator"), readers=("core", "analytics")),
+          holds="hints whose loss is harmless", writers=("eraser", "operator"),
+          readers=("core", "analytics")),
     Topic(name=DLQ, partitions=None, policy="delete", retention_ms=14 * DAY_MS,
-          holds="pointers and redacted refusals", writers=("ingest", "core", "analytics"), readers=("operator",)),
+          holds="pointers and redacted refusals", writers=("ingest", "core", "analytics"),
+          readers=("operator",)),
 )  # fmt: skip
 """Every topic. `partitions=None` follows the ledger's own count, so that passes co-partition."""

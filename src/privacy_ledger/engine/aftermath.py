@@ -6,12 +6,12 @@ idempotent append. Both stay on the pass's list until they are seen done: a cras
 
 from datetime import datetime
 
+from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.cycle import PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
-from privacy_ledger.domain.values import SubjectRef
 
 __all__ = ["carry_out"]
 

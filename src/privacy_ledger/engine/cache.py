@@ -51,9 +51,7 @@ class StateCache:
             if value is not None:
                 yield key, value
 
-    def commit(
-        self, store: Sequence[tuple[bytes, bytes | None]], changes: Sequence[Change]
-    ) -> None:
+    def commit(self, store: Sequence[tuple[bytes, bytes | None]], changes: Sequence[Change]) -> None:
         """Write one atomic batch to the store; then the cache says what the store says.
 
         A value that was dropped because its person ended is None here too.

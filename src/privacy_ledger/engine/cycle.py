@@ -40,7 +40,7 @@ from privacy_ledger.streams.states import (
     Workspace,
 )
 
-__all__ = ["Batch", "Books", "ControlUnreadable", "PartitionCycle", "POSITION_KEY", "Work"]
+__all__ = ["POSITION_KEY", "Batch", "Books", "ControlUnreadable", "PartitionCycle", "Work"]
 
 T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
@@ -224,7 +224,7 @@ class PartitionCycle:
                 await self._fold_all((*checked, record))
             except LedgerError:
                 raise
-            except Exception:  # noqa: BLE001 - this very record makes a step fail
+            except Exception:  # this very record makes a step fail: its subject is parked
                 if record.ref == NOBODY:
                     raise
                 checked.append(msgspec.structs.replace(record, body=Undecodable("step")))
@@ -283,9 +283,7 @@ class PartitionCycle:
     ) -> Batch:
         """Seal the changes and put position, outputs and pointers beside them."""
         changes = tuple(work.changes())
-        sealed = self._states.seal(
-            changes, generation=lambda ref: work.get(GENERATIONS, ref) or 0, now=now
-        )
+        sealed = self._states.seal(changes, generation=lambda ref: work.get(GENERATIONS, ref) or 0, now=now)
         position = self._advance(records, rows)
         encoded = msgspec.msgpack.encode(position)
         writes: list[tuple[str, NewRecord]] = []
@@ -320,9 +318,7 @@ class PartitionCycle:
         position = self.position
         for record, row in zip(records, rows, strict=True):
             if record.type == _TICK:
-                position = msgspec.structs.replace(
-                    position, tick_offset=row.offset, tick_key=row.key
-                )
+                position = msgspec.structs.replace(position, tick_offset=row.offset, tick_key=row.key)
         if rows:
             position = msgspec.structs.replace(position, offset=rows[-1].offset, key=rows[-1].key)
         return position
@@ -360,9 +356,7 @@ class PartitionCycle:
         )
 
     def _tombstone(self, key: bytes, value: Tombstone) -> NewRecord:
-        return self._codec.tombstone(
-            key[:16], key[16:], cause=value.cause, request=value.request
-        )
+        return self._codec.tombstone(key[:16], key[16:], cause=value.cause, request=value.request)
 
     # After the commit -----------------------------------------------------------------------
 

@@ -72,9 +72,7 @@ class EmbeddedPasses:
         self.on_acquire: Callable[[], Awaitable[object]] | None = None
         self._is_held = False
 
-    async def settle(
-        self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0
-    ) -> None:
+    async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
         """Return when every pass has passed these offsets; see `Passes.settle`."""
         goal = dict(offsets) if offsets is not None else await self._ends()
         last, since = -1, time.monotonic()
@@ -142,9 +140,7 @@ class EmbeddedPasses:
         """Run one cycle; return how many rows it took."""
         cycle = lane.cycles[partition]
         source = lane.declaration.source
-        rows = await self._log.read(
-            source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE
-        )
+        rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
         if not rows:
             return 0
         batch = await cycle.run(rows, now=self._clock.now())

@@ -8,10 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import msgspec
-
 from privacy_ledger.domain.errors import LedgerRewound
-from privacy_ledger.engine.cycle import POSITION_KEY
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import EventLog
@@ -88,9 +85,7 @@ async def note_progress(
     store.write(marks)
 
 
-async def check_not_rewound(
-    log: EventLog, source: str, partition: int, position: PassPosition
-) -> None:
+async def check_not_rewound(log: EventLog, source: str, partition: int, position: PassPosition) -> None:
     """Compare the ledger with the last applied record and Tick; a missing offset is compaction.
 
     Raises:
@@ -114,11 +109,3 @@ async def check_not_rewound(
             raise LedgerRewound(f"{where} holds another record at offset {offset}. {way_out}")
         if not rows and must_exist:
             raise LedgerRewound(f"{where} lost its tick at offset {offset}. {way_out}")
-
-
-def stored_position(store: StateStore) -> PassPosition:
-    """Return the position that the store holds."""
-    (stored,) = store.get_many([POSITION_KEY])
-    if stored is None:
-        return PassPosition()
-    return msgspec.msgpack.decode(stored, type=PassPosition)

@@ -179,7 +179,10 @@ class KafkaEngine:
             async with self._slots:
                 await self._take_over(partition, generation)
         except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
-            log_line.error("partition stopped", **self._where(partition), reason=str(error))
+            # Without a traceback: frames of a decode error may hold values.
+            log_line.error(  # noqa: TRY400
+                "partition stopped", **self._where(partition), reason=str(error)
+            )
             self._again(partition, generation, delay_s=STOPPED_RETRY_S)
         except (LedgerError, KafkaError, OSError) as error:
             log_line.warning("acquire failed", **self._where(partition), reason=_code(error))
@@ -204,9 +207,7 @@ class KafkaEngine:
                 pass_name=self._declaration.name, changelogs=self._wiring.changelogs,
             )  # fmt: skip
             cycle = self._wiring.open_cycle(partition, store)
-            await check_not_rewound(
-                self._log, self._declaration.source, partition, cycle.position
-            )
+            await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
             await self._finish_predecessor(cycle, partition)
             if generation != self._generation:
                 return
@@ -267,7 +268,9 @@ class KafkaEngine:
             try:
                 await self._commit(owned, cycle, partition, _rows(records))
             except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
-                log_line.error("partition stopped", **self._where(partition), reason=str(error))
+                log_line.error(  # noqa: TRY400 - no frames in logs
+                    "partition stopped", **self._where(partition), reason=str(error)
+                )
                 self._drop(partition, owned, delay_s=STOPPED_RETRY_S)
             except Fenced:
                 log_line.warning("fenced", **self._where(partition))

@@ -13,10 +13,10 @@ from typing import Final, Protocol, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import state_topic
 from privacy_ledger.engine.cycle import Books, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.domain.rules import Rules
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, Partial, StateCodec
 from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.runtime import Ids
@@ -109,12 +109,9 @@ class _PlainStates:
     ) -> list[bytes | None]:
         return [None if c.value is None else self._encode(c.value) for c in changes]
 
-    def open_many(
-        self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]
-    ) -> list[T | None]:
+    def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:
         return [
-            None if value is None else msgspec.msgpack.decode(value, type=table.kind)
-            for _, value in items
+            None if value is None else msgspec.msgpack.decode(value, type=table.kind) for _, value in items
         ]
 
     def partial(self, emit: Emit, *, now: datetime) -> NewRecord:  # noqa: ARG002 - muted
@@ -127,7 +124,7 @@ class _PlainStates:
 class Rebuild:
     """A pass folded from zero up to given positions; `digests` after `run`."""
 
-    def __init__(  # noqa: PLR0913 - the collaborators of a cycle
+    def __init__(
         self,
         declaration: PassDeclaration,
         *,
@@ -153,9 +150,7 @@ class Rebuild:
             cycle = self._cycle(partition)
             after = -1
             while after < last:
-                rows = await self._log.read(
-                    self._declaration.source, partition, after=after, limit=READ
-                )
+                rows = await self._log.read(self._declaration.source, partition, after=after, limit=READ)
                 rows = tuple(row for row in rows if row.offset <= last)
                 if not rows:
                     break

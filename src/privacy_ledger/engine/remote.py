@@ -18,17 +18,13 @@ POLL_S: Final = 0.1
 class RemotePasses:
     """Waits for the workers of every declared pass."""
 
-    def __init__(
-        self, log: EventLog, views: Views, declarations: Sequence[PassDeclaration]
-    ) -> None:
+    def __init__(self, log: EventLog, views: Views, declarations: Sequence[PassDeclaration]) -> None:
         """Take the log, the views and the passes that run somewhere."""
         self._log = log
         self._views = views
         self._declarations = tuple(declarations)
 
-    async def settle(
-        self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0
-    ) -> None:
+    async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
         """Return when every pass has passed these offsets; see `Passes.settle`.
 
         A position may stand below an offset that holds no record for a reader (a transaction's

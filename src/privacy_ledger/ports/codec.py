@@ -123,9 +123,7 @@ class StateCodec(Protocol):
         """Return the sealed value of each change; None deletes, also where the person ended."""
         ...
 
-    def open_many(
-        self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]
-    ) -> list[T | None]:
+    def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:
         """Return the values of (key, sealed) pairs; None where absent or shredded."""
         ...
 

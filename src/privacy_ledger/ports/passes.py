@@ -45,9 +45,7 @@ class Views(Protocol):
 class Passes(Protocol):
     """Whoever runs the passes: this process, or the holder of the home's lock, or workers."""
 
-    async def settle(
-        self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0
-    ) -> None:
+    async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
         """Return when every pass has passed these ledger offsets (None: the end as of now).
 
         Embedded and free: runs the passes here. Raises `NotCaughtUp` after `timeout_s` without

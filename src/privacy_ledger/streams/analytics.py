@@ -86,9 +86,7 @@ class CourseViews:
         cells = part.windows.get(window, ())
         if body.course in cells:
             return part
-        kept = bounded(
-            (*cells, body.course), CELLS_STATE_MAX, window=window, ref=record.ref, key=record.ref
-        )
+        kept = bounded((*cells, body.course), CELLS_STATE_MAX, window=window, ref=record.ref, key=record.ref)
         return WindowPart(windows=dict(sorted({**part.windows, window: kept}.items())))
 
 

@@ -55,7 +55,7 @@ from privacy_ledger.streams.states import (
     Workspace,
 )
 
-__all__ = ["PassFold", "TICK_JUMP_MAX"]
+__all__ = ["TICK_JUMP_MAX", "PassFold"]
 
 TICK_JUMP_MAX: Final = timedelta(days=40)
 _META_KEY: Final = b""
@@ -149,9 +149,7 @@ class PassFold:
             return
         self._project(work, structs.replace(record, purposes=row.purposes))
 
-    def again(
-        self, work: Workspace, demand: Reread, record: Record
-    ) -> tuple[list[Reread], list[Emit]]:
+    def again(self, work: Workspace, demand: Reread, record: Record) -> tuple[list[Reread], list[Emit]]:
         """Apply one record that waited, at its own moment, after the ticks that came before it."""
         moment = self._pass_ticks(work, demand, before=record.offset)
         self._again = moment
@@ -228,9 +226,7 @@ class PassFold:
             state = work.get(processor.table, record.ref)
             parts = {} if state is None else state.parts
             part = step.step(parts.get(part_key), record)
-            work.put(
-                processor.table, record.ref, removal.parts_of({**parts, part_key: part})
-            )
+            work.put(processor.table, record.ref, removal.parts_of({**parts, part_key: part}))
 
     def _withdraw(
         self, work: Workspace, record: Record, purposes: Sequence[str], permissions: Permissions
@@ -273,9 +269,7 @@ class PassFold:
             case RestrictionLifted() if before.is_restricted:
                 return self._lift(work, record, before, after)
             case MinorStatusDeclared() if fact.is_minor and not fact.is_approved:
-                return self._withdraw(
-                    work, record, sorted(self.rules(work).consent_purposes), after
-                )
+                return self._withdraw(work, record, sorted(self.rules(work).consent_purposes), after)
             case RecordDiscarded():
                 if self._removal.one(work, ref, bytes.fromhex(fact.record)):
                     return self._refold(work, ref, partition, after)
@@ -283,9 +277,7 @@ class PassFold:
                 pass
         return []
 
-    def _lift(
-        self, work: Workspace, record: Record, before: Permissions, after: Permissions
-    ) -> list[Reread]:
+    def _lift(self, work: Workspace, record: Record, before: Permissions, after: Permissions) -> list[Reread]:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
         work.delete(FROZEN, record.ref)
         ticks = [pair for pair in work.scan(WAITING, record.ref) if pair[1].is_tick]
@@ -316,9 +308,7 @@ class PassFold:
         self._removal.clear_projections(work, ref)
         until = permissions.restricted_since
         offsets = sorted(
-            row.offset
-            for _, row in work.scan(INDEX, ref)
-            if until is None or row.offset < until
+            row.offset for _, row in work.scan(INDEX, ref) if until is None or row.offset < until
         )
         if not offsets:
             return []
@@ -330,9 +320,7 @@ class PassFold:
         """Park the subject: nothing of it moves until redrive or discard, but its erasure."""
         permissions = work.get(PERMISSIONS, record.ref)
         if permissions is not None and permissions.is_ended:
-            self._removal.refuse(
-                work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work)
-            )
+            self._removal.refuse(work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work))
             return []
         parked = Parked(record.offset, record.record_id, body.reason, self._moment(work))
         work.put(PARKED, record.ref, parked)
@@ -396,31 +384,20 @@ class PassFold:
                 self._pass_tick(work, demand.ref, waiting)
         return self._moment(work)
 
-    def _discards(
-        self, work: Workspace, record: Record, fact: RecordDiscarded, parked: Parked
-    ) -> bool:
+    def _discards(self, work: Workspace, record: Record, fact: RecordDiscarded, parked: Parked) -> bool:
         """Return whether a discard names the parked record and its request is new."""
         permissions = work.get(PERMISSIONS, record.ref) or Permissions()
-        return (
-            bytes.fromhex(fact.record) == parked.record_id
-            and fact.request not in permissions.requests
-        )
+        return bytes.fromhex(fact.record) == parked.record_id and fact.request not in permissions.requests
 
-    def _discard_parked(
-        self, work: Workspace, record: Record, parked: Parked
-    ) -> list[Reread]:
+    def _discard_parked(self, work: Workspace, record: Record, parked: Parked) -> list[Reread]:
         """Drop the parked record and apply all that waited behind it, and then this fact."""
         self._wait(work, record.ref, record.offset, is_tick=False)
-        self._removal.bury(
-            work, record.ref, parked.record_id, cause=Refusal.DISCARDED, request="", row=None
-        )
+        self._removal.bury(work, record.ref, parked.record_id, cause=Refusal.DISCARDED, request="", row=None)
         return self._take_up(work, record.ref, record.partition, is_discarded=True)
 
     # Control records ------------------------------------------------------------------
 
-    def _control_record(
-        self, work: Workspace, record: Record
-    ) -> tuple[list[Reread], list[Emit]]:
+    def _control_record(self, work: Workspace, record: Record) -> tuple[list[Reread], list[Emit]]:
         """Apply a control record for all."""
         meta = work.get(META, _META_KEY) or Meta()
         match record.body:
@@ -432,7 +409,8 @@ class PassFold:
                         work, structs.replace(meta, unconfirmed=None), meta.unconfirmed, record.offset
                     )
             case RulesAdopted() as adopted:
-                work.put(META, _META_KEY, structs.replace(meta, registry_digest=adopted.digest, adopted_at=record.offset))
+                adopting = structs.replace(meta, registry_digest=adopted.digest, adopted_at=record.offset)
+                work.put(META, _META_KEY, adopting)
             case WindowOpened() as opened:
                 key = analytics.window_key(opened.product, opened.window)
                 if work.get(WINDOWS, key) is None:

@@ -129,14 +129,10 @@ def _quiz_step(quiz: Quiz, fact: CourseQuizAnswered) -> Quiz:
     permille = 0
     if fact.score is not None and fact.score_max:
         permille = min(1000, int(fact.score * 1000 // fact.score_max))
-    return Quiz(
-        quiz.attempts + 1, quiz.correct + bool(fact.is_correct), max(quiz.best_permille, permille)
-    )
+    return Quiz(quiz.attempts + 1, quiz.correct + bool(fact.is_correct), max(quiz.best_permille, permille))
 
 
-def _video_step(
-    video: Video, fact: VideoPlayed | VideoPaused | VideoSeeked | VideoCompleted
-) -> Video:
+def _video_step(video: Video, fact: VideoPlayed | VideoPaused | VideoSeeked | VideoCompleted) -> Video:
     """Return a video's figures after one player event."""
     reached = fact.to_ms if isinstance(fact, VideoSeeked) else fact.position_ms
     return Video(

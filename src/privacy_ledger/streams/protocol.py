@@ -1,6 +1,5 @@
 """What a step is, and what a fold of one record asks of its shell."""
 
-from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -88,11 +87,3 @@ class Emit(Struct, frozen=True, kw_only=True):
     release: str
     cells: dict[str, int]
     subjects: int
-
-
-class Rereader(Protocol):
-    """The shell's side of a `Reread`."""
-
-    def __call__(self, demand: Reread) -> Iterator[Record]:
-        """Yield the records that still exist, oldest first."""
-        ...

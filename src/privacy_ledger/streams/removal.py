@@ -18,9 +18,9 @@ from privacy_ledger.domain.values import REF_BYTES, Category, Grain, SubjectRef,
 from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import (
+    FROZEN,
     GENERATIONS,
     INDEX,
-    FROZEN,
     MEMBERS,
     META,
     PARKED,
@@ -62,18 +62,14 @@ def timer_key(category: Category, month: int, ref: SubjectRef) -> bytes:
 class Removal:
     """Removals over the tables of one pass."""
 
-    def __init__(
-        self, processors: Sequence[Processor[object]], *, writes_tombstones: bool
-    ) -> None:
+    def __init__(self, processors: Sequence[Processor[object]], *, writes_tombstones: bool) -> None:
         """Know the projections to clear, and whether this pass owns the tombstones."""
         self._processors = tuple(processors)
         self._writes_tombstones = writes_tombstones
 
     # One record -------------------------------------------------------------------------
 
-    def refuse(
-        self, work: Workspace, record: Record, *, cause: Refusal, rules: Rules
-    ) -> None:
+    def refuse(self, work: Workspace, record: Record, *, cause: Refusal, rules: Rules) -> None:
         """Ask for a tombstone of a record that the order of the log refuses.
 
         Where the record has a key of its own, that key is shredded with it.
@@ -102,9 +98,7 @@ class Removal:
         """Remove one record by its id; return whether it was live. Evidence stays."""
         for key, row in work.scan(INDEX, ref):
             if row.record_id == record_id and row.category is not Category.EVIDENCE:
-                self.bury(
-                    work, ref, record_id, cause=Refusal.DISCARDED, request="", row=(key, row)
-                )
+                self.bury(work, ref, record_id, cause=Refusal.DISCARDED, request="", row=(key, row))
                 return True
         return False
 
@@ -113,22 +107,16 @@ class Removal:
     def everything(self, work: Workspace, ref: SubjectRef, *, request: str) -> None:
         """Remove all of an erased person but the fence."""
         for key, row in _by_offset(work.scan(INDEX, ref)):
-            self.bury(
-                work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row)
-            )
+            self.bury(work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row))
             work.delete(TIMERS, timer_key(row.category, row.month, ref))
         self.clear_projections(work, ref)
         work.delete(FROZEN, ref)
 
-    def category(
-        self, work: Workspace, ref: SubjectRef, category: Category, *, request: str
-    ) -> bool:
+    def category(self, work: Workspace, ref: SubjectRef, category: Category, *, request: str) -> bool:
         """Remove every live record of a category; return whether there was one."""
         rows = [pair for pair in work.scan(INDEX, ref) if pair[1].category is category]
         for key, row in _by_offset(rows):
-            self.bury(
-                work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row)
-            )
+            self.bury(work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row))
         return bool(rows)
 
     def purge_purposes(
@@ -198,7 +186,8 @@ class Removal:
         }
         for category, month in sorted(due):
             rows = [
-                (key, row) for key, row in _by_offset(work.scan(INDEX, ref))
+                (key, row)
+                for key, row in _by_offset(work.scan(INDEX, ref))
                 if row.category is category and row.month == month
             ]
             if all(row.offset < below for _, row in rows):
@@ -206,20 +195,14 @@ class Removal:
                 continue
             for key, row in rows:  # the lift folds what stays again, and the timer stays for it
                 if row.offset < below:
-                    self.bury(
-                        work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row)
-                    )
+                    self.bury(work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row))
 
-    def _drop_month(
-        self, work: Workspace, ref: SubjectRef, category: Category, month: int
-    ) -> None:
+    def _drop_month(self, work: Workspace, ref: SubjectRef, category: Category, month: int) -> None:
         """Remove the rows of one category and month, and their part of every projection."""
         work.delete(TIMERS, timer_key(category, month, ref))
         for key, row in _by_offset(work.scan(INDEX, ref)):
             if row.category is category and row.month == month:
-                self.bury(
-                    work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row)
-                )
+                self.bury(work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row))
         name = part_key(category, month)
         for processor in self._processors:
             state = work.get(processor.table, ref)
@@ -278,9 +261,7 @@ class Removal:
         )  # fmt: skip
 
 
-def start_timer(
-    work: Workspace, ref: SubjectRef, category: Category, occurred_at: datetime
-) -> None:
+def start_timer(work: Workspace, ref: SubjectRef, category: Category, occurred_at: datetime) -> None:
     """Note that this subject has records of this category and month; retention looks there."""
     key = timer_key(category, month_of(occurred_at), ref)
     if work.get(TIMERS, key) is None:

@@ -108,12 +108,8 @@ def set_trial_clock(home: Home, at: datetime) -> Home:
             "This home runs on real time. Give --trial-clock when the home is created.",
         )
     if at < home.clock.now():
-        raise BadInput(
-            Refusal.TIME_INVALID, "A trial clock moves forward only. Give a later time."
-        )
-    moved = msgspec.structs.replace(
-        home.file, trial_started_at=at, trial_anchored_at=SystemClock().now()
-    )
+        raise BadInput(Refusal.TIME_INVALID, "A trial clock moves forward only. Give a later time.")
+    moved = msgspec.structs.replace(home.file, trial_started_at=at, trial_anchored_at=SystemClock().now())
     _write(home.path / _FILE, moved)
     return msgspec.structs.replace(home, file=moved)
 

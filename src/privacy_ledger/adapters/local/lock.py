@@ -24,9 +24,7 @@ class WorkerLock:
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
-            raise HomeUnusable(
-                "The home cannot be written to. Check --home and its permissions."
-            ) from None
+            raise HomeUnusable("The home cannot be written to. Check --home and its permissions.") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

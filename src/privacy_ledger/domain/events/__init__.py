@@ -16,22 +16,16 @@ __all__ = [  # noqa: PLE0604 - built from the modules' own sorted lists
     *control.__all__,
 ]
 
-COLLECTION_EVENTS: tuple[type[Fact], ...] = tuple(
-    getattr(collection, name) for name in collection.__all__
-)
+COLLECTION_EVENTS: tuple[type[Fact], ...] = tuple(getattr(collection, name) for name in collection.__all__)
 """Every sealed fact type, by class name."""
 
 _CONTROL = tuple(getattr(control, name) for name in control.__all__)
 CONTROL_FACTS: tuple[type[control.ControlFact], ...] = tuple(
-    kind
-    for kind in _CONTROL
-    if issubclass(kind, control.ControlFact) and kind is not control.ControlFact
+    kind for kind in _CONTROL if issubclass(kind, control.ControlFact) and kind is not control.ControlFact
 )
 """Every control fact about one subject."""
 CONTROL_RECORDS: tuple[type[control.ControlRecord], ...] = tuple(
-    kind
-    for kind in _CONTROL
-    if issubclass(kind, control.ControlRecord) and kind is not control.ControlRecord
+    kind for kind in _CONTROL if issubclass(kind, control.ControlRecord) and kind is not control.ControlRecord
 )
 """Every control record for all partitions."""
 

@@ -35,9 +35,7 @@ RefHex = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Ground = Literal["accuracy", "unlawful", "claims", "objection"]
 
 
-class ControlFact(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"
-):
+class ControlFact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """A fact about one subject that decides what may be done; `request` makes it idempotent."""
 
     request: RequestId
@@ -100,9 +98,7 @@ class RecordDiscarded(ControlFact, frozen=True, kw_only=True, tag="record.discar
     record: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
 
-class ControlRecord(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"
-):
+class ControlRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """A record that every partition carries, written by the registrar in one transaction."""
 
     at: UtcTime

@@ -14,7 +14,7 @@ from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
-__all__ = ["exit_code", "register", "summary_text"]
+__all__ = ["exit_code", "ingest", "register", "summary_text"]
 
 
 def register(group: click.Group) -> None:
@@ -83,9 +83,7 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
     try:
         return stack.enter_context(file.open("rb"))
     except OSError as error:
-        raise click.UsageError(
-            f"The file cannot be read ({error.strerror}). Check its name."
-        ) from None
+        raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
 
 
 def exit_code(summary: Summary) -> Exit:

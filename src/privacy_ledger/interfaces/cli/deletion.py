@@ -15,7 +15,7 @@ from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli.operate import compact
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
-__all__ = ["register", "write_files"]
+__all__ = ["erase", "export", "register", "write_files"]
 
 
 def register(group: click.Group) -> None:
@@ -31,7 +31,11 @@ def register(group: click.Group) -> None:
 @click.option("-o", "--receipt", type=click.Path(path_type=Path), help="Write the receipts here (a folder).")
 @command
 async def erase(
-    shell: Shell, subject: str, is_plan: bool, yes: bool, receipt: Path | None  # noqa: FBT001 - click
+    shell: Shell,
+    subject: str,
+    is_plan: bool,  # noqa: FBT001 - click passes options by name
+    yes: bool,  # noqa: FBT001
+    receipt: Path | None,
 ) -> int:
     """Erase SUBJECT for ever: plan, then keys, projections, tombstones, verification, receipt.
 

@@ -11,7 +11,16 @@ from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.shell import Shell, command
 
-__all__ = ["register", "rows_text"]
+__all__ = [
+    "analytics",
+    "analytics_list",
+    "analytics_seal",
+    "analytics_show",
+    "catalogue",
+    "catalogue_add",
+    "register",
+    "rows_text",
+]
 
 PRODUCT = "course_views_daily"
 
@@ -60,7 +69,11 @@ async def analytics_show(shell: Shell, name: str) -> None:
 @click.option("--early", "is_early", is_flag=True, help="Seal windows that may still get late events.")
 @command
 async def analytics_seal(
-    shell: Shell, name: str, until: str, since: str | None, is_early: bool  # noqa: FBT001 - click
+    shell: Shell,
+    name: str,
+    until: str,
+    since: str | None,
+    is_early: bool,  # noqa: FBT001 - click
 ) -> None:
     """Seal windows and release them once: the noise is drawn now, and never again."""
     async with shell.open() as runtime:

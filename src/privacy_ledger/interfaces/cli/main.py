@@ -11,7 +11,7 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli import collect, deletion, insight, operate, rights, story
 from privacy_ledger.interfaces.cli.shell import Discreet, Exit, Shell, command
 
-__all__ = ["main"]
+__all__ = ["init", "main", "version"]
 
 
 @click.group(cls=Discreet, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,9 +33,7 @@ def main(
 
     Start with `privacy-ledger demo` or `privacy-ledger tour`.
     """
-    context.obj = Shell(
-        home=home, kafka=kafka, as_json=as_json, no_wait=no_wait, log_level=log_level.upper()
-    )
+    context.obj = Shell(home=home, kafka=kafka, as_json=as_json, no_wait=no_wait, log_level=log_level.upper())
 
 
 @main.command()

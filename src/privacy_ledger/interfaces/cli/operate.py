@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -17,7 +19,22 @@ from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
-__all__ = ["Report", "TableReport", "apply_topics", "compact", "register", "verify"]
+__all__ = [
+    "Report",
+    "TableReport",
+    "apply_topics",
+    "compact",
+    "doctor",
+    "register",
+    "replay",
+    "replay_verify",
+    "topics",
+    "topics_apply",
+    "topics_plan",
+    "verify",
+    "worker",
+    "worker_run",
+]
 
 IDLE_POLL_S = 0.2
 
@@ -59,9 +76,7 @@ async def topics_apply(shell: Shell) -> None:
 async def _plan(shell: Shell) -> tuple[kafka_topics.TopicChange, ...]:
     cluster = shell.settings.cluster
     if cluster is None:
-        raise HomeUnusable(
-            "A home makes its topics by itself. For a cluster give --kafka HOST:PORT."
-        )
+        raise HomeUnusable("A home makes its topics by itself. For a cluster give --kafka HOST:PORT.")
     async with kafka_topics.open_admin(cluster) as admin:
         return await kafka_topics.plan(
             admin, TOPICS,
@@ -107,7 +122,8 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
             await _embedded_worker(shell, runtime, stop)
         else:
             host = worker_host()
-            await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+            with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
+                await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
     shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
 
@@ -116,9 +132,7 @@ async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) 
     """Hold the home's lock and fold what comes, until told to stop."""
     embedded = runtime.embedded
     if embedded is None or not await embedded.hold():
-        raise HomeUnusable(
-            "Another process runs the passes of this home. Stop it, or let it do the work."
-        )
+        raise HomeUnusable("Another process runs the passes of this home. Stop it, or let it do the work.")
     shell.talk.print("Running all passes of this home. Ctrl-C stops.")
     while not stop.is_set():
         if await runtime.registrar.tick():
@@ -224,9 +238,7 @@ async def verify(runtime: Runtime, name: str | None = None) -> Report:
     return Report(tables=tuple(tables), records=records, seconds=round(seconds, 3))
 
 
-async def _steady(
-    runtime: Runtime, pass_name: str
-) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
+async def _steady(runtime: Runtime, pass_name: str) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
     """Return positions and digests of one moment: read until no position moved meanwhile."""
     declaration = runtime.declared[pass_name]
     latest = TailedLatest(runtime.log) if runtime.local is None else IndexedLatest(runtime.local)
@@ -288,9 +300,7 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
                 runtime.declared[name].source, partition, after=position.offset, limit=1
             )
             if rows:
-                found.append(
-                    _finding(f"Pass {name} is behind in partition {partition}", "worker run")
-                )
+                found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):

@@ -11,7 +11,18 @@ from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
-__all__ = ["register"]
+__all__ = [
+    "consent",
+    "consent_grant",
+    "consent_show",
+    "consent_withdraw",
+    "register",
+    "restrict",
+    "subject",
+    "subject_return",
+    "subject_show",
+    "unrestrict",
+]
 
 GROUNDS = ("accuracy", "unlawful", "claims", "objection")
 
@@ -123,9 +134,7 @@ async def restrict(shell: Shell, subject: str, ground: str) -> None:
     """Restrict the processing of SUBJECT: records are kept, and used for nothing."""
     async with shell.open() as runtime:
         shell.announce(runtime)
-        offsets = await (await subjects_of(runtime)).restrict(
-            subject, ground=msgspec.convert(ground, Ground)
-        )
+        offsets = await (await subjects_of(runtime)).restrict(subject, ground=msgspec.convert(ground, Ground))
         await shell.settle(runtime, offsets)
         shell.result({"restricted": True, "ground": ground}, f"Restricted ({ground}).")
 
@@ -150,7 +159,5 @@ def _time(text: str) -> datetime:
     except ValueError:
         instant = None
     if instant is None or instant.tzinfo is None:
-        raise BadInput(
-            Refusal.TIME_INVALID, "Give an ISO time with its zone, such as 2026-03-02T09:00:00Z."
-        )
+        raise BadInput(Refusal.TIME_INVALID, "Give an ISO time with its zone, such as 2026-03-02T09:00:00Z.")
     return instant

@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import IntEnum
 from functools import update_wrapper
@@ -17,7 +17,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from privacy_ledger.bootstrap import Runtime, open_runtime, rules_in_force
+from privacy_ledger.bootstrap import Runtime, open_runtime
 from privacy_ledger.domain.errors import BadInput, HomeUnusable, LedgerError, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.logging import configure
 from privacy_ledger.settings import Settings, from_environment
@@ -84,16 +84,11 @@ class Shell:
         """Whether a person sits at both ends."""
         return sys.stdin.isatty() and sys.stderr.isatty() and not self.as_json
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, *, trial: datetime | None = None, prepare: bool = True
-    ) -> AsyncIterator[Runtime]:
-        """Open the home or the cluster, ready to run its passes unless `prepare` is off."""
-        async with open_runtime(self.settings, trial=trial, prepare=prepare) as runtime:
-            if prepare:
-                # A pass goes on under the rules it had adopted; without their book its steps fail.
-                await rules_in_force(runtime)
-            yield runtime
+    ) -> AbstractAsyncContextManager[Runtime]:
+        """Open the home or the cluster."""
+        return open_runtime(self.settings, trial=trial, prepare=prepare)
 
     def announce(self, runtime: Runtime) -> None:
         """Say on standard error when a home runs on trial time."""
@@ -188,9 +183,7 @@ def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
     except LedgerError as error:
         return _explain(shell, error)
     except KeyboardInterrupt:
-        return _say(
-            shell, "Stopped. What was acknowledged is safe; run the command again.", Exit.FAILED
-        )
+        return _say(shell, "Stopped. What was acknowledged is safe; run the command again.", Exit.FAILED)
     except BrokenPipeError:
         return Exit.DONE
     except OSError as error:

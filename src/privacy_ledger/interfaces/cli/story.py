@@ -28,7 +28,7 @@ from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.testing.generator import course_name, generate, user_id_of
 
-__all__ = ["register"]
+__all__ = ["Check", "Story", "demo", "register", "tour"]
 
 LEARNERS = 820
 COURSES = 4
@@ -251,9 +251,7 @@ async def _replay(story: Story) -> None:
     report = await verify(story.runtime)
     rate = round(report.records / max(report.seconds, 0.001))
     story.figures |= {"replayed": report.records, "replay_per_s": rate}
-    story.check(
-        f"live and rebuild are equal ({report.records:,} records, {rate:,}/s)", holds=report.is_equal
-    )
+    story.check(f"live and rebuild are equal ({report.records:,} records, {rate:,}/s)", holds=report.is_equal)
 
 
 def _end(story: Story) -> int:

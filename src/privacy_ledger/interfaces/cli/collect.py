@@ -1,20 +1,26 @@
 """`ingest`: a producer's file becomes sealed records."""
 
+import io
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 import msgspec
 
 from privacy_ledger.adapters.formats import openedx
-from privacy_ledger.adapters.formats.json_lines import read_lines
+from privacy_ledger.adapters.formats.json_lines import decode_object, read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
+from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
+
+
+DOCUMENT_BYTES_MAX: Final = 1 << 20
 
 
 def register(group: click.Group) -> None:
@@ -65,7 +71,7 @@ async def ingest(
             with progress_bar(shell) as bar:
                 task = bar.add_task("ingesting lines", total=None)
                 summary = await use_case.run(
-                    read_lines(stream), origin, on_line=note,
+                    _numbered(file, stream), origin, on_line=note,
                     on_progress=lambda read: bar.update(task, completed=read),
                 )  # fmt: skip
             await shell.settle(runtime, summary.offsets)
@@ -84,6 +90,17 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
         return stack.enter_context(file.open("rb"))
     except OSError as error:
         raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
+
+
+def _numbered(file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
+    """Return the numbered lines of a stream; a small file that is one JSON object is one line."""
+    if str(file) == "-" or file.stat().st_size > DOCUMENT_BYTES_MAX:
+        return read_lines(stream)
+    content = stream.read()
+    whole = content.strip()
+    if b"\n" in whole and not isinstance(decode_object(whole), Refusal):
+        return [(1, whole)]
+    return read_lines(io.BytesIO(content))
 
 
 def exit_code(summary: Summary) -> Exit:

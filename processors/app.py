@@ -12,7 +12,7 @@ from typing import Final
 import faust
 from mode import Service
 
-from privacy_ledger.bootstrap import Runtime, engine_for
+from privacy_ledger.bootstrap import Runtime, engine_for, host_folder
 from privacy_ledger.domain.errors import LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
 from privacy_ledger.logging import get_logger
@@ -82,6 +82,7 @@ def create_app(runtime: Runtime) -> faust.App:
         broker_commit_interval=1.0,
         producer_acks=-1,
         store="memory://",
+        datadir=str(host_folder(runtime)),
     )
     hints = app.topic(prefix + CONTROL_HINTS, key_type=bytes, value_type=bytes)
 

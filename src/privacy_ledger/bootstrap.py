@@ -59,6 +59,7 @@ __all__ = [
     "engine_for",
     "erasure_of",
     "export_of",
+    "host_folder",
     "ingest_of",
     "open_runtime",
     "rebuild_of",
@@ -321,6 +322,12 @@ class _KafkaWiring:
             if not keeps:
                 found[topic] = code
         return found
+
+
+def host_folder(runtime: Runtime) -> Path:
+    """Return the folder that the host may write to; it holds nothing of ours."""
+    settings = runtime.settings
+    return (settings.state or settings.data_home / "privacy-ledger" / "state") / "host"
 
 
 def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:

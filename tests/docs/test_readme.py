@@ -36,6 +36,7 @@ FOREIGN_OPTIONS: Final = frozenset({"--group", "--build", "--detach"})
 """Options of other programs that the documents use."""
 VARIABLE: Final = re.compile(r"PRIVACY_LEDGER_[A-Z][A-Z_]*[A-Z]")
 OPTION: Final = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+SUBSTITUTED: Final = re.compile(r"\$\([^)]*\)")
 NUMBER: Final = re.compile(r"-?\d[\d,.]*")
 
 Path_ = tuple[str, ...]
@@ -294,7 +295,8 @@ def _invocations() -> Iterator[tuple[str, Path_, str]]:
         if not is_whole and code.split()[0] not in main.commands:
             continue
         for part in re.split(r"privacy-ledger(?= |$)", code)[1:] if is_whole else [code]:
-            if found := _resolved(part.split()):
+            found = _resolved(part.split())
+            if found is not None and (is_whole or len(found[0]) > 1 or found[0] in _commands()):
                 yield code, *found
 
 
@@ -310,7 +312,7 @@ def _resolved(words: list[str]) -> tuple[Path_, str] | None:
     command: click.Command | None = main
     while isinstance(command, click.Group) and words:
         path, command, words = (*path, words[0]), command.commands.get(words[0]), words[1:]
-    return path, " ".join(words)
+    return path, SUBSTITUTED.sub("", " ".join(words))
 
 
 def _variables() -> Iterator[str]:

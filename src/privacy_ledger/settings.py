@@ -35,7 +35,7 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
     `PRIVACY_LEDGER_KEYSTORE`, `PRIVACY_LEDGER_STATE`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, and for the cluster
-    `PRIVACY_LEDGER_SECURITY_PROTOCOL`, `PRIVACY_LEDGER_SASL_MECHANISM`,
+    `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
     """
     read = os.environ.get

@@ -12,6 +12,7 @@ from privacy_ledger.adapters.kafka.settings import ClusterSettings, reader_optio
 from privacy_ledger.domain.topics import Topic
 from privacy_ledger.engine.cycle import POSITION_KEY
 from privacy_ledger.engine.kafka import ROWS_PER_POLL, KafkaEngine
+from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.ports.passes import PassPosition
 from tests.bench.measure import Figure, Meter
@@ -96,10 +97,10 @@ async def noop(cluster: ClusterSettings, topic: str, *, last: int) -> Figure:
 
 
 async def latest(log: KafkaLog, topic: str) -> dict[bytes, Row]:
-    """Return the newest committed record of each key."""
+    """Return the newest committed record of each live key, but heartbeats."""
     found: dict[bytes, Row] = {}
     after = -1
     while rows := await log.read(topic, 0, after=after, limit=_READ):
         found.update({row.key: row for row in rows})
         after = rows[-1].offset
-    return {key: row for key, row in found.items() if row.value is not None}
+    return {key: row for key, row in found.items() if row.value is not None and key != HEARTBEAT_KEY}

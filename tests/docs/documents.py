@@ -1,11 +1,13 @@
 """The documents that the tests run: their blocks of code, the names they mention, and a shell."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from os import environ, pathsep
+from os import environ, killpg, pathsep
 from pathlib import Path
 from typing import Final
 
@@ -126,14 +128,20 @@ def run_steps(
     guard = f'_ended() {{ echo "$1 $2" > failed; kill $(jobs -p) 2>/dev/null; exit {_FAILED}; }}'
     script = "\n".join([guard, *lines]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["bash", "-s"], input=script, cwd=folder, env=dict(env), capture_output=True,
-        text=True, check=False, timeout=timeout_s,
-    )  # fmt: skip
+    with subprocess.Popen(
+        ["bash", "-s"], cwd=folder, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as shell:  # fmt: skip
+        try:
+            out, err = shell.communicate(script, timeout=timeout_s)
+        finally:
+            # A worker that a document started must not outlive its shell, whatever went wrong.
+            with suppress(ProcessLookupError):
+                killpg(shell.pid, signal.SIGKILL)
     failed = folder / "failed"
     if failed.exists():
         code, number = map(int, failed.read_text().split())
         step = steps[number]
         failure = f"{step.place}: `{step.command}` ended with {code}, not {step.code}.\n"
-        return Done(done.stdout, failure + done.stdout[-2000:] + done.stderr[-2000:])
-    return Done(done.stdout, "" if done.returncode == 0 else done.stderr[-2000:])
+        return Done(out, failure + out[-2000:] + err[-2000:])
+    return Done(out, "" if shell.returncode == 0 else err[-2000:])

@@ -37,6 +37,8 @@ FOREIGN_OPTIONS: Final = frozenset({"--group", "--build", "--detach"})
 VARIABLE: Final = re.compile(r"PRIVACY_LEDGER_[A-Z][A-Z_]*[A-Z]")
 OPTION: Final = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 SUBSTITUTED: Final = re.compile(r"\$\([^)]*\)")
+READERS: Final = ("read", "os.environ.get", "environ.get", "os.getenv")
+"""How the code asks for a variable of the environment."""
 NUMBER: Final = re.compile(r"-?\d[\d,.]*")
 
 Path_ = tuple[str, ...]
@@ -102,7 +104,9 @@ def test_compose_knows_what_its_commands_name(tmp_path: Path) -> None:
     if docker is None or _run([docker, "compose", "version"], tmp_path).returncode != 0:
         pytest.skip("no `docker compose` client on this machine")
 
-    answer = _run([docker, "compose", "-f", str(ROOT / "docker-compose.yml"), "config", "--services"], tmp_path)
+    answer = _run(
+        [docker, "compose", "-f", str(ROOT / "docker-compose.yml"), "config", "--services"], tmp_path
+    )
 
     assert answer.returncode == 0, answer.stderr
     named = {found for step in steps for found in re.findall(r" exec (?:-T )?(\S+)", step.command)}
@@ -171,7 +175,9 @@ def test_no_unknown_command_is_mentioned() -> None:
 
 def test_no_unknown_option_is_mentioned() -> None:
     """An option that stands alone belongs to some command."""
-    every = {name for command in (main, *_commands().values()) for names in _options(command) for name in names}
+    every = {
+        name for command in (main, *_commands().values()) for names in _options(command) for name in names
+    }
     alone = {code.split()[0] for code in _codes() if code.startswith("-") and not code.startswith("---")}
 
     assert sorted(alone - every - FOREIGN_OPTIONS) == []
@@ -322,9 +328,11 @@ def _variables() -> Iterator[str]:
     for module in modules:
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if VARIABLE.fullmatch(name):
-                    if ast.unparse(function) in ("read", "os.environ.get", "os.getenv", "environ.get"):
+                case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
+                    if VARIABLE.fullmatch(name) and ast.unparse(function) in READERS:
                         yield name
+                case _:
+                    pass
 
 
 def _decisions() -> list[Path]:

@@ -7,8 +7,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from privacy_ledger.adapters.formats.openedx import parse
-from privacy_ledger.domain.events import CourseEnrolled, UsagePageViewed
+from privacy_ledger.adapters.formats.openedx import UNNAMED_ACTIVITY, parse
+from privacy_ledger.domain.events import CourseEnrolled, UsageOther, UsagePageViewed
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.formats import Parsed
 from privacy_ledger.testing.generator import generate
@@ -151,8 +151,10 @@ def test_quirky_lines_are_facts_or_have_a_reason(quirky: list[bytes]) -> None:
     """Every reason is one that such a line deserves, and some events are about two people."""
     results = [parse(line) for line in quirky if line]
     refused = Counter(r for r in results if isinstance(r, Refusal))
-    assert set(refused) == {Refusal.NOT_JSON, Refusal.UNKNOWN_EVENT}
+    assert set(refused) == {Refusal.NOT_JSON}
     parsed = [r for r in results if isinstance(r, Parsed)]
+    facts = [fact for r in parsed for person in r.people for fact in person.facts]
+    assert any(isinstance(fact, UsageOther) and fact.action == UNNAMED_ACTIVITY for fact in facts)
     assert any(r.is_joint for r in parsed)
     assert any(not r.people and r.anonymous for r in parsed)
 

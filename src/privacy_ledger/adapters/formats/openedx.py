@@ -30,6 +30,7 @@ from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity
 
 __all__ = [
+    "UNNAMED_ACTIVITY",
     "USERNAME",
     "USER_ID",
     "parse",

@@ -88,7 +88,10 @@ def create_app(runtime: Runtime) -> faust.App:
 
     @app.agent(hints)
     async def wake(stream: faust.StreamT[bytes]) -> None:
-        """Take hints; losing one only means that a cache lease runs its full time."""
+        """Take hints. None is needed: key caches look for revocations by themselves every second.
+
+        The subscription keeps the host alive: a Faust application without a topic ends.
+        """
         async for _ in stream:
             continue
 
@@ -124,6 +127,8 @@ async def run_worker(
         log_line.info("host stopped late", state="cut")
     if service.failure is not None:
         raise service.failure
+    if life.done() and not life.cancelled():
+        life.result()
 
 
 async def _tick(runtime: Runtime, service: EngineService) -> None:

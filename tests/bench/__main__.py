@@ -235,7 +235,9 @@ def _print(report: Report) -> None:
             f"Sealed: {report.ledger.events:,} events of {report.ledger.value_bytes} B and 17 headers, "
             f"{report.ledger.subjects:,} subjects, 1 partition, passes core and analytics in one process."
         )
-    print(f"\n{'k events per CPU-second':<34}{'min':>9}{'median':>9}{'max':>9}{'wall k/s':>10}{'peak MiB':>10}")
+    print(
+        f"\n{'k events per CPU-second':<34}{'min':>9}{'median':>9}{'max':>9}{'wall k/s':>10}{'peak MiB':>10}"
+    )
     for name, figures in report.figures.items():
         rates = _row(spread([figure.rate / 1000 for figure in figures]), "{:>9.1f}".format)
         wall = spread([figure.events / figure.wall_s / 1000 for figure in figures]).median

@@ -343,9 +343,7 @@ async def fill(cluster: ClusterSettings, *, prefix: str, events: int, subjects: 
     last = -1
     source = _events(events, subjects)
     while part := list(itertools.islice(source, _BATCH)):
-        records = [
-            NewRecord(0, ref + rng.randbytes(16), msgspec.json.encode(event)) for ref, event in part
-        ]
+        records = [NewRecord(0, ref + rng.randbytes(16), msgspec.json.encode(event)) for ref, event in part]
         offsets = await log.append(SOURCE, records)
         last = offsets[-1]
         for offset, (ref, event) in zip(offsets, part, strict=True):

@@ -258,7 +258,9 @@ def evidence_is_erased_with_its_category(monkeypatch: pytest.MonkeyPatch) -> Non
     def control_fact(self: PassFold, work: Workspace, record: Record, fact: Any) -> Any:
         demands = right(self, work, record, fact)
         if getattr(fact, "category", None) is Category.EVIDENCE:
-            self._removal.category(work, record.ref, Category.EVIDENCE, request=fact.request)
+            self._removal.category(
+                work, record.ref, Category.EVIDENCE, request=fact.request, rules=self.rules(work)
+            )
         return demands
 
     monkeypatch.setattr(PassFold, "_control_fact", control_fact)

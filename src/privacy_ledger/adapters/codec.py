@@ -171,10 +171,11 @@ class LedgerCodec:
 
     def _record(self, row: Row, keys: dict[bytes, DataKey | Shredded]) -> Record:
         """Return one record; never raises for bad bytes."""
-        if row.key.startswith(HEARTBEAT_KEY):
-            return _bare(row, Heartbeat())
         if len(row.key) != 32:  # noqa: PLR2004 - ref and record id
-            return _bare(row, Undecodable("key_length"))
+            is_beat = row.key.startswith(HEARTBEAT_KEY)
+            return _bare(row, Heartbeat() if is_beat else Undecodable("key_length"))
+        if any(value is None for _, value in row.headers):
+            return _bare(row, Removed(is_ours=False) if row.value is None else Undecodable("headers"))
         if row.value is None:
             return _bare(row, Removed(is_ours=self._has_right_mac(row)))
         headers = dict(row.headers)

@@ -10,8 +10,9 @@ Arguments stand in the order of `AESGCM.encrypt` and of `hmac.digest`, which the
 import hmac
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
+from struct import Struct as Packer
 from struct import pack
 from typing import Final
 
@@ -41,6 +42,9 @@ VERSION: Final = 1
 KID_BYTES: Final = 32
 MAX_CIPHERS: Final = 50_000
 """How many ready ciphers are kept; the one used longest ago goes first."""
+
+MAX_LAYOUTS: Final = 64
+"""For how many lists of header names the invariable part of `aad` is kept."""
 
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
@@ -99,15 +103,22 @@ def aad(stream: str, key: bytes, headers: Headers, skip: Collection[str] = ()) -
     """
     if skip:
         headers = tuple(pair for pair in headers if pair[0] not in skip)
-    names = [stream]
-    values = [key]
-    for name, value in headers:
-        names.append(name)
-        values.append(value)
-    count = len(names)
-    lengths = pack(f">{2 * count + 1}I", count, *map(len, names), *map(len, values))
+    names: tuple[str, ...] = ()
+    values: tuple[bytes, ...] = ()
+    if headers:
+        names, values = zip(*headers, strict=True)
+    begin, lengths, joined = _layout(stream, names)
+    return b"".join((begin, lengths(len(key), *map(len, values)), joined, key, *values))
+
+
+@lru_cache(maxsize=MAX_LAYOUTS)
+def _layout(stream: str, names: tuple[str, ...]) -> tuple[bytes, Callable[..., bytes], bytes]:
+    """Return what is the same for all records with these header names: counts, and the names."""
+    whole = (stream, *names)
+    count = len(whole)
     # A foreign record's header name may hold lone surrogates; it must not stop the reader.
-    return lengths + "".join(names).encode("utf-8", "surrogatepass") + b"".join(values)
+    joined = "".join(whole).encode("utf-8", "surrogatepass")
+    return pack(f">{count + 1}I", count, *map(len, whole)), Packer(f">{count}I").pack, joined
 
 
 def mac(secret: bytes, data: bytes) -> bytes:
@@ -137,6 +148,8 @@ def _cipher(key: DataKey) -> AESGCM:
         if len(_ciphers) > MAX_CIPHERS:
             _ciphers.popitem(last=False)
         return held[1]
-    with suppress(KeyError):  # another thread may have dropped it meanwhile
+    try:  # not `suppress`: this runs for every record
         _ciphers.move_to_end(kid)
+    except KeyError:  # another thread dropped it meanwhile
+        pass
     return held[1]

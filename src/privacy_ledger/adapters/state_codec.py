@@ -69,31 +69,27 @@ class PassStateCodec:
         self, changes: Sequence[Change], *, generation: Callable[[bytes], int], now: datetime
     ) -> list[bytes | None]:
         """Return the sealed values, in order; a value of an ended person is dropped."""
-        wants: dict[KeyWant, None] = {}
-        slots: list[KeyWant | None] = []
+        encode = self._encode
+        values: list[bytes | None] = []
+        slots: list[tuple[int, Change, KeyWant]] = []
         for change in changes:
-            want = None
-            if change.value is not None and not _is_plain(change):
+            value: bytes | None = None
+            if change.value is None:
+                pass
+            elif _is_plain(change):
+                value = _PLAIN + encode(change.value)
+            else:
                 ref = SubjectRef(change.key[:REF_BYTES])
                 number = generation(ref) if change.table.sealing == "view" else 0
-                want = KeyWant(ref, self.group(change.table), number)
-                wants[want] = None
-            slots.append(want)
-        keys = self._keys(tuple(wants), now=now)
-        return [
-            self._seal_one(change, None if want is None else keys.get(want), is_plain=want is None)
-            for change, want in zip(changes, slots, strict=True)
-        ]
-
-    def _seal_one(self, change: Change, key: DataKey | None, *, is_plain: bool) -> bytes | None:
-        if change.value is None:
-            return None
-        if is_plain:
-            return _PLAIN + self._encode(change.value)
-        if key is None:
-            return None
-        bound = self._bound(change.table, change.key)
-        return envelope.seal(key, self._encode(change.value), bound)
+                slots.append((len(values), change, KeyWant(ref, self.group(change.table), number)))
+            values.append(value)
+        keys = self._keys(tuple(dict.fromkeys(want for _, _, want in slots)), now=now)
+        for place, change, want in slots:
+            key = keys.get(want)
+            if key is not None:
+                bound = self._bound(change.table, change.key)
+                values[place] = envelope.seal(key, encode(change.value), bound)
+        return values
 
     def _keys(self, wants: tuple[KeyWant, ...], *, now: datetime) -> dict[KeyWant, DataKey]:
         """Return the keys that exist or may be made; those of ended persons are left out."""
@@ -106,8 +102,12 @@ class PassStateCodec:
             for want in wants:
                 try:
                     (found[want],) = self._vault.sealing_keys((want,), now=now)
-                except (RefusedByPolicy, InvariantViolation):
+                except RefusedByPolicy:
                     continue
+                except InvariantViolation:
+                    # A pass that begins anew counts generations anew: the number is spent, so
+                    # the state takes the next one. Its key id says under which it lies.
+                    (found[want],) = self._vault.fresh_keys(((want.ref, want.group),), now=now)
             return found
 
     def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:

@@ -47,7 +47,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     not_reached: tuple[str, ...] = NOT_REACHED
     later: tuple[str, ...] = (
         "ledger bytes: removed by compaction within 25 hours and the cleaner's time",
-        "key backups: cryptographically final within 8 days",
+        "key backups: final when the keystore backups from before this erasure are deleted",
     )
     build: str
 

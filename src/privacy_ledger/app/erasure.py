@@ -134,7 +134,7 @@ class Erasure:
             if best is None or (saga.is_completed and not best.is_completed):
                 known[saga.ref] = saga
         request = self._ids.token().hex()
-        sagas = []
+        sagas, openings = [], []
         for ref in refs:
             found = known.get(ref)
             if found is None:
@@ -145,8 +145,11 @@ class Erasure:
                 opening = Progress(
                     request=request, ref=ref.hex(), step="opened", at=now, cause=cause, counts=counts
                 )
-                await self._write(opening)
+                openings.append(record(opening, partitions=self._log.partitions(REQUESTS)))
             sagas.append(found)
+        if openings:
+            # All references of a person together: a crash leaves all of them opened, or none.
+            await self._log.append(REQUESTS, openings)
         return sagas
 
     async def _counts(self, ref: SubjectRef) -> dict[str, int]:
@@ -286,7 +289,6 @@ class Erasure:
                 _store("keystore keys", len(kids)),
                 # Every reference was minted for an identity; a crash may have lost their number.
                 StoreOutcome(store="keystore identities", outcome="erased", count=saga.identities),
-                _store("unattributed lane", 0),
             ),
             keys=_receipt.salted(salt, kids),
             build=self._build,

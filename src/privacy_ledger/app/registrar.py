@@ -266,4 +266,6 @@ class Registrar:
             (LEDGER_EVENTS, self._codec.control_record(self._ids.token(), partition, event, received_at=now))
             for partition in self._all()
         ]
+        # Commands and workers are registrars in turn: each takes the writer over before it writes.
+        await self._log.open_writer(_WRITER)
         await self._log.append_atomically(writes, writer=_WRITER)

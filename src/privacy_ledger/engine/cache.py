@@ -1,8 +1,9 @@
 """Decoded states over a store: a bounded cache that is never ahead of the committed batch."""
 
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar, cast
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.runtime import StateStore
@@ -13,6 +14,9 @@ __all__ = ["CACHED_STATES_MAX", "StateCache"]
 T = TypeVar("T")
 CACHED_STATES_MAX: Final = 60_000
 """At most this many decoded states are kept per pass and partition."""
+EVICTED_PART: Final = 4
+"""The oldest quarter of the largest table goes where there is no room."""
+_UNREAD: Final[Any] = object()
 
 
 class StateCache:
@@ -22,26 +26,27 @@ class StateCache:
         """Start empty over `store`."""
         self._store = store
         self._codec = codec
-        self._known: OrderedDict[tuple[str, bytes], object | None] = OrderedDict()
+        self._known: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
 
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return the committed value, or None."""
-        name = (table.name, key)
-        if name in self._known:
-            return cast("T | None", self._known[name])
-        (value,) = self._codec.open_many(table, ((key, self._store.get_many([table.code + key])[0]),))
-        self._remember(name, value)
+        known = self._known[table.name]
+        value: T | None = known.get(key, _UNREAD)
+        if value is _UNREAD:
+            (value,) = self._codec.open_many(table, ((key, self._store.get_many([table.code + key])[0]),))
+            known[key] = value
         return value
 
     def fetch(self, table: Table[T], keys: Sequence[bytes]) -> None:
         """Read these keys in one query, where they are not known yet."""
-        missing = [key for key in keys if (table.name, key) not in self._known]
+        known = self._known[table.name]
+        missing = [key for key in keys if key not in known]
         if not missing:
             return
-        values = self._store.get_many([table.code + key for key in missing])
+        code = table.code
+        values = self._store.get_many([code + key for key in missing])
         opened = self._codec.open_many(table, tuple(zip(missing, values, strict=True)))
-        for key, value in zip(missing, opened, strict=True):
-            self._remember((table.name, key), value)
+        known.update(zip(missing, opened, strict=True))
 
     def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
         """Yield committed (key, value) pairs in key order."""
@@ -57,11 +62,11 @@ class StateCache:
         A value that was dropped because its person ended is None here too.
         """
         self._store.write(store)
+        known = self._known
         for change, (_, sealed) in zip(changes, store, strict=False):
-            value = None if sealed is None else change.value
-            self._remember((change.table.name, change.key), value)
-        while len(self._known) > CACHED_STATES_MAX:
-            self._known.popitem(last=False)
-
-    def _remember(self, name: tuple[str, bytes], value: object | None) -> None:
-        self._known[name] = value
+            known[change.table.name][change.key] = None if sealed is None else change.value
+        while sum(map(len, known.values())) > CACHED_STATES_MAX:
+            # A part at a time: to look for the oldest entry of a dictionary again and again is slow.
+            largest = max(known.values(), key=len)
+            for key in list(islice(largest, len(largest) // EVICTED_PART)):
+                del largest[key]

@@ -129,6 +129,7 @@ class PartitionCycle:
         )
         self._pending_shreds: list[bytes] = []
         self._has_books = False
+        self._at = 0
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -149,13 +150,7 @@ class PartitionCycle:
         for record in records:
             if record.type == _RULES:
                 await self._books.load(str(getattr(record.body, "digest", "")))
-        try:
-            work, emits = await self._fold_all(records)
-        except LedgerError:
-            raise
-        except Exception:  # noqa: BLE001 - a step's bug: find the record, park its subject
-            records = await self._isolate(records)
-            work, emits = await self._fold_all(records)
+        records, work, emits = await self._fold_around(records)
         return self._batch(work, emits, records, fresh, now=now)
 
     async def _load_books(self) -> None:
@@ -178,14 +173,14 @@ class PartitionCycle:
         for key in self._pending_shreds:
             work.delete(SHREDS, key)
         emits: list[Emit] = []
-        for record in records:
-            await self._apply(work, record, emits)
+        for number, record in enumerate(records):
+            self._at = number
+            if isinstance(record.body, Undecodable) and self._is_nobodys(record):
+                continue
+            demands, out = self._fold.apply(work, record)
+            if demands or out:
+                await self._follow(work, emits, demands, out)
         return work, emits
-
-    async def _apply(self, work: Workspace, record: Record, emits: list[Emit]) -> None:
-        if isinstance(record.body, Undecodable) and self._is_nobodys(record):
-            return
-        await self._follow(work, emits, *self._fold.apply(work, record))
 
     async def _follow(
         self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]
@@ -216,21 +211,21 @@ class PartitionCycle:
                 await self._serve(work, demand, emits)
         return self._batch(work, emits, (), (), now=now) if len(work) else None
 
-    async def _isolate(self, records: Sequence[Record]) -> list[Record]:
-        """Return the records with those on which a step fails made undecodable."""
-        checked: list[Record] = []
-        for record in records:
+    async def _fold_around(self, records: list[Record]) -> tuple[list[Record], Workspace, list[Emit]]:
+        """Fold records; one on which a step fails is made undecodable, and parks its subject."""
+        while True:
             try:
-                await self._fold_all((*checked, record))
+                work, emits = await self._fold_all(records)
             except LedgerError:
                 raise
-            except Exception:  # this very record makes a step fail: its subject is parked
-                if record.ref == NOBODY:
+            except Exception:  # a step's bug: the record in hand is the one
+                failing = records[self._at]
+                if failing.ref == NOBODY or isinstance(failing.body, Undecodable):
                     raise
-                checked.append(msgspec.structs.replace(record, body=Undecodable("step")))
+                parked = msgspec.structs.replace(failing, body=Undecodable("step"))
+                records = [*records[: self._at], parked, *records[self._at + 1 :]]
             else:
-                checked.append(record)
-        return checked
+                return records, work, emits
 
     def _preload(self, records: Sequence[Record]) -> None:
         """Read the states that the batch will surely touch, in one query a table."""
@@ -260,6 +255,9 @@ class PartitionCycle:
 
     def _refuse_foreign_keystore(self, records: Sequence[Record]) -> None:
         """Stop when a run of records all name keys that this keystore never held."""
+        unreadable = [record for record in records if isinstance(record.body, Undecodable)]
+        if len(unreadable) <= UNKNOWN_IN_A_ROW_MAX:
+            return
         run = 0
         for record in records:
             unknown = isinstance(record.body, Undecodable) and record.body.reason == "unknown_key"
@@ -288,11 +286,16 @@ class PartitionCycle:
         encoded = msgspec.msgpack.encode(position)
         writes: list[tuple[str, NewRecord]] = []
         store: list[tuple[bytes, bytes | None]] = []
+        partition = self._partition
+        name = topic = ""
+        code = prefix = b""
         for change, value in zip(changes, sealed, strict=True):
-            table = change.table
-            key = self._states.changelog_key(table, change.key)
-            writes.append((self._states.topic(table), NewRecord(self._partition, key, value)))
-            store.append((table.code + change.key, value))
+            table, key = change.table, change.key
+            if table.name != name:  # changes come table by table
+                name, code = table.name, table.code
+                topic, prefix = self._states.topic(table), self._states.changelog_key(table, b"")
+            writes.append((topic, NewRecord(partition, prefix + key, value)))
+            store.append((code + key, value))
         own = state_topic(self._declaration.name)
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
@@ -345,10 +348,11 @@ class PartitionCycle:
         decided: list[tuple[bytes, Tombstone]] = []
         shreds: list[tuple[bytes, Shred]] = []
         for change in changes:
-            if isinstance(change.value, Tombstone):
-                decided.append((change.value.key, change.value))
-            elif isinstance(change.value, Shred):
-                shreds.append((change.key, change.value))
+            value = change.value
+            if isinstance(value, Tombstone):
+                decided.append((value.key, value))
+            elif isinstance(value, Shred):
+                shreds.append((change.key, value))
         decided.sort(key=lambda pair: pair[1].sequence)
         return Work(
             tombstones=tuple(self._tombstone(key, value) for key, value in decided),

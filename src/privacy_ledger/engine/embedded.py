@@ -107,15 +107,24 @@ class EmbeddedPasses:
             return True
         if not self._lock.try_acquire():
             return False
+        try:
+            await self._open_all()
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+    async def _open_all(self) -> None:
+        """Open every cycle; half an acquisition must never look like a whole one."""
         for lane in self._lanes:
             for partition in range(self._log.partitions(lane.declaration.source)):
+                await self._log.open_writer(self._writer(lane, partition))
                 cycle = lane.open_cycle(partition)
                 lane.cycles[partition] = cycle
                 await self._finish(lane, cycle)
                 await self._retry_parked(lane, partition, cycle)
         if self.on_acquire is not None:
             await self.on_acquire()
-        return True
 
     def release(self) -> None:
         """Forget the cycles and free the lock."""

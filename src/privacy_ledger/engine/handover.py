@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from privacy_ledger.domain.errors import LedgerRewound
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
-from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.log import EventLog, NewRecord
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 
@@ -72,16 +72,27 @@ async def restore(
 
 
 async def note_progress(
-    log: EventLog, store: StateStore, partition: int, *, changelogs: Mapping[str, bytes]
+    log: EventLog,
+    store: StateStore,
+    partition: int,
+    *,
+    changelogs: Mapping[str, bytes],
+    writer: str,
 ) -> None:
     """Store how far the changelogs reach now, so that the next restore starts there.
 
-    Only the owner writes these partitions, so everything below the stable end is applied.
+    Only the owner writes these partitions, so everything below the stable end is applied. That
+    this process still is the owner is shown by a transaction after the ends were read.
+
+    Raises:
+        Fenced: another owner took over; nothing was noted.
     """
     marks: list[tuple[bytes, bytes | None]] = []
     for topic in sorted(changelogs):
         end = await log.end(topic, partition)
         marks.append((_PROGRESS + topic.encode(), b"%d" % (end - 1)))
+    beat = NewRecord(partition, HEARTBEAT_KEY, b"\0")
+    await log.append_atomically([(topic, beat) for topic in sorted(changelogs)], writer=writer)
     store.write(marks)
 
 

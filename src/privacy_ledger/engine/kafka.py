@@ -7,6 +7,7 @@ as everywhere, one transaction each; the store follows the commit.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -68,8 +69,8 @@ class Wiring(Protocol):
 class _Owned:
     """One assigned partition."""
 
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self.lock = lock
         self.cycle: PartitionCycle | None = None
         self.is_running = False
         self.noted_at = 0.0
@@ -100,6 +101,8 @@ class KafkaEngine:
         self._topic = topic
         self._consumer = wiring.consumer()
         self._owned: dict[int, _Owned] = {}
+        # A lock outlives its assignment: a cycle of an earlier one may still be in its commit.
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stores: dict[int, StateStore] = {}
         self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,7 +155,7 @@ class KafkaEngine:
         if places:
             self._consumer.pause(*places)
         for partition in partitions:
-            self._owned.setdefault(partition, _Owned()).is_running = False
+            self._owned.setdefault(partition, _Owned(self._locks[partition])).is_running = False
             self._acquire_later(partition, delay_s=0)
 
     def revoked(self) -> None:
@@ -187,6 +190,9 @@ class KafkaEngine:
         except (LedgerError, KafkaError, OSError) as error:
             log_line.warning("acquire failed", **self._where(partition), reason=_code(error))
             self._again(partition, generation, delay_s=RETRY_S)
+        except Exception as error:  # noqa: BLE001 - a task's outermost frame: nothing may stay paused unseen
+            log_line.error("acquire failed", **self._where(partition), reason=_code(error))  # noqa: TRY400
+            self._again(partition, generation, delay_s=STOPPED_RETRY_S)
 
     def _again(self, partition: int, generation: int, *, delay_s: float) -> None:
         if generation == self._generation and not self._stopping.is_set():
@@ -283,7 +289,7 @@ class KafkaEngine:
         self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
     ) -> None:
         batch = await cycle.run(rows, now=self._clock.now())
-        if not batch.records:
+        if not batch.records or owned.cycle is not cycle or self._owned.get(partition) is not owned:
             return
         await self._log.append_atomically(batch.writes, writer=self._writer(partition))
         cycle.settle(batch)
@@ -318,7 +324,7 @@ class KafkaEngine:
                 owned.noted_at = now
                 async with owned.lock:
                     if owned.is_running:
-                        await self._note(partition)
+                        await self._note(partition, owned)
         if offsets and now - self._lag_at > LAG_COMMIT_S:
             self._lag_at = now
             try:
@@ -326,13 +332,19 @@ class KafkaEngine:
             except KafkaError as error:
                 log_line.info("lag not committed", reason=_code(error))
 
-    async def _note(self, partition: int) -> None:
+    async def _note(self, partition: int, owned: _Owned) -> None:
         try:
             await note_progress(
-                self._log, self._stores[partition], partition, changelogs=self._wiring.changelogs
+                self._log,
+                self._stores[partition],
+                partition,
+                changelogs=self._wiring.changelogs,
+                writer=self._writer(partition),
             )
         except LedgerError as error:
+            # The writer has ended: whoever owns the partition now, it is acquired before it folds.
             log_line.info("progress not noted", **self._where(partition), reason=_code(error))
+            self._drop(partition, owned, delay_s=FENCED_RETRY_S)
 
     async def _close_stores(self) -> None:
         for store in self._stores.values():

@@ -84,7 +84,7 @@ class PassFold:
         self._removal = removal.Removal(self._processors, writes_tombstones=writes_tombstones)
         self._sampling_key = sampling_key
         self._again: Moment | None = None
-        self._passed: dict[int, int] = {}
+        self._passed: dict[tuple[bytes, tuple[int, ...]], int] = {}
 
     # What the shell asks -----------------------------------------------------------
 
@@ -162,7 +162,7 @@ class PassFold:
         """Let the ticks pass that came after the last record that waited; ends a `Reread`."""
         if not demand.is_refold:
             self._pass_ticks(work, demand, before=None)
-            self._passed.pop(id(demand), None)
+            self._passed.pop((demand.ref, demand.offsets), None)
 
     def retry(self, work: Workspace, ref: SubjectRef, *, partition: int) -> list[Reread]:
         """Take a parked subject up again: its parked record and all that waited, in order."""
@@ -184,6 +184,10 @@ class PassFold:
             last_tick=self._moment(work).last_tick,
             is_known_copy=None if row is None else row.digest == record.digest,
         )
+        if row is not None and row.record_id == record.record_id:
+            # The very same record, written again: compaction keeps the later copy.
+            work.put(INDEX, row_key, structs.replace(row, offset=record.offset))
+            return []
         if isinstance(decision, Refusal):
             self._removal.refuse(work, record, cause=decision, rules=rules)
             return []
@@ -256,7 +260,7 @@ class PassFold:
                 self._removal.everything(work, ref, request=fact.request)
             case ErasureRequested() if fact.category not in {None, Category.EVIDENCE}:
                 category = Category(str(fact.category))
-                if self._removal.category(work, ref, category, request=fact.request):
+                if self._removal.category(work, ref, category, request=fact.request, rules=self.rules(work)):
                     return self._refold(work, ref, partition, after)
             case ErasureRequested() if fact.purpose not in {None, ALWAYS}:
                 purges = ((str(fact.purpose), record.offset),)
@@ -369,13 +373,13 @@ class PassFold:
 
         While the subject is restricted, or parked again, the tick goes on waiting.
         """
-        passed = self._passed.get(id(demand), -1)
+        passed = self._passed.get((demand.ref, demand.offsets), -1)
         for waiting in demand.moments:
             if waiting.offset == before:
                 return waiting.moment
             if not waiting.is_tick or waiting.offset <= passed:
                 continue
-            self._passed[id(demand)] = waiting.offset
+            self._passed[demand.ref, demand.offsets] = waiting.offset
             permissions = work.get(PERMISSIONS, demand.ref) or Permissions()
             if permissions.is_restricted or work.get(PARKED, demand.ref) is not None:
                 key = demand.ref + waiting.offset.to_bytes(8, "big")

@@ -112,10 +112,14 @@ class Removal:
         self.clear_projections(work, ref)
         work.delete(FROZEN, ref)
 
-    def category(self, work: Workspace, ref: SubjectRef, category: Category, *, request: str) -> bool:
+    def category(
+        self, work: Workspace, ref: SubjectRef, category: Category, *, request: str, rules: Rules
+    ) -> bool:
         """Remove every live record of a category; return whether there was one."""
         rows = [pair for pair in work.scan(INDEX, ref) if pair[1].category is category]
         for key, row in _by_offset(rows):
+            if is_fine(rules, category):
+                self._shred(work, ref, Shred(str(category), generation=row.generation))
             self.bury(work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row))
         return bool(rows)
 
@@ -133,6 +137,7 @@ class Removal:
         Answering the person's own rights is no purpose that can be taken away.
         """
         touched = False
+        shreds: set[tuple[str, int]] = set()
         if not purges:
             return False
         for key, row in _by_offset(work.scan(INDEX, ref)):
@@ -145,8 +150,12 @@ class Removal:
                 work.put(INDEX, key, structs.replace(row, purposes=kept))
             else:
                 self.bury(work, ref, row.record_id, cause=cause, request=request, row=(key, row))
-                for purpose in row.purposes:
-                    self._shred(work, ref, Shred(f"{row.category}+{purpose}"))
+                shreds.update((f"{row.category}+{p}", row.generation) for p in row.purposes)
+        # A later grant may have begun again under the same generation: what lives keeps its key.
+        kept_rows = [row for _, row in work.scan(INDEX, ref)] if shreds else []
+        alive = {(f"{row.category}+{p}", row.generation) for row in kept_rows for p in row.purposes}
+        for group, generation in sorted(shreds - alive):
+            self._shred(work, ref, Shred(group, generation=generation))
         return touched
 
     # Retention --------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """The states of a pass: tables of typed values, and the workspace that folds read and change."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Final, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -40,6 +41,7 @@ __all__ = [
 
 T = TypeVar("T")
 Sealing = Literal["plain", "state", "view"]
+_UNREAD: Final[Any] = object()
 
 
 class Table(Struct, Generic[T], frozen=True):
@@ -168,7 +170,7 @@ class Loader(Protocol):
         ...
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """A changed value of a table; None deletes."""
 
     table: Table[object]
@@ -182,57 +184,59 @@ class Workspace:
     Deterministic and free of I/O of its own. `changes` yields each changed key once.
     """
 
+    __slots__ = ("_changed", "_loader", "_values")
+
     def __init__(self, loader: Loader) -> None:
         """Start with no changes over `loader`."""
         self._loader = loader
-        self._values: dict[str, dict[bytes, object | None]] = {}
-        self._changed: dict[tuple[str, bytes], Table[object]] = {}
+        self._values: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
+        self._changed: defaultdict[str, dict[bytes, Table[Any]]] = defaultdict(dict)
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         """Return the value as changed in this cycle, else as committed."""
-        values = self._values.get(table.name)
-        if values is None:
-            values = self._values[table.name] = {}
-        if key in values:
-            return cast("T | None", values[key])
-        value = self._loader.load(table, key)
-        values[key] = value
+        values = self._values[table.name]
+        value: T | None = values.get(key, _UNREAD)
+        if value is _UNREAD:
+            value = values[key] = self._loader.load(table, key)
         return value
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
         """Set a value."""
-        self._values.setdefault(table.name, {})[key] = value
-        self._changed[(table.name, key)] = cast("Table[object]", table)
+        name = table.name
+        self._values[name][key] = value
+        self._changed[name][key] = table
 
     def delete(self, table: Table[T], key: bytes) -> None:
         """Remove a value; removing what is not there changes nothing."""
         if self.get(table, key) is None:
             return
         self._values[table.name][key] = None
-        self._changed[(table.name, key)] = cast("Table[object]", table)
+        self._changed[table.name][key] = table
 
     def scan(self, table: Table[T], prefix: bytes) -> list[tuple[bytes, T]]:
         """Return (key, value) pairs in key order, with this cycle's changes."""
         found: dict[bytes, T] = dict(self._loader.scan(table, prefix))
-        for key, value in self._values.get(table.name, {}).items():
+        for key, value in self._values[table.name].items():
             if key.startswith(prefix):
                 if value is None:
                     found.pop(key, None)
                 else:
-                    found[key] = cast("T", value)
+                    found[key] = value
         return sorted(found.items())
 
     def preload(self, table: Table[T], values: Iterable[tuple[bytes, T | None]]) -> None:
         """Take values that were read in one batch, where nothing is known yet."""
-        known = self._values.setdefault(table.name, {})
+        known = self._values[table.name]
         for key, value in values:
             known.setdefault(key, value)
 
     def changes(self) -> Iterator[Change]:
-        """Yield every change of this cycle, in the order of first change."""
-        for (name, key), table in self._changed.items():
-            yield Change(table, key, self._values[name][key])
+        """Yield every change of this cycle, table by table, in the order of first change."""
+        for name, changed in self._changed.items():
+            values = self._values[name]
+            for key, table in changed.items():
+                yield Change(table, key, values[key])
 
     def __len__(self) -> int:
         """Return the number of changed keys."""
-        return len(self._changed)
+        return sum(map(len, self._changed.values()))

@@ -227,7 +227,10 @@ async def test_everything_is_exact_though_workers_die_while_data_flows(kafka: Br
                 assert again.read == len(chunk[:50])
                 await _use_rights(runtime, witness, rng, step, state)
                 await asyncio.sleep(PACE_S)
-            assert chaos.kills >= KILLS
+            while chaos.kills < KILLS:
+                again = await (await ingest_of(runtime)).run(numbered(whole[:200]), source)
+                assert again.read == 200
+                await asyncio.sleep(PACE_S)
             stop.set()
             await killing
             await runtime.passes.settle(timeout_s=90)
@@ -396,13 +399,10 @@ async def test_a_second_worker_takes_over_within_ten_seconds(kafka: Broker, tmp_
             ]
             assert listening == []
             before = second.running()
-            started = time.monotonic()
             first.kill()
+            assert await asyncio.to_thread(second.wait_running, before + 1) <= 10
             await runtime.registrar.tick(force=True)
             await runtime.passes.settle(timeout_s=60)
-            seconds = time.monotonic() - started
-            assert second.running() > before
-            assert seconds <= 10, seconds
             assert second.terminate() <= 5
     finally:
         cluster.end()

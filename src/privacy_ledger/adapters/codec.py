@@ -8,6 +8,7 @@ import hmac
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeVar, Union
 
 import msgspec
@@ -46,7 +47,12 @@ PAYLOAD_BYTES_MAX: Final = 1 << 20
 DEPTH_MAX: Final = 64
 _AnyControl = Union[CONTROL_FACTS + CONTROL_RECORDS]  # type: ignore[valid-type] # noqa: UP007
 _CATEGORIES: Final = {category.value.encode(): category for category in Category}
-_SEALED_TYPES: Final = frozenset(event_type(kind).encode() for kind in COLLECTION_EVENTS)
+_SEALED_TYPES: Final = {event_type(kind).encode(): event_type(kind) for kind in COLLECTION_EVENTS}
+_FACT_HEADERS: Final = (
+    "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type", "category", "purposes",
+    "basis", "notice", "jurisdiction", "received", "schema", "kid", "gen", "tag", "digest",
+)  # fmt: skip
+_TYPE_AT: Final = _FACT_HEADERS.index("ce_type")
 _AT: Final = re.compile(r" - at `([^`]*)`$")
 _EXPECTED: Final = re.compile(r"^Expected `([^`]+)`")
 
@@ -85,27 +91,29 @@ class LedgerCodec:
         plain = self._encode(Payload(fact=fact, id=source_id, joint=joint))
         _read_strictly(self._payload.decode, plain, kind)
         occurred_at: datetime = getattr(fact, "occurred_at", origin.received_at)
-        headers: Headers = (
-            ("ce_specversion", b"1.0"),
-            ("ce_id", record_id.hex().encode()),
-            ("ce_type", kind.encode()),
-            ("ce_source", origin.source.encode("ascii")),
-            ("ce_time", stamp(occurred_at)),
-            ("content-type", b"application/json"),
-            ("category", fact.category.encode()),
-            ("purposes", ",".join(origin.purposes).encode()),
-            ("basis", origin.basis.encode()),
-            ("notice", origin.notice.encode("ascii")),
-            ("jurisdiction", origin.jurisdiction.encode("ascii")),
-            ("received", stamp(origin.received_at)),
-            ("schema", kind.encode()),
-            ("kid", key.kid[:16].hex().encode()),
-            ("gen", b"%d" % key.generation),
-            ("tag", origin.tag.hex().encode()),
-            ("digest", origin.digest.hex().encode()),
+        values = (  # in the order of `_FACT_HEADERS`
+            b"1.0",
+            record_id.hex().encode(),
+            kind.encode(),
+            origin.source.encode("ascii"),
+            stamp(occurred_at),
+            b"application/json",
+            fact.category.encode(),
+            ",".join(origin.purposes).encode(),
+            origin.basis.encode(),
+            origin.notice.encode("ascii"),
+            origin.jurisdiction.encode("ascii"),
+            stamp(origin.received_at),
+            kind.encode(),
+            key.kid[:16].hex().encode(),
+            b"%d" % key.generation,
+            origin.tag.hex().encode(),
+            origin.digest.hex().encode(),
         )
         full = record_key(key.ref, record_id)
-        sealed = envelope.seal(key, plain, envelope.aad(self._stream, full, headers))
+        bound = envelope.aad_of(self._stream, full, _FACT_HEADERS, values)
+        sealed = envelope.seal(key, plain, bound)
+        headers: Headers = tuple(zip(_FACT_HEADERS, values, strict=True))
         return NewRecord(partition_of(key.ref, self._partitions), full, sealed, headers)
 
     def control_fact(
@@ -174,6 +182,51 @@ class LedgerCodec:
         if len(row.key) != 32:  # noqa: PLR2004 - ref and record id
             is_beat = row.key.startswith(HEARTBEAT_KEY)
             return _bare(row, Heartbeat() if is_beat else Undecodable("key_length"))
+        if row.value is not None and row.headers:
+            names, values = zip(*row.headers, strict=True)
+            if names == _FACT_HEADERS and values[_TYPE_AT] in _SEALED_TYPES:
+                return self._fact_record(row, values, keys)
+        return self._other_record(row, keys)
+
+    def _fact_record(
+        self, row: Row, values: tuple[bytes, ...], keys: dict[bytes, DataKey | Shredded]
+    ) -> Record:
+        """Return a sealed record with exactly the headers that `fact` writes: nearly every one."""
+        _, _, kind, _, time, _, category, purposes, _, _, _, received, _, _, generation, tag, digest = values
+        key = row.key
+        ref, record_id = split_key(key)
+        name = _SEALED_TYPES[kind]
+        try:
+            occurred_at = datetime.fromisoformat(time.decode())
+            received_at = _instant(received)
+            if partition_of(ref, self._partitions) != row.partition:
+                return _bare(row, Undecodable("wrong_partition"))
+            return Record(
+                partition=row.partition,
+                offset=row.offset,
+                ref=ref,
+                record_id=record_id,
+                type=name,
+                body=self._open(
+                    row, name, keys, envelope.aad_of(self._stream, key, _FACT_HEADERS, values)
+                ),
+                occurred_at=occurred_at,
+                received_at=received_at,
+                category=_CATEGORIES[category],
+                purposes=_purposes(purposes),
+                generation=int(generation),
+                tag=bytes.fromhex(tag.decode()),
+                digest=bytes.fromhex(digest.decode()),
+            )
+        except (KeyError, ValueError):
+            return _bare(row, Undecodable("headers"))
+        except (TypeError, AttributeError):
+            if None in values:  # a foreign producer's header without a value
+                return _bare(row, Undecodable("headers"))
+            raise
+
+    def _other_record(self, row: Row, keys: dict[bytes, DataKey | Shredded]) -> Record:
+        """Return a tombstone, a control record, or one with headers of its own."""
         if any(value is None for _, value in row.headers):
             return _bare(row, Removed(is_ours=False) if row.value is None else Undecodable("headers"))
         if row.value is None:
@@ -189,18 +242,18 @@ class LedgerCodec:
             ref, record_id = split_key(row.key)
             if partition_of(ref, self._partitions) != row.partition:
                 return _bare(row, Undecodable("wrong_partition"))
-            purposes = headers["purposes"].decode()
+            bound = envelope.aad(self._stream, row.key, row.headers)
             return Record(
                 partition=row.partition,
                 offset=row.offset,
                 ref=ref,
                 record_id=record_id,
                 type=kind.decode(),
-                body=self._open(row, kind, keys),
+                body=self._open(row, kind.decode(), keys, bound),
                 occurred_at=occurred_at,
                 received_at=received_at,
                 category=_CATEGORIES[headers["category"]],
-                purposes=tuple(purposes.split(",")) if purposes else (),
+                purposes=_purposes(headers["purposes"]),
                 generation=int(headers["gen"]),
                 tag=bytes.fromhex(headers["tag"].decode()),
                 digest=bytes.fromhex(headers["digest"].decode()),
@@ -208,8 +261,8 @@ class LedgerCodec:
         except (KeyError, ValueError):
             return _bare(row, Undecodable("headers"))
 
-    def _open(self, row: Row, kind: bytes, keys: dict[bytes, DataKey | Shredded]) -> Body:
-        """Return the sealed fact, or why it cannot be had."""
+    def _open(self, row: Row, kind: str, keys: dict[bytes, DataKey | Shredded], bound: bytes) -> Body:
+        """Return the sealed fact that is bound to `bound`, or why it cannot be had."""
         value = row.value or b""
         key = keys.get(value[1:33])
         if isinstance(key, Shredded):
@@ -219,14 +272,14 @@ class LedgerCodec:
         if key.ref != row.key[:16]:
             return Undecodable("foreign_key")
         try:
-            plain = envelope.open_sealed(key, value, envelope.aad(self._stream, row.key, row.headers))
-            payload = _read_strictly(self._payload.decode, plain, kind.decode())
+            plain = envelope.open_sealed(key, value, bound)
+            payload = _read_strictly(self._payload.decode, plain, kind)
         except envelope.EnvelopeBroken:
             return Undecodable("envelope")
         except SchemaMismatch:
             return Undecodable("schema")
         fact: Fact = payload.fact
-        return fact if event_type(fact).encode() == kind else Undecodable("type")
+        return fact if event_type(fact) == kind else Undecodable("type")
 
     def payload(self, row: Row) -> Payload | None:
         """Return the whole payload of one sealed record, for exports; None when unreadable."""
@@ -263,6 +316,18 @@ class LedgerCodec:
             return False
         expected = self._with_mac(row.key, row.headers[:-1], row.value or b"")[-1][1]
         return hmac.compare_digest(expected, row.headers[-1][1])
+
+
+@lru_cache(maxsize=64)
+def _instant(header: bytes) -> datetime:
+    """Return the instant of a header that is the same for a whole batch of records."""
+    return datetime.fromisoformat(header.decode())
+
+
+@lru_cache(maxsize=256)
+def _purposes(header: bytes) -> tuple[str, ...]:
+    """Return the purposes of a header; there are few different ones."""
+    return tuple(header.decode().split(",")) if header else ()
 
 
 def stamp(instant: datetime) -> bytes:

@@ -30,6 +30,7 @@ __all__ = [
     "VERSION",
     "EnvelopeBroken",
     "aad",
+    "aad_of",
     "forget",
     "kid_of",
     "mac",
@@ -103,10 +104,14 @@ def aad(stream: str, key: bytes, headers: Headers, skip: Collection[str] = ()) -
     """
     if skip:
         headers = tuple(pair for pair in headers if pair[0] not in skip)
-    names: tuple[str, ...] = ()
-    values: tuple[bytes, ...] = ()
-    if headers:
-        names, values = zip(*headers, strict=True)
+    if not headers:
+        return aad_of(stream, key, (), ())
+    names, values = zip(*headers, strict=True)
+    return aad_of(stream, key, names, values)
+
+
+def aad_of(stream: str, key: bytes, names: tuple[str, ...], values: tuple[bytes, ...]) -> bytes:
+    """Return the same as `aad`, of header names and values that stand apart already."""
     begin, lengths, joined = _layout(stream, names)
     return b"".join((begin, lengths(len(key), *map(len, values)), joined, key, *values))
 

@@ -41,12 +41,15 @@ class StateCache:
         """Read these keys in one query, where they are not known yet."""
         known = self._known[table.name]
         missing = [key for key in keys if key not in known]
-        if not missing:
-            return
+        if missing:
+            known.update(self.read(table, missing))
+
+    def read(self, table: Table[T], keys: Sequence[bytes]) -> Iterator[tuple[bytes, T | None]]:
+        """Return the committed (key, value) of these keys, from one query, and keep none of them."""
         code = table.code
-        values = self._store.get_many([code + key for key in missing])
-        opened = self._codec.open_many(table, tuple(zip(missing, values, strict=True)))
-        known.update(zip(missing, opened, strict=True))
+        values = self._store.get_many([code + key for key in keys])
+        opened = self._codec.open_many(table, tuple(zip(keys, values, strict=True)))
+        return zip(keys, opened, strict=True)
 
     def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
         """Yield committed (key, value) pairs in key order."""
@@ -59,14 +62,21 @@ class StateCache:
     def commit(self, store: Sequence[tuple[bytes, bytes | None]], changes: Sequence[Change]) -> None:
         """Write one atomic batch to the store; then the cache says what the store says.
 
-        A value that was dropped because its person ended is None here too.
+        A value that was dropped because its person ended is None here too. A key that was never
+        loaded stays out: what is written once and hardly read must not push states out.
         """
         self._store.write(store)
-        known = self._known
+        tables = self._known
+        name = ""
+        known: dict[bytes, Any] = {}
         for change, (_, sealed) in zip(changes, store, strict=False):
-            known[change.table.name][change.key] = None if sealed is None else change.value
-        while sum(map(len, known.values())) > CACHED_STATES_MAX:
+            if change.table.name != name:  # changes come table by table
+                name = change.table.name
+                known = tables[name]
+            if change.key in known:
+                known[change.key] = None if sealed is None else change.value
+        while sum(map(len, tables.values())) > CACHED_STATES_MAX:
             # A part at a time: to look for the oldest entry of a dictionary again and again is slow.
-            largest = max(known.values(), key=len)
+            largest = max(tables.values(), key=len)
             for key in list(islice(largest, len(largest) // EVICTED_PART)):
                 del largest[key]

@@ -169,7 +169,7 @@ class PartitionCycle:
     async def _fold_all(self, records: Sequence[Record]) -> tuple[Workspace, list[Emit]]:
         """Fold records into one workspace, serving what must be read again on the way."""
         work = Workspace(self._cache)
-        self._preload(records)
+        self._preload(work, records)
         for key in self._pending_shreds:
             work.delete(SHREDS, key)
         emits: list[Emit] = []
@@ -227,14 +227,19 @@ class PartitionCycle:
             else:
                 return records, work, emits
 
-    def _preload(self, records: Sequence[Record]) -> None:
-        """Read the states that the batch will surely touch, in one query a table."""
-        refs = {record.ref for record in records if record.ref != NOBODY}
-        rows = {record.ref + record.tag for record in records if record.tag}
-        self._cache.fetch(PERMISSIONS, sorted(refs))
-        self._cache.fetch(INDEX, sorted(rows))
+    def _preload(self, work: Workspace, records: Sequence[Record]) -> None:
+        """Read the states that the batch will surely touch, in one query a table.
+
+        A tag is hardly ever asked for again: its row goes to this cycle's workspace only.
+        """
+        refs = sorted({record.ref for record in records if record.ref != NOBODY})
+        rows = sorted({record.ref + record.tag for record in records if record.tag})
+        self._cache.fetch(PARKED, refs)
+        self._cache.fetch(PERMISSIONS, refs)
+        self._cache.fetch(GENERATIONS, refs)
+        work.preload(INDEX, self._cache.read(INDEX, rows))
         for processor in self._declaration.processors:
-            self._cache.fetch(processor.table, sorted(refs))
+            self._cache.fetch(processor.table, refs)
 
     # Guards -------------------------------------------------------------------------------
 

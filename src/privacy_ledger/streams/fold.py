@@ -50,6 +50,7 @@ from privacy_ledger.streams.states import (
     Meta,
     Moment,
     Parked,
+    Parts,
     Waiting,
     Window,
     Workspace,
@@ -59,6 +60,8 @@ __all__ = ["TICK_JUMP_MAX", "PassFold"]
 
 TICK_JUMP_MAX: Final = timedelta(days=40)
 _META_KEY: Final = b""
+_NO_META: Final = Meta()
+_UNKNOWN: Final = Permissions()
 
 
 class PassFold:
@@ -84,6 +87,9 @@ class PassFold:
         self._removal = removal.Removal(self._processors, writes_tombstones=writes_tombstones)
         self._sampling_key = sampling_key
         self._again: Moment | None = None
+        self._meta = _NO_META
+        self._now = Moment(None, None)
+        self._by_type: dict[str, tuple[Processor[object], ...]] = {}
         self._passed: dict[tuple[bytes, tuple[int, ...]], int] = {}
 
     # What the shell asks -----------------------------------------------------------
@@ -100,8 +106,11 @@ class PassFold:
         """Return the time and rules in force: those of the offset that is applied again, or now."""
         if self._again is not None:
             return self._again
-        meta = work.get(META, _META_KEY) or Meta()
-        return Moment(meta.last_tick, meta.registry_digest)
+        meta = work.get(META, _META_KEY) or _NO_META
+        if meta is not self._meta:  # the same value for nearly every record
+            self._meta = meta
+            self._now = Moment(meta.last_tick, meta.registry_digest)
+        return self._now
 
     def _book(self, moment: Moment) -> Rules:
         return self._initial if moment.registry_digest is None else self._books[moment.registry_digest]
@@ -112,6 +121,8 @@ class PassFold:
         The shell serves every `Reread` before it applies the next record.
         """
         body = record.body
+        if isinstance(body, Fact) and record.ref != NOBODY and work.get(PARKED, record.ref) is None:
+            return self._data(work, record), []
         if isinstance(body, Heartbeat):
             return [], []
         if isinstance(body, Removed):
@@ -147,7 +158,7 @@ class PassFold:
         if isinstance(record.body, Undecodable):
             self._park(work, record, record.body)
             return
-        self._project(work, structs.replace(record, purposes=row.purposes))
+        self._project(work, structs.replace(record, purposes=row.purposes), row.month)
 
     def again(self, work: Workspace, demand: Reread, record: Record) -> tuple[list[Reread], list[Emit]]:
         """Apply one record that waited, at its own moment, after the ticks that came before it."""
@@ -172,8 +183,9 @@ class PassFold:
 
     def _data(self, work: Workspace, record: Record) -> list[Reread]:
         """Decide on a collection event, index it, and fold it where nothing holds it back."""
-        rules = self.rules(work)
-        permissions = work.get(PERMISSIONS, record.ref) or Permissions()
+        moment = self._moment(work)
+        rules = self._book(moment)
+        permissions = work.get(PERMISSIONS, record.ref) or _UNKNOWN
         row_key = record.ref + record.tag
         row = work.get(INDEX, row_key)
         category = record.category or Category.EVIDENCE
@@ -181,7 +193,7 @@ class PassFold:
             permissions,
             Candidate(record.type, category, record.purposes, record.occurred_at, record.received_at),
             rules,
-            last_tick=self._moment(work).last_tick,
+            last_tick=moment.last_tick,
             is_known_copy=None if row is None else row.digest == record.digest,
         )
         if row is not None and row.record_id == record.record_id:
@@ -191,37 +203,40 @@ class PassFold:
         if isinstance(decision, Refusal):
             self._removal.refuse(work, record, cause=decision, rules=rules)
             return []
+        month = month_of(record.occurred_at)
         work.put(
             INDEX,
             row_key,
             IndexRow(
                 record.offset, record.record_id, record.digest, category,
-                month_of(record.occurred_at), decision, record.generation,
+                month, decision, record.generation,
             ),
         )  # fmt: skip
-        removal.start_timer(work, record.ref, category, record.occurred_at)
+        removal.start_timer(work, record.ref, category, month)
         if isinstance(record.body, Fact) and _has_effect(record.body, rules):
             changed = apply_fact(permissions, record.body)
             if changed is not permissions:
                 work.put(PERMISSIONS, record.ref, changed)
             permissions = changed
         if not permissions.is_restricted:
-            self._project(work, structs.replace(record, purposes=decision))
+            is_whole = decision == record.purposes
+            self._project(work, record if is_whole else structs.replace(record, purposes=decision), month)
         body = record.body
         if isinstance(body, ConsentWithdrawn | ObjectionRaised) and _has_effect(body, rules):
             return self._withdraw(work, record, (body.purpose,), permissions)
         return []
 
-    def _project(self, work: Workspace, record: Record) -> None:
+    def _project(self, work: Workspace, record: Record, month: int) -> None:
         """Fold an accepted record into every projection that may see it."""
         if not isinstance(record.body, Fact):
             return
-        category = record.category or Category.EVIDENCE
-        part_key = removal.part_key(category, month_of(record.occurred_at))
-        for processor in self._processors:
+        processors = self._by_type.get(record.type)
+        if processors is None:
+            processors = tuple(p for p in self._processors if record.type in p.step.types)
+            self._by_type[record.type] = processors
+        part_key = removal.part_key(record.category or Category.EVIDENCE, month)
+        for processor in processors:
             step = processor.step
-            if record.type not in step.types:
-                continue
             if step.purpose is not None and step.purpose not in record.purposes:
                 continue
             windows = step.windows(record)
@@ -229,8 +244,12 @@ class PassFold:
                 continue
             state = work.get(processor.table, record.ref)
             parts = {} if state is None else state.parts
-            part = step.step(parts.get(part_key), record)
-            work.put(processor.table, record.ref, removal.parts_of({**parts, part_key: part}))
+            before = parts.get(part_key)
+            part = step.step(before, record)
+            if before is None:
+                work.put(processor.table, record.ref, removal.parts_of({**parts, part_key: part}))
+            elif part is not before:  # in its place already: the order stays
+                work.put(processor.table, record.ref, Parts({**parts, part_key: part}))
 
     def _withdraw(
         self, work: Workspace, record: Record, purposes: Sequence[str], permissions: Permissions

@@ -40,6 +40,7 @@ __all__ = ["Removal", "is_fine", "part_key", "parts_of", "start_timer", "timer_k
 
 T = TypeVar("T")
 _CATEGORIES = tuple(Category)
+_CODES = {category: bytes([code]) for code, category in enumerate(_CATEGORIES)}
 _META_KEY = b""
 
 
@@ -55,8 +56,7 @@ def parts_of(parts: dict[str, T]) -> Parts[T]:
 
 def timer_key(category: Category, month: int, ref: SubjectRef) -> bytes:
     """Return the key under which a subject's month of a category waits for retention."""
-    code = _CATEGORIES.index(category)
-    return code.to_bytes(1, "big") + month.to_bytes(4, "big") + ref
+    return _CODES[category] + month.to_bytes(4, "big") + ref
 
 
 class Removal:
@@ -270,9 +270,9 @@ class Removal:
         )  # fmt: skip
 
 
-def start_timer(work: Workspace, ref: SubjectRef, category: Category, occurred_at: datetime) -> None:
+def start_timer(work: Workspace, ref: SubjectRef, category: Category, month: int) -> None:
     """Note that this subject has records of this category and month; retention looks there."""
-    key = timer_key(category, month_of(occurred_at), ref)
+    key = timer_key(category, month, ref)
     if work.get(TIMERS, key) is None:
         work.put(TIMERS, key, value=True)
 

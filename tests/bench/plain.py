@@ -38,7 +38,7 @@ from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
-from privacy_ledger.streams.record import Body, Record
+from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Table, Workspace
 from tests.bench import kafka
 from tests.bench.measure import Figure
@@ -105,23 +105,25 @@ _SOURCES: Final = (
 # The light parts ------------------------------------------------------------------------------
 
 
+_event = msgspec.json.Decoder(PlainEvent).decode
+
+
 class PlainCodec(LedgerCodec):
     """Decodes plain events."""
 
-    _event = msgspec.json.Decoder(PlainEvent).decode
-
     def decode(self, rows: Sequence[Row]) -> list[Record]:
         """Return a record per row."""
-        return [self._plain(row) for row in rows]
+        return [_record(row) for row in rows]
 
-    def _plain(self, row: Row) -> Record:
-        key = row.key
-        event = type(self)._event(row.value or b"")
-        return Record(
-            partition=row.partition, offset=row.offset, ref=SubjectRef(key[:16]),
-            record_id=RecordId(key[16:]), type=event.type, body=cast("Body", event),
-            occurred_at=event.at, received_at=event.at, tag=bytes.fromhex(event.id),
-        )  # fmt: skip
+
+def _record(row: Row) -> Record:
+    key = row.key
+    event = _event(row.value or b"")
+    return Record(
+        partition=row.partition, offset=row.offset, ref=SubjectRef(key[:16]),
+        record_id=RecordId(key[16:]), type=event.type, body=event,  # type: ignore[arg-type] # plain
+        occurred_at=event.at, received_at=event.at, tag=bytes.fromhex(event.id),
+    )  # fmt: skip
 
 
 class PlainFold(PassFold):
@@ -148,14 +150,16 @@ class PlainCycle(PartitionCycle):
         self._fold = fold
         self._is_exact = fold.is_exact
 
-    def _preload(self, records: Sequence[Record]) -> None:
+    def _preload(self, work: Workspace, records: Sequence[Record]) -> None:
         if self._is_exact:
-            self._cache.fetch(TAGS, sorted({record.ref + record.tag for record in records}))
+            tags = sorted({record.ref + record.tag for record in records})
+            found = self._cache.read(TAGS, tags)
+            work.preload(TAGS, found)
         self._cache.fetch(VIEW, sorted({record.ref for record in records}))
 
 
 def _step(state: PlainState | None, record: Record) -> PlainState:
-    event = cast("PlainEvent", record.body)
+    event: PlainEvent = record.body  # type: ignore[assignment] # plain
     if state is None:
         return PlainState(
             1, event.at, event.at, record.offset, event.course, event.position_ms, {event.type: 1}
@@ -171,7 +175,7 @@ def _step(state: PlainState | None, record: Record) -> PlainState:
 class _NoBooks:
     """No rule books."""
 
-    known: Mapping[str, Rules] = {}  # noqa: RUF012 - never changed
+    known: Mapping[str, Rules] = {}
 
     async def load(self, digest: str) -> None:
         """There is none."""
@@ -234,7 +238,7 @@ class PlainWiring:
 # The measured run -----------------------------------------------------------------------------
 
 
-async def fold(  # noqa: PLR0913 - what is measured, and where it lies
+async def fold(
     cluster: ClusterSettings,
     folder: Path,
     *,
@@ -296,7 +300,7 @@ def _events(count: int, subjects: int) -> Iterator[tuple[bytes, dict[str, object
         }
         event["padding"] = rng.randbytes((EVENT_BYTES - len(msgspec.json.encode(event)) - 13) // 2).hex()
         recent.append((ref, event))
-        if len(recent) > 500:  # noqa: PLR2004 - a re-send comes soon
+        if len(recent) > 500:  # a re-send comes soon
             recent.pop(0)
         yield ref, event
 

@@ -1,6 +1,5 @@
 """The whole topology over sealed records: ingest them when embedded, fold them on Kafka."""
 
-import hashlib
 import heapq
 import shutil
 from collections import defaultdict

@@ -207,9 +207,7 @@ class LedgerCodec:
                 ref=ref,
                 record_id=record_id,
                 type=name,
-                body=self._open(
-                    row, name, keys, envelope.aad_of(self._stream, key, _FACT_HEADERS, values)
-                ),
+                body=self._open(row, name, keys, envelope.aad_of(self._stream, key, _FACT_HEADERS, values)),
                 occurred_at=occurred_at,
                 received_at=received_at,
                 category=_CATEGORIES[category],

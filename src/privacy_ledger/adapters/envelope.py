@@ -153,7 +153,7 @@ def _cipher(key: DataKey) -> AESGCM:
         if len(_ciphers) > MAX_CIPHERS:
             _ciphers.popitem(last=False)
         return held[1]
-    try:  # not `suppress`: this runs for every record
+    try:  # noqa: SIM105 - not `suppress`: this runs for every record
         _ciphers.move_to_end(kid)
     except KeyError:  # another thread dropped it meanwhile
         pass

@@ -237,7 +237,8 @@ class PartitionCycle:
         self._cache.fetch(PARKED, refs)
         self._cache.fetch(PERMISSIONS, refs)
         self._cache.fetch(GENERATIONS, refs)
-        work.preload(INDEX, self._cache.read(INDEX, rows))
+        found = self._cache.read(INDEX, rows)
+        work.preload(INDEX, found)
         for processor in self._declaration.processors:
             self._cache.fetch(processor.table, refs)
 

@@ -15,6 +15,7 @@ from mode import Service
 from privacy_ledger.bootstrap import Runtime, engine_for, host_folder
 from privacy_ledger.domain.errors import LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
+from privacy_ledger.engine import collector
 from privacy_ledger.logging import get_logger
 
 __all__ = ["EngineService", "create_app", "run_worker"]
@@ -110,6 +111,7 @@ async def run_worker(
     # `start` returns when the worker has stopped; its own signal handlers give way to ours.
     life = asyncio.create_task(worker.start())
     await service.is_up.wait()
+    collector.calm()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     say(f"Running {', '.join(pass_names)}. SIGTERM or Ctrl-C stops.")

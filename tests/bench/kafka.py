@@ -10,6 +10,7 @@ from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, reader_options
 from privacy_ledger.domain.topics import Topic
+from privacy_ledger.engine import collector
 from privacy_ledger.engine.cycle import POSITION_KEY
 from privacy_ledger.engine.kafka import ROWS_PER_POLL, KafkaEngine
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
@@ -59,6 +60,7 @@ async def fold(engines: Sequence[KafkaEngine], log: WatchedLog, *, events: int) 
     Raises:
         TimeoutError: they did not come to the end.
     """
+    collector.calm()  # as the worker does
     meter = Meter()
     for engine in engines:
         engine.on_acquired = lambda _partition: meter.start()

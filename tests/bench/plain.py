@@ -69,7 +69,6 @@ class PlainState(Struct, frozen=True, array_like=True, gc=False):
     """The state of one subject, some 200 bytes."""
 
     events: int
-    first_at: datetime
     last_at: datetime
     last_offset: int
     last_course: str
@@ -161,13 +160,11 @@ class PlainCycle(PartitionCycle):
 def _step(state: PlainState | None, record: Record) -> PlainState:
     event: PlainEvent = record.body  # type: ignore[assignment] # plain
     if state is None:
-        return PlainState(
-            1, event.at, event.at, record.offset, event.course, event.position_ms, {event.type: 1}
-        )
-    counts = state.counts
+        return PlainState(1, event.at, record.offset, event.course, event.position_ms, {event.type: 1})
+    counts, furthest = state.counts, state.position_ms_max
     return PlainState(
-        state.events + 1, min(state.first_at, event.at), max(state.last_at, event.at), record.offset,
-        event.course, max(state.position_ms_max, event.position_ms),
+        state.events + 1, event.at, record.offset, event.course,
+        max(event.position_ms, furthest),
         {**counts, event.type: counts.get(event.type, 0) + 1},
     )  # fmt: skip
 
@@ -313,10 +310,9 @@ class _Tally:
         self.events: list[dict[str, object]] = []
 
     def plain(self) -> list[object]:
-        times = [str(event["at"]) for event in self.events]
         kinds = [str(event["type"]) for event in self.events]
         return [
-            len(self.events), min(times), max(times), self.offsets[-1], self.events[-1]["course"],
+            len(self.events), self.events[-1]["at"], self.offsets[-1], self.events[-1]["course"],
             max(int(str(event["position_ms"])) for event in self.events),
             {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         ]  # fmt: skip
@@ -324,7 +320,7 @@ class _Tally:
 
 def _plain(state: PlainState) -> list[object]:
     return [
-        state.events, state.first_at.isoformat(), state.last_at.isoformat(), state.last_offset,
+        state.events, state.last_at.isoformat(), state.last_offset,
         state.last_course, state.position_ms_max, dict(sorted(state.counts.items())),
     ]  # fmt: skip
 

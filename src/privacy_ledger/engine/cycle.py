@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.domain.errors import InvariantViolation, LedgerError, UnknownKey
+from privacy_ledger.domain.events import RulesAdopted, Tick
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, state_topic
 from privacy_ledger.domain.values import NOBODY, SubjectRef
@@ -46,7 +47,6 @@ T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
 UNKNOWN_IN_A_ROW_MAX: Final = 20
 REREAD_SLICE: Final = 500
-_TICK: Final = "tick.v1"
 _RULES: Final = "rules.adopted.v1"
 
 
@@ -146,10 +146,13 @@ class PartitionCycle:
         await self._load_books()
         fresh = [row for row in rows if row.offset > self.position.offset]
         records = self._codec.decode(fresh)
-        self._refuse_foreign_keystore(records)
-        for record in records:
-            if record.type == _RULES:
-                await self._books.load(str(getattr(record.body, "digest", "")))
+        kinds = _kinds(records)
+        if Undecodable in kinds:
+            self._refuse_foreign_keystore(records)
+        if RulesAdopted in kinds or Undecodable in kinds:
+            for record in records:
+                if record.type == _RULES:
+                    await self._books.load(str(getattr(record.body, "digest", "")))
         records, work, emits = await self._fold_around(records)
         return self._batch(work, emits, records, fresh, now=now)
 
@@ -261,9 +264,6 @@ class PartitionCycle:
 
     def _refuse_foreign_keystore(self, records: Sequence[Record]) -> None:
         """Stop when a run of records all name keys that this keystore never held."""
-        unreadable = [record for record in records if isinstance(record.body, Undecodable)]
-        if len(unreadable) <= UNKNOWN_IN_A_ROW_MAX:
-            return
         run = 0
         for record in records:
             unknown = isinstance(record.body, Undecodable) and record.body.reason == "unknown_key"
@@ -306,9 +306,12 @@ class PartitionCycle:
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
         writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in emits)
-        parked = [record for record in records if isinstance(record.body, Undecodable)]
-        writes.extend((DLQ, self._pointer(record)) for record in parked)
-        is_tick = any(record.type == _TICK for record in records)
+        kinds = _kinds(records)
+        parked = []
+        if Undecodable in kinds:
+            parked = [record for record in records if isinstance(record.body, Undecodable)]
+            writes.extend((DLQ, self._pointer(record)) for record in parked)
+        is_tick = Tick in kinds
         if is_tick:
             writes.extend(self._heartbeats(own))
         return Batch(
@@ -325,8 +328,8 @@ class PartitionCycle:
     def _advance(self, records: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
         """Return the position after these records: offsets and keys of the last and last Tick."""
         position = self.position
-        for record, row in zip(records, rows, strict=True):
-            if record.type == _TICK:
+        for record, row in zip(records, rows, strict=True) if Tick in _kinds(records) else ():
+            if isinstance(record.body, Tick):
                 position = msgspec.structs.replace(position, tick_offset=row.offset, tick_key=row.key)
         if rows:
             position = msgspec.structs.replace(position, offset=rows[-1].offset, key=rows[-1].key)
@@ -397,3 +400,8 @@ class PartitionCycle:
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return a committed value (commands and tests look through this)."""
         return self._cache.load(table, key)
+
+
+def _kinds(records: Sequence[Record]) -> set[type]:
+    """Return the classes of the bodies: most batches hold no control record and nothing unreadable."""
+    return {type(record.body) for record in records}

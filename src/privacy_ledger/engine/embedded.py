@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from privacy_ledger.domain.errors import NotCaughtUp
 from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import PartitionCycle
+from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
@@ -121,7 +121,8 @@ class EmbeddedPasses:
                 await self._log.open_writer(self._writer(lane, partition))
                 cycle = lane.open_cycle(partition)
                 lane.cycles[partition] = cycle
-                await self._finish(lane, cycle)
+                # What an earlier owner decided and may not have finished.
+                await self._carry_out(lane, cycle, cycle.outstanding())
                 await self._retry_parked(lane, partition, cycle)
         if self.on_acquire is not None:
             await self.on_acquire()
@@ -152,20 +153,13 @@ class EmbeddedPasses:
         rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
         if not rows:
             return 0
-        batch = await cycle.run(rows, now=self._clock.now())
-        await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
-        cycle.settle(batch)
-        await carry_out(
-            batch.work, cycle, declaration=lane.declaration, log=self._log, vault=self._vault,
-            states=lane.states, now=self._clock.now(),
-        )  # fmt: skip
+        await self._commit(lane, partition, cycle, await cycle.run(rows, now=self._clock.now()))
         return len(rows)
 
-    async def _finish(self, lane: Lane, cycle: PartitionCycle) -> None:
-        """Repeat the tombstones and shreds that an earlier owner may not have finished."""
+    async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
         await carry_out(
-            cycle.outstanding(), cycle, declaration=lane.declaration, log=self._log,
-            vault=self._vault, states=lane.states, now=self._clock.now(),
+            work, cycle, declaration=lane.declaration, log=self._log, vault=self._vault,
+            states=lane.states, now=self._clock.now(),
         )  # fmt: skip
 
     async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
@@ -175,8 +169,13 @@ class EmbeddedPasses:
             return
         batch = await cycle.retry_parked(parked, now=self._clock.now())
         if batch is not None:
-            await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
-            cycle.settle(batch)
+            await self._commit(lane, partition, cycle, batch)
+
+    async def _commit(self, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch) -> None:
+        """Make a batch durable, and do what it decided."""
+        await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
+        cycle.settle(batch)
+        await self._carry_out(lane, cycle, batch.work)
 
     def _writer(self, lane: Lane, partition: int) -> str:
         return f"{lane.declaration.name}.{partition}"

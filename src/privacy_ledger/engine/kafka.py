@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 
 from privacy_ledger.domain.errors import Fenced, LedgerError, LedgerRewound, UnknownKey
 from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import ControlUnreadable, PartitionCycle
+from privacy_ledger.engine.cycle import ControlUnreadable, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import (
     FencedLog,
@@ -232,16 +232,19 @@ class KafkaEngine:
 
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
-        now = self._clock.now()
-        await carry_out(
-            cycle.outstanding(), cycle, declaration=self._declaration, log=self._log,
-            vault=self._vault, states=self._states, now=now,
-        )  # fmt: skip
+        await self._carry_out(cycle, cycle.outstanding())
         parked = cycle.parked()
-        batch = await cycle.retry_parked(parked, now=now) if parked else None
+        batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
         if batch is not None:
             await self._log.append_atomically(batch.writes, writer=self._writer(partition))
             cycle.settle(batch)
+            await self._carry_out(cycle, batch.work)
+
+    async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
+        await carry_out(
+            work, cycle, declaration=self._declaration, log=self._log,
+            vault=self._vault, states=self._states, now=self._clock.now(),
+        )  # fmt: skip
 
     # Folding ----------------------------------------------------------------------------------
 
@@ -293,10 +296,7 @@ class KafkaEngine:
             return
         await self._log.append_atomically(batch.writes, writer=self._writer(partition))
         cycle.settle(batch)
-        await carry_out(
-            batch.work, cycle, declaration=self._declaration, log=self._log,
-            vault=self._vault, states=self._states, now=self._clock.now(),
-        )  # fmt: skip
+        await self._carry_out(cycle, batch.work)
 
         # A deleted value stays in the store's files until they are rewritten: at the next tick.
         owned.has_residue = owned.has_residue or any(c.value is None for c in batch.changes)

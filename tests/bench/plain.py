@@ -149,11 +149,9 @@ class PlainCycle(PartitionCycle):
         self._fold = fold
         self._is_exact = fold.is_exact
 
-    def _preload(self, work: Workspace, records: Sequence[Record]) -> None:
+    def _preload(self, records: Sequence[Record]) -> None:
         if self._is_exact:
-            tags = sorted({record.ref + record.tag for record in records})
-            found = self._cache.read(TAGS, tags)
-            work.preload(TAGS, found)
+            self._cache.pass_by(TAGS, sorted({record.ref + record.tag for record in records}))
         self._cache.fetch(VIEW, sorted({record.ref for record in records}))
 
 

@@ -19,7 +19,7 @@ from privacy_ledger.ports.codec import Partial
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.streams.protocol import Emit
-from privacy_ledger.streams.states import Change, Table
+from privacy_ledger.streams.states import Changes, Table
 
 __all__ = ["PassStateCodec", "view_group"]
 
@@ -66,30 +66,50 @@ class PassStateCodec:
         return view_group(table) if table.sealing == "view" else f"state:{self._pass}"
 
     def seal(
-        self, changes: Sequence[Change], *, generation: Callable[[bytes], int], now: datetime
-    ) -> list[bytes | None]:
-        """Return the sealed values, in order; a value of an ended person is dropped."""
+        self, changes: Sequence[Changes], *, generation: Callable[[bytes], int], now: datetime
+    ) -> list[list[bytes | None]]:
+        """Return the sealed values, per table and in order; a value of an ended person is dropped."""
         encode = self._encode
-        values: list[bytes | None] = []
-        slots: list[tuple[int, Change, KeyWant]] = []
-        for change in changes:
-            value: bytes | None = None
-            if change.value is None:
-                pass
-            elif _is_plain(change):
-                value = _PLAIN + encode(change.value)
-            else:
-                ref = SubjectRef(change.key[:REF_BYTES])
-                number = generation(ref) if change.table.sealing == "view" else 0
-                slots.append((len(values), change, KeyWant(ref, self.group(change.table), number)))
-            values.append(value)
-        keys = self._keys(tuple(dict.fromkeys(want for _, _, want in slots)), now=now)
-        for place, change, want in slots:
-            key = keys.get(want)
-            if key is not None:
-                bound = self._bound(change.table, change.key)
-                values[place] = envelope.seal(key, encode(change.value), bound)
-        return values
+        wants: list[dict[bytes, KeyWant]] = []
+        for one in changes:
+            table, values = one.table, one.values
+            if table.sealing == "plain":
+                wants.append({})
+                continue
+            group = self.group(table)
+            is_view = table.sealing == "view"
+            wants.append({
+                key: KeyWant(ref := SubjectRef(key[:REF_BYTES]), group, generation(ref) if is_view else 0)
+                for key, value in values.items()
+                if value is not None and not _is_fence(value)
+            })  # fmt: skip
+        keys = self._keys(tuple(dict.fromkeys(w for some in wants for w in some.values())), now=now)
+        return [
+            [None if value is None else _PLAIN + encode(value) for value in one.values.values()]
+            if one.table.sealing == "plain"
+            else self._sealed(one, some, keys)
+            for one, some in zip(changes, wants, strict=True)
+        ]
+
+    def _sealed(
+        self, changes: Changes, wants: dict[bytes, KeyWant], keys: dict[KeyWant, DataKey]
+    ) -> list[bytes | None]:
+        """Return the values of one table, each under its subject's key; a fence stays plain."""
+        encode, seal, table = self._encode, envelope.seal, changes.table
+        topic = self.topic(table)
+        sealed: list[bytes | None] = []
+        for key, value in changes.values.items():
+            want = wants.get(key)
+            if want is None:
+                sealed.append(None if value is None else _PLAIN + encode(value))
+                continue
+            data_key = keys.get(want)
+            if data_key is None:
+                sealed.append(None)
+                continue
+            bound = envelope.aad_of(topic, self.changelog_key(table, key), (), ())
+            sealed.append(seal(data_key, encode(value), bound))
+        return sealed
 
     def _keys(self, wants: tuple[KeyWant, ...], *, now: datetime) -> dict[KeyWant, DataKey]:
         """Return the keys that exist or may be made; those of ended persons are left out."""
@@ -162,8 +182,6 @@ class PassStateCodec:
         return msgspec.msgpack.decode(plain, type=Partial)
 
 
-def _is_plain(change: Change) -> bool:
-    """Return whether a value is stored without a key: no values of a person, or a fence."""
-    if change.table.sealing == "plain":
-        return True
-    return isinstance(change.value, Permissions) and change.value.is_ended
+def _is_fence(value: object) -> bool:
+    """Return whether a value is the fence of an ended person: it is stored without a key."""
+    return isinstance(value, Permissions) and value.is_ended

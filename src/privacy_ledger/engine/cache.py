@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.runtime import StateStore
-from privacy_ledger.streams.states import Change, Table
+from privacy_ledger.streams.states import Changes, Table
 
 __all__ = ["CACHED_STATES_MAX", "StateCache"]
 
@@ -27,11 +27,14 @@ class StateCache:
         self._store = store
         self._codec = codec
         self._known: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
+        self._passing: dict[str, dict[bytes, Any]] = {}
 
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return the committed value, or None."""
         known = self._known[table.name]
         value: T | None = known.get(key, _UNREAD)
+        if value is _UNREAD and self._passing:
+            value = self._passing.get(table.name, known).get(key, _UNREAD)
         if value is _UNREAD:
             (value,) = self._codec.open_many(table, ((key, self._store.get_many([table.code + key])[0]),))
             known[key] = value
@@ -42,14 +45,24 @@ class StateCache:
         known = self._known[table.name]
         missing = [key for key in keys if key not in known]
         if missing:
-            known.update(self.read(table, missing))
+            known.update(self._read(table, missing))
 
-    def read(self, table: Table[T], keys: Sequence[bytes]) -> Iterator[tuple[bytes, T | None]]:
-        """Return the committed (key, value) of these keys, from one query, and keep none of them."""
+    def pass_by(self, table: Table[T], keys: Sequence[bytes]) -> None:
+        """Read these keys in one query, and forget them at the next commit.
+
+        For rows that are hardly ever asked for again, such as a tag: they push no state out.
+        """
+        self._passing[table.name] = self._read(table, keys)
+
+    def _read(self, table: Table[T], keys: Sequence[bytes]) -> dict[bytes, T | None]:
         code = table.code
-        values = self._store.get_many([code + key for key in keys])
-        opened = self._codec.open_many(table, tuple(zip(keys, values, strict=True)))
-        return zip(keys, opened, strict=True)
+        found: dict[bytes, T | None] = dict.fromkeys(keys)
+        stored = self._store.get_many([code + key for key in keys])
+        pairs = [pair for pair in zip(keys, stored, strict=True) if pair[1] is not None]
+        if pairs:
+            opened = self._codec.open_many(table, pairs)
+            found.update(zip((key for key, _ in pairs), opened, strict=True))
+        return found
 
     def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
         """Yield committed (key, value) pairs in key order."""
@@ -59,22 +72,28 @@ class StateCache:
             if value is not None:
                 yield key, value
 
-    def commit(self, store: Sequence[tuple[bytes, bytes | None]], changes: Sequence[Change]) -> None:
+    def commit(
+        self,
+        store: Sequence[tuple[bytes, bytes | None]],
+        changes: Sequence[Changes],
+        sealed: Sequence[Sequence[bytes | None]],
+    ) -> None:
         """Write one atomic batch to the store; then the cache says what the store says.
 
         A value that was dropped because its person ended is None here too. A key that was never
         loaded stays out: what is written once and hardly read must not push states out.
         """
         self._store.write(store)
+        self._passing.clear()
         tables = self._known
-        name = ""
-        known: dict[bytes, Any] = {}
-        for change, (_, sealed) in zip(changes, store, strict=False):
-            if change.table.name != name:  # changes come table by table
-                name = change.table.name
-                known = tables[name]
-            if change.key in known:
-                known[change.key] = None if sealed is None else change.value
+        for one, stored in zip(changes, sealed, strict=True):
+            known = tables[one.table.name]
+            if not known:
+                continue
+            known.update({key: value for key, value in one.values.items() if key in known})
+            if None in stored:
+                gone = (key for key, value in zip(one.values, stored, strict=True) if value is None)
+                known.update({key: None for key in gone if key in known})
         while sum(map(len, tables.values())) > CACHED_STATES_MAX:
             # A part at a time: to look for the oldest entry of a dictionary again and again is slow.
             largest = max(tables.values(), key=len)

@@ -4,8 +4,9 @@ The caller commits `Batch.writes` in one transaction and only then calls `settle
 the local store up to date: a crash leaves at worst a store that is behind its changelog.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from privacy_ledger.domain.errors import InvariantViolation, LedgerError, Unknow
 from privacy_ledger.domain.events import RulesAdopted, Tick
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, state_topic
-from privacy_ledger.domain.values import NOBODY, SubjectRef
+from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
@@ -34,7 +35,7 @@ from privacy_ledger.streams.states import (
     SHREDS,
     WAITING,
     WORK,
-    Change,
+    Changes,
     Shred,
     Table,
     Tombstone,
@@ -48,6 +49,9 @@ POSITION_KEY: Final = b"\0pos"
 UNKNOWN_IN_A_ROW_MAX: Final = 20
 REREAD_SLICE: Final = 500
 _RULES: Final = "rules.adopted.v1"
+_BODY: Final = attrgetter("body")
+_NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable})
+FOLD_SLICE: Final = 500
 
 
 class ControlUnreadable(LedgerError):
@@ -79,7 +83,8 @@ class Batch(Struct, frozen=True, kw_only=True):
 
     writes: tuple[tuple[str, NewRecord], ...]
     store: tuple[tuple[bytes, bytes | None], ...]
-    changes: tuple[Change, ...]
+    changes: tuple[Changes, ...]
+    sealed: tuple[list[bytes | None], ...]
     work: Work
     position: PassPosition
     records: int
@@ -129,7 +134,8 @@ class PartitionCycle:
         )
         self._pending_shreds: list[bytes] = []
         self._has_books = False
-        self._at = 0
+        self._hand: Record | None = None
+        self._failed: set[int] = set()
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -144,17 +150,11 @@ class PartitionCycle:
             ControlUnreadable: a control record for all cannot be read.
         """
         await self._load_books()
-        fresh = [row for row in rows if row.offset > self.position.offset]
-        records = self._codec.decode(fresh)
-        kinds = _kinds(records)
-        if Undecodable in kinds:
-            self._refuse_foreign_keystore(records)
-        if RulesAdopted in kinds or Undecodable in kinds:
-            for record in records:
-                if record.type == _RULES:
-                    await self._books.load(str(getattr(record.body, "digest", "")))
-        records, work, emits = await self._fold_around(records)
-        return self._batch(work, emits, records, fresh, now=now)
+        last = self.position.offset
+        fresh = rows if rows and rows[0].offset > last else [row for row in rows if row.offset > last]
+        notable: list[Record] = []
+        work, emits = await self._around_failures(lambda: self._fold_all(fresh, notable))
+        return self._batch(work, emits, notable, fresh, now=now)
 
     async def _load_books(self) -> None:
         """Load every rule book that the committed states name, once after a take-over."""
@@ -169,21 +169,48 @@ class PartitionCycle:
                 await self._books.load(digest)
         self._has_books = True
 
-    async def _fold_all(self, records: Sequence[Record]) -> tuple[Workspace, list[Emit]]:
-        """Fold records into one workspace, serving what must be read again on the way."""
+    async def _fold_all(self, rows: Sequence[Row], notable: list[Record]) -> tuple[Workspace, list[Emit]]:
+        """Fold rows into one workspace, serving what must be read again on the way.
+
+        Slice by slice: decoded records are folded while the processor's caches still hold them.
+        `notable` is filled with the ticks and with what could not be read.
+        """
         work = Workspace(self._cache)
-        self._preload(work, records)
         for key in self._pending_shreds:
             work.delete(SHREDS, key)
         emits: list[Emit] = []
-        for number, record in enumerate(records):
-            self._at = number
-            if isinstance(record.body, Undecodable) and self._is_nobodys(record):
+        notable.clear()
+        unknown = 0
+        for start in range(0, len(rows), FOLD_SLICE):
+            records = self._marked(self._codec.decode(rows[start : start + FOLD_SLICE]))
+            kinds = set(map(type, map(_BODY, records)))
+            if not kinds.isdisjoint(_NOTABLE):
+                unknown = self._refuse_foreign_keystore(records, unknown)
+                notable += [record for record in records if isinstance(record.body, Tick | Undecodable)]
+                await self._load_adopted(records)
+            else:
+                unknown = 0
+            self._preload(records)
+            await self._fold_slice(work, emits, records, is_readable=Undecodable not in kinds)
+        return work, emits
+
+    async def _fold_slice(
+        self, work: Workspace, emits: list[Emit], records: Sequence[Record], *, is_readable: bool
+    ) -> None:
+        apply = self._fold.apply
+        for record in records:
+            self._hand = record
+            if not is_readable and isinstance(record.body, Undecodable) and self._is_nobodys(record):
                 continue
-            demands, out = self._fold.apply(work, record)
+            demands, out = apply(work, record)
             if demands or out:
                 await self._follow(work, emits, demands, out)
-        return work, emits
+
+    async def _load_adopted(self, records: Sequence[Record]) -> None:
+        """Load the rule books that these records adopt; one that cannot be read stops the partition."""
+        for record in records:
+            if record.type == _RULES:
+                await self._books.load(str(getattr(record.body, "digest", "")))
 
     async def _follow(
         self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]
@@ -196,8 +223,10 @@ class PartitionCycle:
     async def _serve(self, work: Workspace, demand: Reread, emits: list[Emit]) -> None:
         """Read a subject's records again, in bounded slices, and fold or apply them."""
         for start in range(0, len(demand.offsets), REREAD_SLICE):
+            self._hand = None
             rows = await self._read_at(demand.offsets[start : start + REREAD_SLICE])
-            for record in self._codec.decode(rows):
+            for record in self._marked(self._codec.decode(rows)):
+                self._hand = record
                 if demand.is_refold:
                     self._fold.refold(work, record)
                 else:
@@ -205,43 +234,65 @@ class PartitionCycle:
         self._fold.finish(work, demand)
 
     async def retry_parked(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
-        """Return what taking parked subjects up again changes, or None when nothing moves."""
+        """Return what taking parked subjects up again changes, or None when nothing moves.
+
+        A subject on whose record a step fails again stays parked; the others are taken up.
+        """
         await self._load_books()
+        work, emits = await self._around_failures(lambda: self._retry_all(refs))
+        return self._batch(work, emits, (), (), now=now) if len(work) else None
+
+    async def _retry_all(self, refs: Sequence[bytes]) -> tuple[Workspace, list[Emit]]:
+        """Take parked subjects up again in one workspace."""
         work = Workspace(self._cache)
         emits: list[Emit] = []
         for ref in refs:
             for demand in self._fold.retry(work, SubjectRef(ref), partition=self._partition):
                 await self._serve(work, demand, emits)
-        return self._batch(work, emits, (), (), now=now) if len(work) else None
+        return work, emits
 
-    async def _fold_around(self, records: list[Record]) -> tuple[list[Record], Workspace, list[Emit]]:
-        """Fold records; one on which a step fails is made undecodable, and parks its subject."""
+    # Steps that fail ------------------------------------------------------------------------
+
+    async def _around_failures(
+        self, fold: Callable[[], Awaitable[tuple[Workspace, list[Emit]]]]
+    ) -> tuple[Workspace, list[Emit]]:
+        """Return what `fold` does; a record on which a step fails parks its subject.
+
+        Such a record, of the batch or read again, counts as unreadable, and `fold` starts again
+        from the committed states: nothing of its subject moves, and the others never notice.
+        """
+        self._failed.clear()
         while True:
+            self._hand = None
             try:
-                work, emits = await self._fold_all(records)
+                return await fold()
             except LedgerError:
                 raise
-            except Exception:  # a step's bug: the record in hand is the one
-                failing = records[self._at]
-                if failing.ref == NOBODY or isinstance(failing.body, Undecodable):
+            except Exception:  # a step's bug, if a subject's record was in hand
+                hand = self._hand
+                if hand is None or hand.ref == NOBODY or hand.offset in self._failed:
                     raise
-                parked = msgspec.structs.replace(failing, body=Undecodable("step"))
-                records = [*records[: self._at], parked, *records[self._at + 1 :]]
-            else:
-                return records, work, emits
+                self._failed.add(hand.offset)
 
-    def _preload(self, work: Workspace, records: Sequence[Record]) -> None:
-        """Read the states that the batch will surely touch, in one query a table.
+    def _marked(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return the records; those on which a step failed are unreadable."""
+        if not self._failed:
+            return records
+        return [
+            msgspec.structs.replace(record, body=Undecodable("step"))
+            if record.offset in self._failed
+            else record
+            for record in records
+        ]
 
-        A tag is hardly ever asked for again: its row goes to this cycle's workspace only.
-        """
+    def _preload(self, records: Sequence[Record]) -> None:
+        """Read the states that the batch will surely touch, in one query a table."""
         refs = sorted({record.ref for record in records if record.ref != NOBODY})
         rows = sorted({record.ref + record.tag for record in records if record.tag})
         self._cache.fetch(PARKED, refs)
         self._cache.fetch(PERMISSIONS, refs)
         self._cache.fetch(GENERATIONS, refs)
-        found = self._cache.read(INDEX, rows)
-        work.preload(INDEX, found)
+        self._cache.pass_by(INDEX, rows)
         for processor in self._declaration.processors:
             self._cache.fetch(processor.table, refs)
 
@@ -262,9 +313,11 @@ class PartitionCycle:
             )
         return reason in ("key_length", "wrong_partition")
 
-    def _refuse_foreign_keystore(self, records: Sequence[Record]) -> None:
-        """Stop when a run of records all name keys that this keystore never held."""
-        run = 0
+    def _refuse_foreign_keystore(self, records: Sequence[Record], run: int) -> int:
+        """Stop when a run of records all name keys that this keystore never held.
+
+        `run` and the returned figure: how many of them in a row stood at the end of a slice.
+        """
         for record in records:
             unknown = isinstance(record.body, Undecodable) and record.body.reason == "unknown_key"
             run = run + 1 if unknown else 0
@@ -273,6 +326,7 @@ class PartitionCycle:
                     f"partition {self._partition}: more than {UNKNOWN_IN_A_ROW_MAX} records in a "
                     "row name keys that this keystore never held. Check PRIVACY_LEDGER_KEYSTORE."
                 )
+        return run
 
     # The batch ----------------------------------------------------------------------------
 
@@ -280,57 +334,53 @@ class PartitionCycle:
         self,
         work: Workspace,
         emits: Sequence[Emit],
-        records: Sequence[Record],
+        notable: Sequence[Record],
         rows: Sequence[Row],
         *,
         now: datetime,
     ) -> Batch:
         """Seal the changes and put position, outputs and pointers beside them."""
-        changes = tuple(work.changes())
+        changes = work.changes()
         sealed = self._states.seal(changes, generation=lambda ref: work.get(GENERATIONS, ref) or 0, now=now)
-        position = self._advance(records, rows)
+        parked = [record for record in notable if isinstance(record.body, Undecodable)]
+        ticks = [record for record in notable if isinstance(record.body, Tick)]
+        position = self._advance(ticks, rows)
         encoded = msgspec.msgpack.encode(position)
         writes: list[tuple[str, NewRecord]] = []
         store: list[tuple[bytes, bytes | None]] = []
         partition = self._partition
-        name = topic = ""
-        code = prefix = b""
-        for change, value in zip(changes, sealed, strict=True):
-            table, key = change.table, change.key
-            if table.name != name:  # changes come table by table
-                name, code = table.name, table.code
-                topic, prefix = self._states.topic(table), self._states.changelog_key(table, b"")
-            writes.append((topic, NewRecord(partition, prefix + key, value)))
-            store.append((code + key, value))
+        for one, values in zip(changes, sealed, strict=True):
+            table, code = one.table, one.table.code
+            topic, prefix = self._states.topic(table), self._states.changelog_key(table, b"")
+            pairs = tuple(zip(one.values, values, strict=True))
+            writes.extend([(topic, NewRecord(partition, prefix + key, value)) for key, value in pairs])
+            store.extend([(code + key, value) for key, value in pairs])
         own = state_topic(self._declaration.name)
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
         writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in emits)
-        kinds = _kinds(records)
-        parked = []
-        if Undecodable in kinds:
-            parked = [record for record in records if isinstance(record.body, Undecodable)]
-            writes.extend((DLQ, self._pointer(record)) for record in parked)
-        is_tick = Tick in kinds
-        if is_tick:
+        writes.extend((DLQ, self._pointer(record)) for record in parked)
+        if ticks:
             writes.extend(self._heartbeats(own))
         return Batch(
             writes=tuple(writes),
             store=tuple(store),
             changes=changes,
+            sealed=tuple(sealed),
             work=self._work(changes),
             position=position,
-            records=len(records),
+            records=len(rows),
             parked=len(parked),
-            is_tick=is_tick,
+            is_tick=bool(ticks),
         )
 
-    def _advance(self, records: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
-        """Return the position after these records: offsets and keys of the last and last Tick."""
+    def _advance(self, ticks: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
+        """Return the position after these rows: offsets and keys of the last one and the last Tick."""
         position = self.position
-        for record, row in zip(records, rows, strict=True) if Tick in _kinds(records) else ():
-            if isinstance(record.body, Tick):
-                position = msgspec.structs.replace(position, tick_offset=row.offset, tick_key=row.key)
+        if ticks:
+            tick = ticks[-1]
+            key = record_key(tick.ref, tick.record_id)
+            position = msgspec.structs.replace(position, tick_offset=tick.offset, tick_key=key)
         if rows:
             position = msgspec.structs.replace(position, offset=rows[-1].offset, key=rows[-1].key)
         return position
@@ -352,24 +402,19 @@ class PartitionCycle:
         beat = NewRecord(self._partition, HEARTBEAT_KEY, b"\0")
         return [(topic, beat) for topic in sorted(topics)]
 
-    def _work(self, changes: Sequence[Change]) -> Work:
+    def _work(self, changes: Sequence[Changes]) -> Work:
         """Return the tombstones and shreds that these changes decided, in decision order."""
-        decided: list[tuple[bytes, Tombstone]] = []
-        shreds: list[tuple[bytes, Shred]] = []
-        for change in changes:
-            value = change.value
-            if isinstance(value, Tombstone):
-                decided.append((value.key, value))
-            elif isinstance(value, Shred):
-                shreds.append((change.key, value))
-        decided.sort(key=lambda pair: pair[1].sequence)
-        return Work(
-            tombstones=tuple(self._tombstone(key, value) for key, value in decided),
-            shreds=tuple(shreds),
-        )
+        by_table = {one.table.name: one.values for one in changes}
+        decided = [value for value in by_table.get(WORK.name, {}).values() if value is not None]
+        shreds = [pair for pair in by_table.get(SHREDS.name, {}).items() if pair[1] is not None]
+        return Work(tombstones=self._tombstones(decided), shreds=tuple(shreds))
 
-    def _tombstone(self, key: bytes, value: Tombstone) -> NewRecord:
-        return self._codec.tombstone(key[:16], key[16:], cause=value.cause, request=value.request)
+    def _tombstones(self, decided: Iterable[Tombstone]) -> tuple[NewRecord, ...]:
+        """Return the records that free what was decided, in decision order."""
+        return tuple(
+            self._codec.tombstone(one.key[:16], one.key[16:], cause=one.cause, request=one.request)
+            for one in sorted(decided, key=lambda one: one.sequence)
+        )
 
     # After the commit -----------------------------------------------------------------------
 
@@ -377,7 +422,7 @@ class PartitionCycle:
         """Bring store, cache and position up to the committed batch."""
         if batch.position.offset < self.position.offset:
             raise InvariantViolation("a committed batch lies behind the position")
-        self._cache.commit(batch.store, batch.changes)
+        self._cache.commit(batch.store, batch.changes, batch.sealed)
         self.position = batch.position
         self._pending_shreds = []
 
@@ -387,9 +432,8 @@ class PartitionCycle:
 
     def outstanding(self) -> Work:
         """Return all work that was decided and not seen done, for a new owner to do again."""
-        tombstones = sorted(self._cache.scan(WORK, b""), key=lambda pair: pair[1].sequence)
         return Work(
-            tombstones=tuple(self._tombstone(value.key, value) for _, value in tombstones),
+            tombstones=self._tombstones(value for _, value in self._cache.scan(WORK, b"")),
             shreds=tuple(self._cache.scan(SHREDS, b"")),
         )
 
@@ -400,8 +444,3 @@ class PartitionCycle:
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return a committed value (commands and tests look through this)."""
         return self._cache.load(table, key)
-
-
-def _kinds(records: Sequence[Record]) -> set[type]:
-    """Return the classes of the bodies: most batches hold no control record and nothing unreadable."""
-    return {type(record.body) for record in records}

@@ -34,7 +34,7 @@ __all__ = ["KafkaEngine", "Wiring"]
 
 COMMIT_S: Final = 0.1
 COMMIT_S_PER_PARTITION: Final = 0.005
-ROWS_PER_POLL: Final = 2000
+ROWS_PER_POLL: Final = 8000
 ACQUIRING_AT_ONCE: Final = 8
 NOTE_PROGRESS_S: Final = 10.0
 LAG_COMMIT_S: Final = 5.0
@@ -299,7 +299,7 @@ class KafkaEngine:
         await self._carry_out(cycle, batch.work)
 
         # A deleted value stays in the store's files until they are rewritten: at the next tick.
-        owned.has_residue = owned.has_residue or any(c.value is None for c in batch.changes)
+        owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
         if owned.has_residue and batch.is_tick:
             await asyncio.to_thread(self._stores[partition].compact)
             owned.has_residue = False

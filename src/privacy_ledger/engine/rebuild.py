@@ -21,7 +21,7 @@ from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, Partial, StateCodec
 from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.runtime import Ids
 from privacy_ledger.streams.protocol import Emit
-from privacy_ledger.streams.states import INDEX, PERMISSIONS, Change, Table
+from privacy_ledger.streams.states import INDEX, PERMISSIONS, Changes, Table
 
 __all__ = ["MemoryStore", "Rebuild", "Scan", "TableDigest", "compared_tables", "digest_of", "live_digests"]
 
@@ -102,12 +102,13 @@ class _PlainStates:
 
     def seal(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[Changes],
         *,
         generation: Callable[[bytes], int],  # noqa: ARG002 - no keys, no generations
         now: datetime,  # noqa: ARG002
-    ) -> list[bytes | None]:
-        return [None if c.value is None else self._encode(c.value) for c in changes]
+    ) -> list[list[bytes | None]]:
+        encode = self._encode
+        return [[None if v is None else encode(v) for v in c.values.values()] for c in changes]
 
     def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:
         return [

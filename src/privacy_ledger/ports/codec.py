@@ -12,7 +12,7 @@ from privacy_ledger.ports.keys import DataKey
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.streams.protocol import Emit
 from privacy_ledger.streams.record import Record
-from privacy_ledger.streams.states import Change, Table
+from privacy_ledger.streams.states import Changes, Table
 
 __all__ = ["HEARTBEAT_KEY", "Codec", "Origin", "Partial", "Payload", "StateCodec"]
 
@@ -118,9 +118,9 @@ class StateCodec(Protocol):
         ...
 
     def seal(
-        self, changes: Sequence[Change], *, generation: Callable[[bytes], int], now: datetime
-    ) -> list[bytes | None]:
-        """Return the sealed value of each change; None deletes, also where the person ended."""
+        self, changes: Sequence[Changes], *, generation: Callable[[bytes], int], now: datetime
+    ) -> list[list[bytes | None]]:
+        """Return, per table, the sealed value of each change; None deletes, also where the person ended."""
         ...
 
     def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:

@@ -1,7 +1,7 @@
 """The states of a pass: tables of typed values, and the workspace that folds read and change."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ __all__ = [
     "WAITING",
     "WINDOWS",
     "WORK",
-    "Change",
+    "Changes",
     "IndexRow",
     "Loader",
     "Meta",
@@ -170,53 +170,48 @@ class Loader(Protocol):
         ...
 
 
-class Change(Struct, frozen=True, gc=False):
-    """A changed value of a table; None deletes."""
+class Changes(Struct, frozen=True):
+    """The changed values of one table, by key in the order of first change; None deletes."""
 
-    table: Table[object]
-    key: bytes
-    value: object | None
+    table: Table[Any]
+    values: dict[bytes, Any]
 
 
 class Workspace:
     """The states of one cycle: reads fall through to committed state, changes stay here.
 
-    Deterministic and free of I/O of its own. `changes` yields each changed key once.
+    Deterministic and free of I/O of its own. `changes` names each changed key once.
     """
 
-    __slots__ = ("_changed", "_loader", "_values")
+    __slots__ = ("_changed", "_loader", "_tables")
 
     def __init__(self, loader: Loader) -> None:
         """Start with no changes over `loader`."""
         self._loader = loader
-        self._values: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
-        self._changed: defaultdict[str, dict[bytes, Table[Any]]] = defaultdict(dict)
+        self._changed: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
+        self._tables: dict[str, Table[Any]] = {}
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         """Return the value as changed in this cycle, else as committed."""
-        values = self._values[table.name]
-        value: T | None = values.get(key, _UNREAD)
-        if value is _UNREAD:
-            value = values[key] = self._loader.load(table, key)
-        return value
+        value: T | None = self._changed[table.name].get(key, _UNREAD)
+        return self._loader.load(table, key) if value is _UNREAD else value
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
         """Set a value."""
         name = table.name
-        self._values[name][key] = value
-        self._changed[name][key] = table
+        self._changed[name][key] = value
+        self._tables[name] = table
 
     def delete(self, table: Table[T], key: bytes) -> None:
         """Remove a value; removing what is not there changes nothing."""
-        if self.get(table, key) is None:
-            return
-        self._values[table.name][key] = None
-        self._changed[table.name][key] = table
+        if self.get(table, key) is not None:
+            self._changed[table.name][key] = None
+            self._tables[table.name] = table
 
     def scan(self, table: Table[T], prefix: bytes) -> list[tuple[bytes, T]]:
         """Return (key, value) pairs in key order, with this cycle's changes."""
         found: dict[bytes, T] = dict(self._loader.scan(table, prefix))
-        for key, value in self._values[table.name].items():
+        for key, value in self._changed[table.name].items():
             if key.startswith(prefix):
                 if value is None:
                     found.pop(key, None)
@@ -224,18 +219,9 @@ class Workspace:
                     found[key] = value
         return sorted(found.items())
 
-    def preload(self, table: Table[T], values: Iterable[tuple[bytes, T | None]]) -> None:
-        """Take values that were read in one batch, where nothing is known yet."""
-        known = self._values[table.name]
-        for key, value in values:
-            known.setdefault(key, value)
-
-    def changes(self) -> Iterator[Change]:
-        """Yield every change of this cycle, table by table, in the order of first change."""
-        for name, changed in self._changed.items():
-            values = self._values[name]
-            for key, table in changed.items():
-                yield Change(table, key, values[key])
+    def changes(self) -> tuple[Changes, ...]:
+        """Return every change of this cycle, table by table."""
+        return tuple(Changes(table, self._changed[name]) for name, table in self._tables.items())
 
     def __len__(self) -> int:
         """Return the number of changed keys."""

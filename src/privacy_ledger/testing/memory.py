@@ -71,11 +71,12 @@ class MemoryPass:
         for record in records:
             work = Workspace(self)
             self._apply(work, record)
-            for change in work.changes():
-                if change.value is None:
-                    self._states.pop((change.table.name, change.key), None)
-                else:
-                    self._states[change.table.name, change.key] = change.value
+            for changes in work.changes():
+                for key, value in changes.values.items():
+                    if value is None:
+                        self._states.pop((changes.table.name, key), None)
+                    else:
+                        self._states[changes.table.name, key] = value
 
     def _apply(self, work: Workspace, record: Record) -> None:
         self._follow(work, *self._fold.apply(work, record))

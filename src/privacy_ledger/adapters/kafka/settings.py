@@ -29,6 +29,10 @@ _HEARTBEAT_INTERVAL_MS: Final = 1000
 _REBALANCE_TIMEOUT_MS: Final = 10_000
 _BATCH_BYTES: Final = 512 * 1024
 _FETCH_BYTES: Final = 4 * 1024 * 1024
+_GROUP_FETCH_BYTES: Final = 8 * 1024 * 1024
+"""A backlog is folded in polls of some thousand records: the more in one cycle, the fewer states to write."""
+_GROUP_FETCH_BYTES_MAX: Final = 2 * _GROUP_FETCH_BYTES
+"""Over all partitions of one answer; what is fetched and not yet folded is bounded by it per broker."""
 _FETCH_WAIT_MS: Final = 50
 """A client has one fetch in flight per broker: a longer wait would hold up a seek for as long."""
 
@@ -113,6 +117,8 @@ def group_options(cluster: ClusterSettings, *, group: str) -> dict[str, Option]:
     return reader_options(cluster) | {
         "group_id": group,
         "auto_offset_reset": "earliest",
+        "max_partition_fetch_bytes": _GROUP_FETCH_BYTES,
+        "fetch_max_bytes": _GROUP_FETCH_BYTES_MAX,
         "session_timeout_ms": _SESSION_TIMEOUT_MS,
         "heartbeat_interval_ms": _HEARTBEAT_INTERVAL_MS,
         "rebalance_timeout_ms": _REBALANCE_TIMEOUT_MS,

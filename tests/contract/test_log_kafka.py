@@ -139,13 +139,25 @@ async def test_one_changed_key_keeps_the_cleanup_policy(admin: AIOKafkaAdminClie
     assert (config["cleanup.policy"], config["max.compaction.lag.ms"]) == ("compact", "3000")
 
 
+async def set_by_others(admin: AIOKafkaAdminClient, name: str, config: dict[str, str]) -> None:
+    """Set a topic's whole configuration, and wait until the broker that is asked knows it."""
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+    async with asyncio.timeout(LEARNED_S):
+        while True:
+            (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+            shown = {entry[0]: entry[1] for entry in response.resources[0][4]}
+            if all(shown.get(key) == value for key, value in config.items()):
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_a_topic_that_lost_its_policy_is_drift_and_is_repaired(
     admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     """Here by the very call that resets what is not sent."""
     await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
     name = prefix + LEDGER_EVENTS
-    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"segment.ms": "5000"})])
+    await set_by_others(admin, name, {"segment.ms": "5000"})
     (change,) = await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
     assert (change.topic, change.action) == (name, "alter")
     assert "cleanup.policy unset → compact" in change.text
@@ -156,8 +168,7 @@ async def test_a_key_set_by_others_is_drift(admin: AIOKafkaAdminClient, prefix: 
     """What is not declared does not stay."""
     await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
     foreign = CONTRACT_TOPICS[0].config() | {"retention.bytes": "1000"}
-    resource = ConfigResource(ConfigResourceType.TOPIC, prefix + CONTRACT_TOPICS[0].name, foreign)
-    await admin.alter_configs([resource])
+    await set_by_others(admin, prefix + CONTRACT_TOPICS[0].name, foreign)
     (change,) = await apply(admin, CONTRACT_TOPICS, partitions=2, prefix=prefix)
     assert change.text.endswith("differs: retention.bytes 1000 → unset.")
 

@@ -80,6 +80,10 @@ class RocksStore:
         Rdict.destroy(str(self._path), Options(raw_mode=True))
         self._database = _open(self._path)
 
+    def flush(self) -> None:
+        """Write what lies in memory to a file, so that a crash loses only what comes later."""
+        self._database.flush()
+
     def compact(self) -> None:
         """Rewrite the files so that deleted values are gone from them."""
         self._database.flush()

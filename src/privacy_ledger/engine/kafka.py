@@ -300,8 +300,10 @@ class KafkaEngine:
 
         # A deleted value stays in the store's files until they are rewritten: at the next tick.
         owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
-        if owned.has_residue and batch.is_tick:
-            await asyncio.to_thread(self._stores[partition].compact)
+        # And what lies in memory only would make an old store of one that is read after a crash.
+        if batch.is_tick:
+            store = self._stores[partition]
+            await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
             owned.has_residue = False
 
     def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:

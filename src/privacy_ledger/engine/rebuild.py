@@ -77,6 +77,9 @@ class MemoryStore:
                     insort(self._keys, key)
                 self._values[key] = value
 
+    def flush(self) -> None:
+        """Do nothing: memory survives no crash."""
+
     def compact(self) -> None:
         """Do nothing: memory has no residue that outlives the process."""
 

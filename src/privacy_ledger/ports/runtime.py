@@ -41,6 +41,10 @@ class StateStore(Protocol):
         """Apply all changes in one atomic batch; None deletes."""
         ...
 
+    def flush(self) -> None:
+        """Make what was written survive a crash; without it the newest batches may be lost as a whole."""
+        ...
+
     def compact(self) -> None:
         """Rewrite files so that deleted values are gone from them; may take a while."""
         ...

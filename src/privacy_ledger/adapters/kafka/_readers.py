@@ -171,6 +171,6 @@ def _row(record: ConsumerRecord) -> Row:
         offset=record.offset,
         key=record.key or b"",
         value=record.value,
-        headers=tuple((name, value or b"") for name, value in record.headers),
+        headers=tuple((name, value or b"") for name, value in record.headers) if record.headers else (),
         appended_ms=record.timestamp,
     )

@@ -50,6 +50,9 @@ class LogStateStore:
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Do nothing: the committed cycle is the state."""
 
+    def flush(self) -> None:
+        """Do nothing: the log is durable, and the store reads it."""
+
     def compact(self) -> None:
         """Do nothing: the log keeps the newest value of a state only, and compacts itself."""
 

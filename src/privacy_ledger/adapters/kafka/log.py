@@ -101,10 +101,11 @@ class KafkaLog:
 
         After an error some of the records may be in the log, also later on.
         """
-        self._check((topic, record) for record in records)
         indices: defaultdict[int, list[int]] = defaultdict(list)
         for index, record in enumerate(records):
             indices[record.partition].append(index)
+        for partition, mine in indices.items():
+            self._check(topic, partition, [records[index] for index in mine])
         physical = await self._physical(topic)
         results = await asyncio.gather(
             *(
@@ -148,10 +149,13 @@ class KafkaLog:
             LogUnavailable: it is not known whether the transaction was committed.
         """
         self._opened()
-        self._check(writes)
-        groups: defaultdict[tuple[str, int], list[NewRecord]] = defaultdict(list)
+        logical: defaultdict[tuple[str, int], list[NewRecord]] = defaultdict(list)
         for topic, record in writes:
-            groups[await self._physical(topic), record.partition].append(record)
+            logical[topic, record.partition].append(record)
+        groups: dict[tuple[str, int], list[NewRecord]] = {}
+        for (topic, partition), records in logical.items():
+            self._check(topic, partition, records)
+            groups[await self._physical(topic), partition] = records
         if writer not in self._writers:
             await self.open_writer(writer)
         entry = self._writers[writer]
@@ -260,9 +264,9 @@ class KafkaLog:
             raise LogUnavailable(f"The log on Kafka at {self._cluster.bootstrap} is not open. Start it.")
         return self._admin
 
-    def _check(self, writes: Iterable[tuple[str, NewRecord]]) -> None:
-        for topic, record in writes:
-            self._check_partition(topic, record.partition)
+    def _check(self, topic: str, partition: int, records: Iterable[NewRecord]) -> None:
+        self._check_partition(topic, partition)
+        for record in records:
             check_size(record)
 
     def _check_partition(self, topic: str, partition: int) -> None:

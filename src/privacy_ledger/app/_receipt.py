@@ -12,9 +12,10 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.domain import merkle
+
 __all__ = ["NOT_REACHED", "Receipt", "StoreOutcome", "canonical", "commitment", "leaf_hash", "salted"]
 
-_LEAF_PREFIX: Final = b"\x00"
 NOT_REACHED: Final = (
     "anonymised releases: what was published holds no record of anybody and is not changed",
     "windows that were sealed before the request",
@@ -58,8 +59,8 @@ def canonical(receipt: Receipt) -> bytes:
 
 
 def leaf_hash(document: bytes) -> str:
-    """Return the Merkle leaf hash of a canonical receipt, in hex (RFC 9162: 0x00 in front)."""
-    return hashlib.sha256(_LEAF_PREFIX + document).hexdigest()
+    """Return the Merkle leaf hash of a canonical receipt, in hex."""
+    return merkle.leaf_hash(document).hex()
 
 
 def commitment(salt: bytes, *, ref: bytes, request: str) -> str:

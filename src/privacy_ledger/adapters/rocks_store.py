@@ -104,7 +104,7 @@ def _open(path: Path) -> Rdict:
     options.set_block_based_table_factory(table)
     options.set_compression_type(DBCompressionType.none())
     options.set_memtable_whole_key_filtering(True)
-    options.set_allow_concurrent_memtable_write(False)  # noqa: FBT003 - one owner writes
+    options.set_allow_concurrent_memtable_write(False)
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_PART)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_open_files(OPEN_FILES_MAX)

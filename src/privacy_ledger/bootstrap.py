@@ -28,8 +28,10 @@ from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.noise import OpenDpNoise
 from privacy_ledger.adapters.rocks_store import RocksStore
+from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
+from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
@@ -55,6 +57,7 @@ from privacy_ledger.streams.protocol import Processor, Published
 
 __all__ = [
     "Runtime",
+    "audit_of",
     "declared_passes",
     "engine_for",
     "erasure_of",
@@ -419,9 +422,14 @@ def erasure_of(runtime: Runtime) -> Erasure:
     """Return the erasure saga."""
     return Erasure(
         log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
-        passes=runtime.passes, clock=runtime.clock, ids=runtime.ids,
+        passes=runtime.passes, clock=runtime.clock, ids=runtime.ids, audit=audit_of(runtime),
         build=installed("privacy-ledger"),
     )  # fmt: skip
+
+
+def audit_of(runtime: Runtime) -> AuditLog:
+    """Return the audit log; its key is a secret of the keystore."""
+    return AuditLog(runtime.log, Ed25519Signer(runtime.vault.secret(SEED_NAME)))
 
 
 def export_of(runtime: Runtime) -> Export:

@@ -224,4 +224,4 @@ def test_an_own_receipt_is_written_for_the_person_alone(used: Cli) -> None:
     result = used.run("erase", ONE, "--yes", "-o", used.folder / "receipts")
     (file,) = (used.folder / "receipts").iterdir()
     assert (result.code, file.stat().st_mode & 0o077) == (0, 0)
-    assert json.loads(file.read_bytes()) == result.document["receipts"][0]
+    assert json.loads(file.read_bytes())["receipt"] == result.document["receipts"][0]

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.bootstrap import Runtime
+from privacy_ledger.domain.merkle import HASH_BYTES
 from privacy_ledger.domain.topics import AUDIT_LEAVES
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity
@@ -89,7 +90,7 @@ async def _state(cli: Cli) -> State:
             sealed = [row for row in rows if is_sealed(row)]
             readable += sum(runtime.codec.payload(row) is not None for row in sealed)
             live += len({row.key for row in sealed} - {row.key for row in rows if row.value is None})
-        leaves = await rows_of(runtime, AUDIT_LEAVES)
+        leaves = [row for row in await rows_of(runtime, AUDIT_LEAVES) if len(row.value or b"") == HASH_BYTES]
         others = await runtime.views.live(ref_of(runtime, 2))
         return State(tuple(completions), readable, live, len({row.value for row in leaves}), len(others))
 

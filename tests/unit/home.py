@@ -11,6 +11,8 @@ from msgspec import Struct, structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
+from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest, LineReport, Source, Summary
@@ -26,7 +28,7 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
+from privacy_ledger.domain.topics import AUDIT_LEAVES, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Parsed, PersonFacts
@@ -36,6 +38,7 @@ from privacy_ledger.settings import Settings, from_environment
 
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
 RECENT: Final = NOW - timedelta(days=1)
+LEAF_KEY_BYTES: Final = 8
 COURSE: Final = "course-v1:Example+One+2026"
 _TYPES: Final = {event_type(kind): kind for kind in COLLECTION_EVENTS}
 
@@ -127,8 +130,13 @@ class TestHome:
         r = self.runtime
         return Erasure(
             log=log or r.log, vault=vault or r.vault, codec=r.codec, views=r.views, passes=r.passes,
-            clock=r.clock, ids=r.ids, build="test", wait_s=5.0,
+            clock=r.clock, ids=r.ids, audit=self.audit(log=log), build="test", wait_s=5.0,
         )  # fmt: skip
+
+    def audit(self, *, log: EventLog | None = None) -> AuditLog:
+        """Return the audit log; the log may be replaced by one that fails."""
+        signer = Ed25519Signer(self.runtime.vault.secret(SEED_NAME))
+        return AuditLog(log or self.runtime.log, signer)
 
     async def export(self, name: str) -> dict[str, bytes]:
         """Return the files of a person's export."""
@@ -159,6 +167,10 @@ class TestHome:
         (row,) = self.runtime.vault.find((_identity(name),))
         assert row is not None
         return row.ref
+
+    async def leaves(self) -> list[bytes | None]:
+        """Return the leaf hashes of the audit log, in order; checkpoints are left out."""
+        return [row.value for row in await self.rows(AUDIT_LEAVES) if len(row.key) == LEAF_KEY_BYTES]
 
     async def rows(self, topic: str = LEDGER_EVENTS) -> list[Row]:
         """Return every record of a topic."""

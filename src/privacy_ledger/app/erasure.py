@@ -16,18 +16,19 @@ from privacy_ledger.app import _receipt
 from privacy_ledger.app._evidence import Remains, remains_of, rows_of
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, read_sagas, record
-from privacy_ledger.domain.errors import Fenced, KeyUnavailable, NotCaughtUp
+from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.domain.errors import KeyUnavailable, NotCaughtUp
 from privacy_ledger.domain.events import (
     ControlFact,
     ErasureCompleted,
     ErasureIncomplete,
     ErasureRequested,
 )
-from privacy_ledger.domain.topics import AUDIT_LEAVES, LEDGER_EVENTS, REQUESTS
+from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
 from privacy_ledger.streams import progress, subject_view
@@ -39,10 +40,6 @@ STEPS: Final = ("opened", "requested", "fenced", "shredded", "derived", "tombsto
 """The steps of a saga, in order; each is written to `requests.v1` when it is done."""
 WAIT_S: Final = 30.0
 POLL_S: Final = 0.1
-_LEAF_WRITER: Final = "audit-leaves"
-_LEAF_BYTES: Final = 8
-_PAGE: Final = 1000
-_ATTEMPTS: Final = 5
 
 OnStep = Callable[[SubjectRef, str], None]
 
@@ -78,6 +75,7 @@ class Erasure:
         passes: Passes,
         clock: Clock,
         ids: Ids,
+        audit: AuditLog,
         build: str,
         wait_s: float = WAIT_S,
     ) -> None:
@@ -89,6 +87,7 @@ class Erasure:
         self._passes = passes
         self._clock = clock
         self._ids = ids
+        self._audit = audit
         self._build = build
         self._wait_s = wait_s
 
@@ -262,7 +261,7 @@ class Erasure:
             saga.receipt, saga.leaf = document, _receipt.leaf_hash(document)
             await self._done(saga, "receipt", on_step)
         leaf = saga.leaf = saga.leaf or _receipt.leaf_hash(saga.receipt)
-        await self._append_leaf(leaf)
+        await self._audit.append(bytes.fromhex(leaf))
         if not await self._is_said_completed(saga):
             fact = ErasureCompleted(request=saga.request, occurred_at=self._clock.now(), receipt=leaf)
             await self._fact(saga, fact)
@@ -293,28 +292,6 @@ class Erasure:
             keys=_receipt.salted(salt, kids),
             build=self._build,
         )
-
-    async def _append_leaf(self, leaf: str) -> None:
-        """Append a leaf hash under the next index; one that is there already is not repeated."""
-        value = bytes.fromhex(leaf)
-        for attempt in range(_ATTEMPTS):
-            # Fences whoever else is between reading the last index and writing the next.
-            await self._log.open_writer(_LEAF_WRITER)
-            index, after = 0, -1
-            while rows := await self._log.read(AUDIT_LEAVES, 0, after=after, limit=_PAGE):
-                if any(row.value == value for row in rows):
-                    return
-                keys = [row.key for row in rows if len(row.key) == _LEAF_BYTES]
-                index = max([index, *(int.from_bytes(key, "big") + 1 for key in keys)])
-                after = rows[-1].offset
-            write = (AUDIT_LEAVES, NewRecord(0, index.to_bytes(_LEAF_BYTES, "big"), value))
-            try:
-                await self._log.append_atomically((write,), writer=_LEAF_WRITER)
-            except Fenced:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-            else:
-                return
 
     async def _is_said_completed(self, saga: Saga) -> bool:
         """Return whether the partition holds this saga's completion already."""

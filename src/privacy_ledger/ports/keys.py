@@ -187,7 +187,7 @@ class KeyVault(Protocol):
     def secret(self, name: str) -> bytes:
         """Return a ledger-wide 32-byte secret by name, created once.
 
-        Names in use: `control-mac`, `sampling`, `row-key`, `refusals`.
+        Names in use: `control-mac`, `sampling`, `row-key`, `refusals`, `audit-signing`.
         """
         ...
 

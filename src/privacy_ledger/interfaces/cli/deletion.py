@@ -13,6 +13,7 @@ from privacy_ledger.bootstrap import Runtime, erasure_of, export_of, subjects_of
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli.operate import compact
+from privacy_ledger.interfaces.cli.proof import receipt_files
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
 __all__ = ["erase", "export", "register", "write_files"]
@@ -68,10 +69,7 @@ async def erase(
                 "the next compaction. Run the same command again when it has finished."
             )
         if receipt is not None:
-            write_files(
-                receipt,
-                {f"receipt-{o.leaf[:16]}.json": o.receipt for o in outcomes if o.receipt and o.leaf},
-            )
+            write_files(receipt, await receipt_files(runtime, outcomes))
         return _report(shell, outcomes)
 
 

@@ -1,5 +1,6 @@
 """The state store of a worker: RocksDB, one folder per pass and partition."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -16,7 +17,7 @@ from rocksdict import (
 
 from privacy_ledger.domain.errors import StoreFull
 
-__all__ = ["RocksStore"]
+__all__ = ["RocksFolder", "RocksStore"]
 
 WRITE_BUFFER_BYTES: Final = 16 << 20
 OPEN_FILES_MAX: Final = 128
@@ -92,6 +93,28 @@ class RocksStore:
     def close(self) -> None:
         """Close the database; idempotent."""
         self._database.close()
+
+
+class RocksFolder:
+    """`StoreFolder` of one worker and pass: a folder per partition, named by its number."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the folder; it is made when the first store is opened."""
+        self._path = path
+
+    def open(self, partition: int) -> RocksStore:
+        """Open or create a partition's store."""
+        return RocksStore(self._path / str(partition))
+
+    def kept(self) -> tuple[int, ...]:
+        """Return the partitions of which there is a store, ascending."""
+        if not self._path.is_dir():
+            return ()
+        return tuple(sorted(int(path.name) for path in self._path.iterdir() if path.name.isdecimal()))
+
+    def remove(self, partition: int) -> None:
+        """Remove the bytes of a store that is not open."""
+        shutil.rmtree(self._path / str(partition), ignore_errors=True)
 
 
 def _open(path: Path) -> Rdict:

@@ -186,6 +186,7 @@ class KafkaEngine:
         self._generation += 1
         self._share = share
         self._standby.follow(share.followed)
+        log_line.info("share given", pass_name=self._declaration.name, count=len(share.owned))
         for partition in share.owned:
             progress = RestoreProgress(self._declaration.name, partition)
             self._owned[partition] = _Owned(self._stores.lock(partition), progress)

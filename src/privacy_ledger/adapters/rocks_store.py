@@ -2,16 +2,19 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, cast
 
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    Cache,
     DBCompressionType,
     Options,
     Rdict,
     WriteBatch,
+    WriteBufferManager,
     WriteOptions,
 )
 
@@ -20,6 +23,9 @@ from privacy_ledger.domain.errors import StoreFull
 __all__ = ["RocksFolder", "RocksStore"]
 
 WRITE_BUFFER_BYTES: Final = 16 << 20
+PROCESS_BUFFER_BYTES: Final = 64 << 20
+PROCESS_CACHE_BYTES: Final = 64 << 20
+"""A process may hold a hundred stores, owned and followed: these two are for all of them together."""
 OPEN_FILES_MAX: Final = 128
 FILTER_BITS: Final = 10
 """Bits per key of the filters: one look-up in a hundred for a key that is not there reads a block."""
@@ -118,8 +124,13 @@ class RocksFolder:
 
 
 def _open(path: Path) -> Rdict:
-    """Open a database whose values are sealed or random: nothing to compress, much to look for in vain."""
+    """Open a database whose values are sealed or random: nothing to compress, much to look for in vain.
+
+    Its buffers and blocks count against the bounds of the process.
+    """
+    buffers, blocks = _shared()
     table = BlockBasedOptions()
+    table.set_block_cache(blocks)
     table.set_bloom_filter(FILTER_BITS, False)  # noqa: FBT003 - the binding takes it by position
     table.set_format_version(5)
     options = Options(raw_mode=True)
@@ -128,6 +139,13 @@ def _open(path: Path) -> Rdict:
     options.set_compression_type(DBCompressionType.none())
     options.set_memtable_whole_key_filtering(True)
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_PART)
+    options.set_write_buffer_manager(buffers)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_open_files(OPEN_FILES_MAX)
     return Rdict(str(path), options=options, access_type=AccessType.read_write())
+
+
+@cache
+def _shared() -> tuple[WriteBufferManager, Cache]:
+    """Return what all stores of this process share; a full buffer is written out, nobody is held up."""
+    return WriteBufferManager(PROCESS_BUFFER_BYTES, False), Cache(PROCESS_CACHE_BYTES)  # noqa: FBT003 - see above

@@ -347,6 +347,7 @@ class KafkaEngine:
         await self._write(cycle, partition, batch)
 
         # A deleted value stays in the store's files until they are rewritten: at the next tick.
+        owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
         # And what lies in memory only would make an old store of one that is read after a crash.
         if batch.is_tick:
             store = self._stores.open(partition)

@@ -19,7 +19,7 @@ from privacy_ledger.adapters.kafka._clients import (
     translated_errors,
 )
 from privacy_ledger.adapters.kafka._rows import to_rows
-from privacy_ledger.adapters.kafka.settings import ClusterSettings, Option, group_options
+from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
 from privacy_ledger.domain.errors import Fenced
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.transport import Claim, Member, Plan, Share
@@ -59,9 +59,8 @@ class GroupSource:
         topic: str,
         partitions: int,
         plan: Plan,
-        overrides: Mapping[str, Option] | None = None,
     ) -> None:
-        """Describe the member; `overrides` replace client options, for comparisons."""
+        """Describe the member; `plan` divides the group where this member leads it."""
         self._cluster = cluster
         self._identity = member
         self._topic = topic
@@ -71,7 +70,7 @@ class GroupSource:
         )
         if member.identity is not None:
             options["group_instance_id"] = member.identity
-        self._options = options | dict(overrides or {})
+        self._options = options
         self._consumer: AIOKafkaConsumer | None = None
         self._fence: AIOKafkaProducer | None = None
 

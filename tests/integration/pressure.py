@@ -44,8 +44,8 @@ def describe(report: PressureReport) -> str:
     """Return the figures as words."""
     return (
         f"steady {report.steady_per_s:.0f}/s at {report.steady_mib:.0f} MiB, "
-        f"burst {report.burst_per_s:.0f}/s, lag drained {report.drained_s:.1f} s after its end, peak {report.peak_mib:.0f} MiB "
-        f"(bound {PEAK_MIB})"
+        f"burst {report.burst_per_s:.0f}/s, lag drained {report.drained_s:.1f} s after its end, "
+        f"peak {report.peak_mib:.0f} MiB (bound {PEAK_MIB})"
     )
 
 

@@ -1,12 +1,13 @@
 """A cluster for one test: topics under a prefix of its own, real worker processes, a runtime."""
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +19,21 @@ from privacy_ledger.bootstrap import Runtime, open_runtime
 from privacy_ledger.domain.topics import TOPICS
 from privacy_ledger.settings import Settings
 
-__all__ = ["Cluster", "Line", "Process", "Worker"]
+__all__ = ["Cluster", "Line", "Process", "Worker", "until"]
 
 _AT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _VALUE = re.compile(r"(\w+)=('[^']*'|\S+)")
+
+
+async def until(is_so: Callable[[], bool], *, timeout_s: float = 60.0, look_s: float = 0.1) -> None:
+    """Wait until something is so that can only be looked at, such as what another process wrote.
+
+    Raises:
+        TimeoutError: it is not so for too long.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not is_so():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(look_s)
 
 
 class Process:

@@ -19,7 +19,7 @@ SUBJECTS: Final = 50_000
 BURST: Final = 20
 """The burst comes with so many times the steady rate, or faster."""
 STEADY_S: Final = 10.0
-PEAK_MIB: Final = 400
+PEAK_MIB: Final = 300
 """Interpreter and libraries, and what is bounded by name: fetched batches, states, buffers, blocks."""
 _STATUS: Final = "/proc/{pid}/status"
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.integration.cluster import Process
+from tests.integration.cluster import Process, until
 from tests.integration.light import LightCluster, Verdict
 
 __all__ = ["PAUSES_LONG", "ZombieReport", "flow", "folds", "run"]
@@ -80,9 +80,7 @@ def folds(worker: Process) -> int:
 
 
 async def _until_folds(worker: Process, count: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while folds(worker) < count:  # noqa: ASYNC110 - another process: it is only seen in its log
-            await asyncio.sleep(0.1)
+    await until(lambda: folds(worker) >= count, timeout_s=WAIT_S)
 
 
 async def _until_shared(workers: list[Process]) -> None:

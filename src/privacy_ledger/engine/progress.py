@@ -42,10 +42,13 @@ class Restoring(Struct, frozen=True, kw_only=True):
 class RestoreProgress:
     """Counts what one partition's take-over has read, over all its attempts."""
 
-    def __init__(self, pass_name: str, partition: int) -> None:
-        """Start the clock."""
+    def __init__(
+        self, pass_name: str, partition: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start counting the seconds."""
+        self._clock = clock
         self._where = {"pass_name": pass_name, "partition": partition}
-        self._started = self._moved = self._reported = time.monotonic()
+        self._started = self._moved = self._reported = self._clock()
         self._alarmed = 0.0
         self._left: dict[str, int] = {}
         self._passed = 0
@@ -63,7 +66,7 @@ class RestoreProgress:
         self._records += records
         self._passed += offsets
         self._left[topic] = max(0, self._left.get(topic, 0) - offsets)
-        self._moved = now = time.monotonic()
+        self._moved = now = self._clock()
         if self.on_move is not None:
             self.on_move()
         if now - self._reported > REPORT_S:
@@ -76,7 +79,7 @@ class RestoreProgress:
 
     def now(self) -> Restoring:
         """Return how things stand."""
-        now = time.monotonic()
+        now = self._clock()
         left = sum(self._left.values())
         reading_s = max(1e-6, self._moved - self._started)
         return Restoring(
@@ -92,7 +95,7 @@ class RestoreProgress:
     def failed(self, reason: str) -> None:
         """Take why an attempt ended; where nothing has moved for long, say so once in a while."""
         self._reason = reason
-        now = time.monotonic()
+        now = self._clock()
         if now - self._moved > self.stall_s and now - self._alarmed > self.stall_s:
             self._alarmed = now
             log_line.error(

@@ -13,6 +13,7 @@ from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
+from privacy_ledger.ports.transport import OutOfRange
 
 __all__ = [
     "FencedLog",
@@ -49,9 +50,14 @@ async def restore(
     `changelogs`: topic → the table code that its keys lack (b"" for the private changelog).
     Progress is stored with the values, in the same batch, so that an interrupted restore goes
     on where it was. The caller has fenced every earlier owner before.
+
+    Raises:
+        OutOfRange: the store says more than a changelog does, so it belongs to another history.
     """
     marks = stored_marks(store, changelogs)
     ends = {topic: await log.end(topic, partition) for topic in changelogs}
+    if beyond := frozenset((topic, partition) for topic in changelogs if marks[topic] >= ends[topic]):
+        raise OutOfRange(beyond)
     progress.expect({topic: max(0, ends[topic] - 1 - marks[topic]) for topic in changelogs})
     total = 0
     for topic, code in sorted(changelogs.items()):

@@ -10,7 +10,14 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Protocol
 
-from privacy_ledger.domain.errors import Fenced, LedgerError, LedgerRewound, LogUnavailable, UnknownKey
+from privacy_ledger.domain.errors import (
+    Fenced,
+    InvariantViolation,
+    LedgerError,
+    LedgerRewound,
+    LogUnavailable,
+    UnknownKey,
+)
 from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
@@ -29,7 +36,7 @@ from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
-from privacy_ledger.ports.transport import Share, Source, Tail
+from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
 
 __all__ = ["KafkaEngine", "Wiring"]
 
@@ -266,15 +273,26 @@ class KafkaEngine:
             async with asyncio.timeout(progress.stall_s) as limit:
                 progress.on_move = lambda: limit.reschedule(loop.time() + progress.stall_s)
                 await self._log.open_writer(self._writer(partition))
-                store = self._stores.open(partition)
-                records = await restore(
-                    self._log, store, partition, changelogs=self._changelogs, progress=progress
-                )
+                return await self._restored(partition, progress)
         except TimeoutError:
             raise RestoreStalled("The changelogs cannot be read. Look at the brokers.") from None
         finally:
             progress.on_move = None
-        return store, records
+
+    async def _restored(self, partition: int, progress: RestoreProgress) -> tuple[StateStore, int]:
+        """Restore the store; one that its changelogs do not know is removed, and begun anew."""
+        for _ in range(2):
+            store = self._stores.open(partition)
+            try:
+                records = await restore(
+                    self._log, store, partition, changelogs=self._changelogs, progress=progress
+                )
+            except OutOfRange as error:
+                log_line.warning("store begins anew", **self._where(partition), reason=str(error))
+                await self._stores.remove(partition)
+            else:
+                return store, records
+        raise InvariantViolation("an empty store reaches beyond its changelogs")
 
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""

@@ -1,16 +1,14 @@
 """Wiring: the only module that puts adapters, engine and use cases together."""
 
-import fcntl
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from importlib.metadata import entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
 from privacy_ledger.adapters import registry
@@ -19,7 +17,9 @@ from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.kafka.log import KafkaLog
-from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
+from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.kafka.source import GroupMember, GroupSource
+from privacy_ledger.adapters.kafka.tail import KafkaTail
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.local.home import Home, open_home
@@ -27,10 +27,11 @@ from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.noise import OpenDpNoise
-from privacy_ledger.adapters.rocks_store import RocksStore
+from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
+from privacy_ledger.adapters.worker_slot import take_slot
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
@@ -41,6 +42,7 @@ from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, state_topic
+from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import CORE, PassDeclaration, passes
 from privacy_ledger.engine.embedded import EmbeddedPasses, Lane
@@ -52,7 +54,7 @@ from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore
-from privacy_ledger.settings import Settings
+from privacy_ledger.settings import SESSION_S_DEFAULT, Settings
 from privacy_ledger.streams.protocol import Processor, Published
 
 __all__ = [
@@ -74,7 +76,6 @@ __all__ = [
 
 _ENTRY_POINTS: Final = "privacy_ledger.processors"
 _HOSTS: Final = "privacy_ledger.hosts"
-_SLOTS_MAX: Final = 64
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -288,33 +289,44 @@ async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
 class _KafkaWiring:
     """`Wiring` of one pass in one worker process."""
 
-    def __init__(self, runtime: Runtime, declaration: PassDeclaration) -> None:
+    def __init__(self, runtime: Runtime, declaration: PassDeclaration, cluster: ClusterSettings) -> None:
         self._runtime = runtime
         self._declaration = declaration
+        self._cluster = cluster
         self._states = _codec_of(declaration, runtime.vault)
         settings = runtime.settings
         state = settings.state or settings.data_home / "privacy-ledger" / "state"
-        self._folder = _slot(state / declaration.name)
+        self._slot = take_slot(state / declaration.name, ids=runtime.ids)
+        self.folder = RocksFolder(self._slot.path)
         self._open_cycle = _cycle_opener(
             declaration, self._states, log=runtime.log, vault=runtime.vault,
             codec=runtime.codec, books=runtime.books, ids=runtime.ids,
         )  # fmt: skip
 
-    def open_store(self, partition: int) -> StateStore:
-        """Open the partition's RocksDB in this worker's slot."""
-        return RocksStore(self._folder / str(partition))
-
     def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
         """Open a cycle over a restored store."""
         return self._open_cycle(partition, store)
 
-    def consumer(self) -> AIOKafkaConsumer:
-        """Return an unstarted consumer of the pass's group."""
-        cluster = self._runtime.settings.cluster
-        if cluster is None:
-            raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
-        group = f"{self._runtime.settings.topic_prefix}privacy-ledger.{self._declaration.name}"
-        return AIOKafkaConsumer(**group_options(cluster, group=group))
+    def source(self) -> GroupSource:
+        """Return an unjoined member of the pass's group, under the identity of its state folder."""
+        settings, name = self._runtime.settings, self._declaration.name
+        member = GroupMember(
+            group=f"{settings.topic_prefix}privacy-ledger.{name}",
+            session_ms=settings.session_s * 1000,
+            identity=self._slot.identity,
+            writer=f"{settings.topic_prefix}{name}.{self._slot.identity}",
+            # A longer session is there for restarts: who stops then keeps its place.
+            leaves_at_stop=settings.session_s <= SESSION_S_DEFAULT,
+        )
+        return GroupSource(
+            self._cluster, member, topic=settings.topic_prefix + self._declaration.source,
+            partitions=self._runtime.partitions, plan=partial(divide, standbys=settings.standbys),
+        )  # fmt: skip
+
+    def tail(self) -> KafkaTail:
+        """Return an unused reader of the pass's changelogs."""
+        places = len(self.changelogs) * self._runtime.partitions
+        return KafkaTail(self._cluster, prefix=self._runtime.settings.topic_prefix, places=places)
 
     @property
     def changelogs(self) -> Mapping[str, bytes]:
@@ -336,39 +348,16 @@ def host_folder(runtime: Runtime) -> Path:
 def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
     """Return the engine of one pass on Kafka, ready to `run`."""
     declaration = runtime.declared[pass_name]
-    if runtime.kafka is None:
+    cluster = runtime.settings.cluster
+    if runtime.kafka is None or cluster is None:
         raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
     return KafkaEngine(
         declaration,
-        _KafkaWiring(runtime, declaration),
+        _KafkaWiring(runtime, declaration, cluster),
         log=runtime.kafka,
         vault=runtime.vault,
         states=_codec_of(declaration, runtime.vault),
         clock=runtime.clock,
-        topic=runtime.settings.topic_prefix + declaration.source,
-    )
-
-
-_LOCKED_SLOTS: list[int] = []
-"""Descriptors of the slots this process holds; the system frees them when it dies."""
-
-
-def _slot(folder: Path) -> Path:
-    """Return the first state folder that no living worker of this machine holds."""
-    for number in range(_SLOTS_MAX):
-        slot = folder / f"worker-{number}"
-        slot.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(slot / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            continue
-        _LOCKED_SLOTS.append(file)
-        return slot
-    raise HomeUnusable(
-        f"{_SLOTS_MAX} workers of this machine hold all state folders. Stop one, or set "
-        "PRIVACY_LEDGER_STATE to another folder."
     )
 
 

@@ -2,14 +2,19 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 
-__all__ = ["Settings", "from_environment"]
+__all__ = ["SESSION_S_DEFAULT", "Settings", "from_environment"]
+
+SESSION_S_DEFAULT: Final = 6
+_SESSION_S: Final = range(6, 1801)
+"""What brokers allow unless they are set otherwise."""
+_STANDBYS: Final = range(64)
 
 _DATA_HOME = "XDG_DATA_HOME"
 _Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -27,6 +32,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     topic_prefix: str
     partitions: int | None
     data_home: Path
+    session_s: int = SESSION_S_DEFAULT
+    standbys: int = 1
 
 
 def from_environment(*, home: str | None = None, kafka: str | None = None) -> Settings:
@@ -34,9 +41,12 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
 
     `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
     `PRIVACY_LEDGER_KEYSTORE`, `PRIVACY_LEDGER_STATE`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
-    `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, and for the cluster
-    `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
+    `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
+    `PRIVACY_LEDGER_STANDBYS`, and for the cluster `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
+
+    Raises:
+        ValueError: a variable has a value that cannot be used.
     """
     read = os.environ.get
     address = kafka or read("PRIVACY_LEDGER_CLUSTER")
@@ -51,11 +61,20 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         topic_prefix=read("PRIVACY_LEDGER_TOPIC_PREFIX") or "",
         partitions=int(partitions) if partitions else None,
         data_home=Path(read(_DATA_HOME) or Path.home() / ".local" / "share"),
+        session_s=_number("PRIVACY_LEDGER_SESSION_S", SESSION_S_DEFAULT, within=_SESSION_S),
+        standbys=_number("PRIVACY_LEDGER_STANDBYS", 1, within=_STANDBYS),
     )
 
 
 def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
+
+
+def _number(name: str, default: int, *, within: range) -> int:
+    value = int(os.environ.get(name) or default)
+    if value not in within:
+        raise ValueError(f"{name} is not within {within.start} and {within.stop - 1}")
+    return value
 
 
 def _cluster(address: str) -> ClusterSettings:

@@ -35,9 +35,11 @@ class WatchedLog(KafkaLog):
         self._targets = dict(targets)
         self.done = asyncio.Event()
 
-    async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> dict[tuple[str, int], int]:
         """Append, and then look how far the pass is: its position stands near the end."""
-        await super().append_atomically(writes, writer=writer)
+        ends = await super().append_atomically(writes, writer=writer)
         for _, record in reversed(writes):
             if record.key == POSITION_KEY:
                 position = msgspec.msgpack.decode(record.value or b"", type=PassPosition)
@@ -46,6 +48,7 @@ class WatchedLog(KafkaLog):
                 break
         if not self._targets:
             self.done.set()
+        return ends
 
 
 async def create(cluster: ClusterSettings, topics: Sequence[Topic], *, prefix: str) -> None:

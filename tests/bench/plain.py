@@ -11,11 +11,11 @@ import random
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
-from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
 from privacy_ledger.adapters.books import NOTHING
@@ -23,14 +23,17 @@ from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.kafka.log import KafkaLog
-from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
+from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.kafka.source import GroupMember, GroupSource
+from privacy_ledger.adapters.kafka.tail import KafkaTail
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
-from privacy_ledger.adapters.rocks_store import RocksStore
+from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, TOPICS, Topic, state_topic, view_topic
 from privacy_ledger.domain.values import RecordId, SubjectRef
+from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.kafka import KafkaEngine
@@ -181,10 +184,12 @@ class PlainWiring:
     """How the engine opens what it owns."""
 
     def __init__(
-        self, folder: Path, log: KafkaLog, cluster: ClusterSettings, *, prefix: str, is_exact: bool
-    ) -> None:
+        self, folder: Path, log: KafkaLog, cluster: ClusterSettings, *,
+        source_prefix: str, prefix: str, is_exact: bool,
+    ) -> None:  # fmt: skip
         """Keep store and (unused) keystore in a folder."""
-        self._folder = folder
+        self.folder = RocksFolder(folder / "state")
+        self._source_prefix = source_prefix
         self._log = log
         self._cluster = cluster
         self._prefix = prefix
@@ -198,10 +203,6 @@ class PlainWiring:
             ),
         )  # fmt: skip
         self.states = PassStateCodec(PASS, self.vault, publishes=self.declaration.publishes)
-
-    def open_store(self, partition: int) -> StateStore:
-        """Open RocksDB."""
-        return RocksStore(self._folder / "state" / str(partition))
 
     def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
         """Open the cycle with its light parts."""
@@ -220,9 +221,16 @@ class PlainWiring:
         cycle.use(fold)
         return cycle
 
-    def consumer(self) -> AIOKafkaConsumer:
-        """Return an unstarted consumer of a group of its own."""
-        return AIOKafkaConsumer(**group_options(self._cluster, group=f"{self._prefix}bench"))
+    def source(self) -> GroupSource:
+        """Return an unjoined member of a group of its own."""
+        return GroupSource(
+            self._cluster, GroupMember(group=f"{self._prefix}bench", session_ms=6000),
+            topic=self._source_prefix + SOURCE, partitions=1, plan=partial(divide, standbys=0),
+        )  # fmt: skip
+
+    def tail(self) -> KafkaTail:
+        """Return a reader that has nothing to follow."""
+        return KafkaTail(self._cluster, prefix=self._prefix, places=1)
 
     @property
     def changelogs(self) -> Mapping[str, bytes]:
@@ -248,11 +256,11 @@ async def fold(
         cluster, topics=(*_OUTPUTS, *_SOURCES), prefix=prefix, targets={f"{PASS}.0": expected.last_offset}
     )
     await log.start()
-    wiring = PlainWiring(folder, log, cluster, prefix=prefix, is_exact=is_exact)
+    wiring = PlainWiring(folder, log, cluster, source_prefix=source_prefix, prefix=prefix, is_exact=is_exact)
     try:
         engine = KafkaEngine(
             wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states,
-            clock=SystemClock(), topic=source_prefix + SOURCE,
+            clock=SystemClock(),
         )  # fmt: skip
         figure = await kafka.fold([engine], log, events=expected.events)
         rows = await kafka.latest(log, _VIEW_TOPIC)

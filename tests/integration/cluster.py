@@ -1,12 +1,15 @@
 """A cluster for one test: topics under a prefix of its own, real worker processes, a runtime."""
 
+import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,33 +19,64 @@ from privacy_ledger.bootstrap import Runtime, open_runtime
 from privacy_ledger.domain.topics import TOPICS
 from privacy_ledger.settings import Settings
 
-__all__ = ["Cluster", "Worker"]
+__all__ = ["Cluster", "Line", "Process", "Worker", "until"]
+
+_AT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
+_VALUE = re.compile(r"(\w+)=('[^']*'|\S+)")
 
 
-class Worker:
-    """`privacy-ledger worker run` as a process."""
+async def until(is_so: Callable[[], bool], *, timeout_s: float = 60.0, look_s: float = 0.1) -> None:
+    """Wait until something is so that can only be looked at, such as what another process wrote.
 
-    def __init__(self, cluster: "Cluster", *passes: str) -> None:
-        """Start it; its log lines go to a file."""
-        self.log = cluster.folder / f"worker-{uuid4().hex[:8]}.log"
+    Raises:
+        TimeoutError: it is not so for too long.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not is_so():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(look_s)
+
+
+class Process:
+    """A worker of the test's own; its log lines go to a file."""
+
+    def __init__(self, command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None) -> None:
+        """Start it."""
+        self.log = log
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "privacy_ledger", "--log-level", "INFO", "worker", "run", *passes],
-                env=cluster.env, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [sys.executable, *command], env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            )
+
+    def lines(self, event: str) -> list["Line"]:
+        """Return the log lines of one event so far."""
+        text = self.log.read_text(errors="replace")
+        return [Line(line) for line in text.splitlines() if f"] {event} " in line]
 
     def running(self) -> int:
         """Return how many times a partition was taken over so far."""
-        return self.log.read_bytes().count(b"partition running")
+        return len(self.lines("partition running"))
 
-    def wait_running(self, count: int, *, timeout_s: float = 40.0) -> float:
+    def wait_running(self, count: int, *, timeout_s: float = 60.0) -> float:
         """Wait until that many partitions were taken over; return the seconds it took."""
+        return self.wait_for("partition running", count, timeout_s=timeout_s)
+
+    def wait_for(self, event: str, count: int, *, timeout_s: float = 60.0) -> float:
+        """Wait until there are so many lines of an event; return the seconds it took."""
         started = time.monotonic()
-        while self.running() < count:
+        while len(self.lines(event)) < count:
             if self.process.poll() is not None or time.monotonic() - started > timeout_s:
-                raise AssertionError(self.log.read_text(errors="replace")[-2000:])
+                said = self.log.read_text(errors="replace")[-2000:]
+                raise AssertionError(f"{len(self.lines(event))} of {count} {event!r}; the log ends:\n{said}")
             time.sleep(0.05)
         return time.monotonic() - started
+
+    def pause(self) -> None:
+        """Freeze it: it keeps its connections and its memory, and does not know how long it slept."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it as kill -9 does."""
@@ -60,6 +94,37 @@ class Worker:
         """End it whatever state it is in."""
         if self.process.poll() is None:
             self.kill()
+
+
+class Line:
+    """One log line: when, and its keys."""
+
+    def __init__(self, text: str) -> None:
+        """Read it."""
+        found = _AT.search(text)  # the host draws signs of its own before it
+        assert found is not None
+        self.at = datetime.fromisoformat(found[0])
+        self._values: dict[str, str] = dict(_VALUE.findall(text))
+
+    def __getitem__(self, key: str) -> str:
+        """Return the value of a key."""
+        return self._values[key]
+
+    def number(self, key: str) -> int:
+        """Return the value of a key as a number."""
+        return int(self._values[key])
+
+
+class Worker(Process):
+    """`privacy-ledger worker run` as a process."""
+
+    def __init__(self, cluster: "Cluster", *passes: str, settings: Mapping[str, str] | None = None) -> None:
+        """Start it, with settings of its own besides the cluster's."""
+        super().__init__(
+            ["-m", "privacy_ledger", "--log-level", "INFO", "worker", "run", *passes],
+            cluster.folder / f"worker-{uuid4().hex[:8]}.log",
+            env={**cluster.env, **(settings or {})},
+        )
 
 
 class Cluster:
@@ -102,9 +167,9 @@ class Cluster:
                 admin, TOPICS, partitions=self.partitions, prefix=self.prefix, scale_ms=scale_ms
             )
 
-    def worker(self, *passes: str) -> Worker:
+    def worker(self, *passes: str, settings: Mapping[str, str] | None = None) -> Worker:
         """Start a worker that the test ends."""
-        started = Worker(self, *passes)
+        started = Worker(self, *passes, settings=settings)
         self.workers.append(started)
         return started
 

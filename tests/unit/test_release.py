@@ -155,11 +155,14 @@ class FaultyLog:
         self._step(is_after=True)
         return epoch
 
-    async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> Mapping[tuple[str, int], int]:
         """Append in one transaction, or die."""
         self._step(is_after=False)
-        await self._log.append_atomically(writes, writer=writer)
+        ends = await self._log.append_atomically(writes, writer=writer)
         self._step(is_after=True)
+        return ends
 
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Read, or die."""
@@ -458,9 +461,12 @@ async def test_a_commit_that_becomes_readable_later_is_waited_for(log: LocalLog)
     class _Lagging(FaultyLog):
         hidden = 0
 
-        async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
-            await super().append_atomically(writes, writer=writer)
+        async def append_atomically(
+            self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+        ) -> Mapping[tuple[str, int], int]:
+            ends = await super().append_atomically(writes, writer=writer)
             self.hidden = 1
+            return ends
 
         async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
             if topic == ANALYTICS_RELEASES and self.hidden:

@@ -1,24 +1,31 @@
 """The state store of a worker: RocksDB, one folder per pass and partition."""
 
+import shutil
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, cast
 
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    Cache,
     DBCompressionType,
     Options,
     Rdict,
     WriteBatch,
+    WriteBufferManager,
     WriteOptions,
 )
 
 from privacy_ledger.domain.errors import StoreFull
 
-__all__ = ["RocksStore"]
+__all__ = ["RocksFolder", "RocksStore"]
 
 WRITE_BUFFER_BYTES: Final = 16 << 20
+PROCESS_BUFFER_BYTES: Final = 64 << 20
+PROCESS_CACHE_BYTES: Final = 64 << 20
+"""A process may hold a hundred stores, owned and followed: these two are for all of them together."""
 OPEN_FILES_MAX: Final = 128
 FILTER_BITS: Final = 10
 """Bits per key of the filters: one look-up in a hundred for a key that is not there reads a block."""
@@ -94,9 +101,36 @@ class RocksStore:
         self._database.close()
 
 
+class RocksFolder:
+    """`StoreFolder` of one worker and pass: a folder per partition, named by its number."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the folder; it is made when the first store is opened."""
+        self._path = path
+
+    def open(self, partition: int) -> RocksStore:
+        """Open or create a partition's store."""
+        return RocksStore(self._path / str(partition))
+
+    def kept(self) -> tuple[int, ...]:
+        """Return the partitions of which there is a store, ascending."""
+        if not self._path.is_dir():
+            return ()
+        return tuple(sorted(int(path.name) for path in self._path.iterdir() if path.name.isdecimal()))
+
+    def remove(self, partition: int) -> None:
+        """Remove the bytes of a store that is not open."""
+        shutil.rmtree(self._path / str(partition), ignore_errors=True)
+
+
 def _open(path: Path) -> Rdict:
-    """Open a database whose values are sealed or random: nothing to compress, much to look for in vain."""
+    """Open a database whose values are sealed or random: nothing to compress, much to look for in vain.
+
+    Its buffers and blocks count against the bounds of the process.
+    """
+    buffers, blocks = _shared()
     table = BlockBasedOptions()
+    table.set_block_cache(blocks)
     table.set_bloom_filter(FILTER_BITS, False)  # noqa: FBT003 - the binding takes it by position
     table.set_format_version(5)
     options = Options(raw_mode=True)
@@ -106,6 +140,13 @@ def _open(path: Path) -> Rdict:
     options.set_memtable_whole_key_filtering(True)
     options.set_allow_concurrent_memtable_write(False)
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_PART)
+    options.set_write_buffer_manager(buffers)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_open_files(OPEN_FILES_MAX)
     return Rdict(str(path), options=options, access_type=AccessType.read_write())
+
+
+@cache
+def _shared() -> tuple[WriteBufferManager, Cache]:
+    """Return what all stores of this process share; a full buffer is written out, nobody is held up."""
+    return WriteBufferManager(PROCESS_BUFFER_BYTES, False), Cache(PROCESS_CACHE_BYTES)  # noqa: FBT003 - see above

@@ -1,9 +1,13 @@
-"""Decoded states over a store: a bounded cache that is never ahead of the committed batch."""
+"""Decoded states over a store: a cache that is never ahead of the committed batch.
+
+All caches of a process share one bound: a worker may own one partition or a hundred.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.runtime import StateStore
@@ -12,8 +16,8 @@ from privacy_ledger.streams.states import Changes, Table
 __all__ = ["CACHED_STATES_MAX", "StateCache"]
 
 T = TypeVar("T")
-CACHED_STATES_MAX: Final = 60_000
-"""At most this many decoded states are kept per pass and partition."""
+CACHED_STATES_MAX: Final = 120_000
+"""At most this many decoded states are kept per process, over all its passes and partitions."""
 EVICTED_PART: Final = 4
 """The oldest quarter of the largest table goes where there is no room."""
 _UNREAD: Final[Any] = object()
@@ -28,6 +32,10 @@ class StateCache:
         self._codec = codec
         self._known: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
         self._passing: dict[str, dict[bytes, Any]] = {}
+
+    def __len__(self) -> int:
+        """Return how many states are kept."""
+        return sum(map(len, self._known.values()))
 
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return the committed value, or None."""
@@ -94,8 +102,24 @@ class StateCache:
             if None in stored:
                 gone = (key for key, value in zip(one.values, stored, strict=True) if value is None)
                 known.update({key: None for key in gone if key in known})
-        while sum(map(len, tables.values())) > CACHED_STATES_MAX:
-            # A part at a time: to look for the oldest entry of a dictionary again and again is slow.
-            largest = max(tables.values(), key=len)
-            for key in list(islice(largest, len(largest) // EVICTED_PART)):
-                del largest[key]
+        _make_room(self)
+
+    def forget_oldest(self) -> None:
+        """Let the largest table give up a part of its oldest entries; they are read again when needed."""
+        # A part at a time: to look for the oldest entry of a dictionary again and again is slow.
+        largest = max(self._known.values(), key=len)
+        for key in list(islice(largest, -(-len(largest) // EVICTED_PART))):
+            del largest[key]
+
+
+_SIZES: Final[WeakKeyDictionary[StateCache, int]] = WeakKeyDictionary()
+"""Every cache of this process, and its size at its last commit."""
+
+
+def _make_room(grown: StateCache) -> None:
+    """Count a cache that has grown; the largest ones shrink until all fit."""
+    _SIZES[grown] = len(grown)
+    while sum(_SIZES.values()) > CACHED_STATES_MAX:
+        largest = max(_SIZES, key=_SIZES.__getitem__)
+        largest.forget_oldest()
+        _SIZES[largest] = len(largest)

@@ -418,11 +418,11 @@ class PartitionCycle:
 
     # After the commit -----------------------------------------------------------------------
 
-    def settle(self, batch: Batch) -> None:
-        """Bring store, cache and position up to the committed batch."""
+    def settle(self, batch: Batch, marks: Sequence[tuple[bytes, bytes | None]] = ()) -> None:
+        """Bring store, cache and position up to the committed batch; `marks` go into the same write."""
         if batch.position.offset < self.position.offset:
             raise InvariantViolation("a committed batch lies behind the position")
-        self._cache.commit(batch.store, batch.changes, batch.sealed)
+        self._cache.commit((*batch.store, *marks), batch.changes, batch.sealed)
         self.position = batch.position
         self._pending_shreds = []
 

@@ -4,24 +4,29 @@ A consumer group's committed offset is never a position: the position lies in th
 changelog, written in the transaction of the states that it belongs to.
 """
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from privacy_ledger.domain.errors import LedgerRewound
-from privacy_ledger.logging import get_logger
+from privacy_ledger.engine.progress import RestoreProgress
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
-from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
+from privacy_ledger.ports.transport import OutOfRange
 
-__all__ = ["FencedLog", "check_not_rewound", "note_progress", "restore"]
+__all__ = [
+    "FencedLog",
+    "applied",
+    "check_not_rewound",
+    "marks_of",
+    "note_progress",
+    "restore",
+    "stored_marks",
+]
 
 RESTORE_READ: Final = 5000
-REPORT_S: Final = 5.0
 _PROGRESS: Final = b"\0chg:"
-
-log_line = get_logger()
 
 
 class FencedLog(EventLog, Protocol):
@@ -37,38 +42,64 @@ async def restore(
     store: StateStore,
     partition: int,
     *,
-    pass_name: str,
     changelogs: Mapping[str, bytes],
+    progress: RestoreProgress,
 ) -> int:
     """Bring the store up to the stable end of its changelogs; return the records applied.
 
     `changelogs`: topic → the table code that its keys lack (b"" for the private changelog).
     Progress is stored with the values, in the same batch, so that an interrupted restore goes
     on where it was. The caller has fenced every earlier owner before.
+
+    Raises:
+        OutOfRange: the store says more than a changelog does, so it belongs to another history.
     """
-    started = reported = time.monotonic()
+    marks = stored_marks(store, changelogs)
+    ends = {topic: await log.end(topic, partition) for topic in changelogs}
+    if beyond := frozenset((topic, partition) for topic in changelogs if marks[topic] >= ends[topic]):
+        raise OutOfRange(beyond)
+    progress.expect({topic: max(0, ends[topic] - 1 - marks[topic]) for topic in changelogs})
     total = 0
     for topic, code in sorted(changelogs.items()):
-        mark = _PROGRESS + topic.encode()
-        (stored,) = store.get_many([mark])
-        after = -1 if stored is None else int(stored)
-        while rows := await log.read(topic, partition, after=after, limit=RESTORE_READ):
-            changes: list[tuple[bytes, bytes | None]] = [
-                (code + row.key, row.value) for row in rows if row.key != HEARTBEAT_KEY
-            ]
+        after = marks[topic]
+        while after + 1 < ends[topic]:
+            rows = await log.read(topic, partition, after=after, limit=RESTORE_READ)
+            if not rows:
+                break
+            store.write(applied(topic, code, rows))
+            progress.advance(topic, records=len(rows), offsets=rows[-1].offset - after)
             after = rows[-1].offset
-            changes.append((mark, b"%d" % after))
-            store.write(changes)
             total += len(rows)
-            if time.monotonic() - reported > REPORT_S:
-                reported = time.monotonic()
-                end = await log.end(topic, partition)
-                rate = total / (reported - started)
-                log_line.info(
-                    "restoring", pass_name=pass_name, topic=topic, partition=partition,
-                    records=total, rate=round(rate), eta_s=round(max(0, end - after) / rate),
-                )  # fmt: skip
     return total
+
+
+def stored_marks(store: StateStore, changelogs: Iterable[str]) -> dict[str, int]:
+    """Return the last applied offset of each changelog; -1 where nothing was applied."""
+    topics = tuple(changelogs)
+    found = store.get_many([_mark(topic) for topic in topics])
+    return {topic: -1 if value is None else int(value) for topic, value in zip(topics, found, strict=True)}
+
+
+def applied(topic: str, code: bytes, rows: Sequence[Row]) -> list[tuple[bytes, bytes | None]]:
+    """Return what rows of a changelog change in a store, and the mark that says so: one batch."""
+    changes: list[tuple[bytes, bytes | None]] = [
+        (code + row.key, row.value) for row in rows if row.key != HEARTBEAT_KEY
+    ]
+    changes.append((_mark(topic), b"%d" % rows[-1].offset))
+    return changes
+
+
+def marks_of(
+    ends: Mapping[tuple[str, int], int], partition: int, changelogs: Iterable[str]
+) -> list[tuple[bytes, bytes | None]]:
+    """Return the marks of a committed transaction; they go to the store with its states.
+
+    Only the owner writes these partitions, and it was restored to their end before it wrote: so
+    below its own last record everything is applied.
+    """
+    return [
+        (_mark(topic), b"%d" % ends[topic, partition]) for topic in changelogs if (topic, partition) in ends
+    ]
 
 
 async def note_progress(
@@ -81,19 +112,14 @@ async def note_progress(
 ) -> None:
     """Store how far the changelogs reach now, so that the next restore starts there.
 
-    Only the owner writes these partitions, so everything below the stable end is applied. That
-    this process still is the owner is shown by a transaction after the ends were read.
+    A heartbeat in each, in one transaction, shows that this process still is the owner.
 
     Raises:
         Fenced: another owner took over; nothing was noted.
     """
-    marks: list[tuple[bytes, bytes | None]] = []
-    for topic in sorted(changelogs):
-        end = await log.end(topic, partition)
-        marks.append((_PROGRESS + topic.encode(), b"%d" % (end - 1)))
     beat = NewRecord(partition, HEARTBEAT_KEY, b"\0")
-    await log.append_atomically([(topic, beat) for topic in sorted(changelogs)], writer=writer)
-    store.write(marks)
+    ends = await log.append_atomically([(topic, beat) for topic in sorted(changelogs)], writer=writer)
+    store.write(marks_of(ends, partition, changelogs))
 
 
 async def check_not_rewound(log: EventLog, source: str, partition: int, position: PassPosition) -> None:
@@ -120,3 +146,7 @@ async def check_not_rewound(log: EventLog, source: str, partition: int, position
             raise LedgerRewound(f"{where} holds another record at offset {offset}. {way_out}")
         if not rows and must_exist:
             raise LedgerRewound(f"{where} lost its tick at offset {offset}. {way_out}")
+
+
+def _mark(topic: str) -> bytes:
+    return _PROGRESS + topic.encode()

@@ -1,34 +1,42 @@
 """The engine on Kafka: one pass in one worker process.
 
-The assignment listener does nothing slow. Each assigned partition is acquired by a task: fence
-the predecessor, restore, check the ledger, seek, resume. Polled rows run through the same cycle
-as everywhere, one transaction each; the store follows the commit.
+Nothing slow happens while the group is divided. Each assigned partition is acquired by a task:
+fence the predecessor, restore, check the ledger, seek, resume. Polled rows run through the same
+cycle as everywhere, one transaction each; the store follows the commit.
 """
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Protocol
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-
-from privacy_ledger.domain.errors import Fenced, LedgerError, LedgerRewound, UnknownKey
+from privacy_ledger.domain.errors import (
+    Fenced,
+    InvariantViolation,
+    LedgerError,
+    LedgerRewound,
+    LogUnavailable,
+    UnknownKey,
+)
 from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import ControlUnreadable, PartitionCycle, Work
+from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import (
     FencedLog,
     check_not_rewound,
+    marks_of,
     note_progress,
     restore,
 )
+from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled, Restoring
+from privacy_ledger.engine.standby import Following, Standby
+from privacy_ledger.engine.stores import Stores
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import Row
-from privacy_ledger.ports.runtime import Clock, StateStore
+from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
+from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
 
 __all__ = ["KafkaEngine", "Wiring"]
 
@@ -38,6 +46,8 @@ ROWS_PER_POLL: Final = 8000
 ACQUIRING_AT_ONCE: Final = 8
 NOTE_PROGRESS_S: Final = 10.0
 LAG_COMMIT_S: Final = 5.0
+POLL_FAILURES_S: Final = 60.0
+"""A worker that cannot read for so long ends, and says why: a new one joins from the beginning."""
 RETRY_S: Final = 1.0
 FENCED_RETRY_S: Final = 3.0
 STOPPED_RETRY_S: Final = 30.0
@@ -48,16 +58,21 @@ log_line = get_logger()
 class Wiring(Protocol):
     """How the engine opens what it owns per partition."""
 
-    def open_store(self, partition: int) -> StateStore:
-        """Open the partition's store; one owner per process."""
+    @property
+    def folder(self) -> StoreFolder:
+        """Where this worker keeps its stores; one owner per process."""
         ...
 
     def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
         """Open a cycle over a restored store."""
         ...
 
-    def consumer(self) -> AIOKafkaConsumer:
-        """Return an unstarted consumer of the pass's group."""
+    def source(self) -> Source:
+        """Return the pass's source, as an unjoined member of its group."""
+        ...
+
+    def tail(self) -> Tail:
+        """Return an unused reader of the pass's changelogs."""
         ...
 
     @property
@@ -69,8 +84,9 @@ class Wiring(Protocol):
 class _Owned:
     """One assigned partition."""
 
-    def __init__(self, lock: asyncio.Lock) -> None:
+    def __init__(self, lock: asyncio.Lock, progress: RestoreProgress) -> None:
         self.lock = lock
+        self.progress = progress
         self.cycle: PartitionCycle | None = None
         self.is_running = False
         self.noted_at = 0.0
@@ -89,43 +105,53 @@ class KafkaEngine:
         vault: KeyVault,
         states: StateCodec,
         clock: Clock,
-        topic: str,
     ) -> None:
-        """Take the collaborators; `topic` is the source's name in the cluster."""
+        """Take the collaborators."""
         self._declaration = declaration
         self._wiring = wiring
         self._log = log
         self._vault = vault
         self._states = states
         self._clock = clock
-        self._topic = topic
-        self._consumer = wiring.consumer()
+        self._source = wiring.source()
+        self._changelogs = dict(wiring.changelogs)
+        self._stores = Stores(wiring.folder)
+        self._standby = Standby(
+            wiring.tail(), self._stores, pass_name=declaration.name, changelogs=self._changelogs
+        )
         self._owned: dict[int, _Owned] = {}
-        # A lock outlives its assignment: a cycle of an earlier one may still be in its commit.
-        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._stores: dict[int, StateStore] = {}
+        self._share = Share()
         self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeps: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(ACQUIRING_AT_ONCE)
         self._stopping = asyncio.Event()
+        self._failing_since: float | None = None
         self._lag_at = 0.0
+        self._lag: asyncio.Task[None] | None = None
         self.on_acquired: Callable[[int], None] | None = None
 
     # Life -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Join the group and fold until `stop`; then leave cleanly."""
-        self._consumer.subscribe([self._topic], listener=_Listener(self))
-        await self._consumer.start()
+        """Join the group and fold until `stop`; then leave cleanly.
+
+        Raises:
+            Fenced: another worker runs under the identity of this one.
+        """
+        following = asyncio.create_task(self._standby.run())
         try:
+            await self._source.join(self)
             while not self._stopping.is_set():
-                await self._poll()
+                await self._poll_patiently()
         finally:
-            for task in self._tasks:
+            self._standby.stop()
+            tasks = [*self._tasks, *([self._lag] if self._lag is not None else [])]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._close_stores()
-            await self._consumer.stop()
+            await asyncio.gather(*tasks, *self._sweeps, following, return_exceptions=True)
+            self._stores.close()
+            await self._source.leave()
 
     def stop(self) -> None:
         """Finish the cycle in hand and end `run`."""
@@ -133,8 +159,8 @@ class KafkaEngine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every assigned partition is restored and folding."""
-        return bool(self._owned) and all(owned.is_running for owned in self._owned.values())
+        """Whether this worker has its share, and every partition of it is restored and folding."""
+        return self._share.round > 0 and all(owned.is_running for owned in self._owned.values())
 
     @property
     def is_registrar(self) -> bool:
@@ -146,17 +172,39 @@ class KafkaEngine:
         """The partitions that fold now, ascending."""
         return tuple(sorted(p for p, owned in self._owned.items() if owned.is_running))
 
+    @property
+    def restoring(self) -> dict[int, Restoring]:
+        """How far each assigned partition is that does not fold yet."""
+        return {p: owned.progress.now() for p, owned in sorted(self._owned.items()) if not owned.is_running}
+
+    @property
+    def following(self) -> dict[int, Following]:
+        """How far each partition is that this worker follows for its owner."""
+        return self._standby.following
+
     # Rebalance: nothing slow, nothing that raises ---------------------------------------------
 
-    def assigned(self, partitions: Sequence[int]) -> None:
-        """Pause what was assigned and start to acquire it."""
+    def warm(self) -> tuple[int, ...]:
+        """Return the partitions of which this worker has a store."""
+        return self._stores.kept()
+
+    def assigned(self, share: Share) -> None:
+        """Start to acquire what is owned, and follow what is not; the rest is of no use here."""
         self._generation += 1
-        places = [TopicPartition(self._topic, partition) for partition in partitions]
-        if places:
-            self._consumer.pause(*places)
-        for partition in partitions:
-            self._owned.setdefault(partition, _Owned(self._locks[partition])).is_running = False
+        self._share = share
+        self._standby.follow(share.followed)
+        log_line.info("share given", pass_name=self._declaration.name, count=len(share.owned))
+        for partition in share.owned:
+            progress = RestoreProgress(self._declaration.name, partition)
+            self._owned[partition] = _Owned(self._stores.lock(partition), progress)
             self._acquire_later(partition, delay_s=0)
+        # Not among the tasks that a rebalance cancels: half a removal must not meet a take-over.
+        generation, needed = self._generation, {*share.owned, *share.followed}
+        sweeping = asyncio.create_task(
+            self._stores.sweep(lambda p: p in needed or generation != self._generation)
+        )
+        self._sweeps.add(sweeping)
+        sweeping.add_done_callback(self._sweeps.discard)
 
     def revoked(self) -> None:
         """Stop folding everywhere; stores stay open as doubtful until they are restored again."""
@@ -164,12 +212,15 @@ class KafkaEngine:
         for owned in self._owned.values():
             owned.is_running = False
         self._owned = {}
+        self._share = Share()
         for task in self._tasks:
             task.cancel()
 
     def _acquire_later(self, partition: int, *, delay_s: float) -> None:
-        generation = self._generation
-        task = asyncio.create_task(self._acquire(partition, generation, delay_s=delay_s))
+        self._spawn(self._acquire(partition, self._generation, delay_s=delay_s))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -181,46 +232,26 @@ class KafkaEngine:
         try:
             async with self._slots:
                 await self._take_over(partition, generation)
-        except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
-            # Without a traceback: frames of a decode error may hold values.
-            log_line.error(  # noqa: TRY400
-                "partition stopped", **self._where(partition), reason=str(error)
-            )
-            self._again(partition, generation, delay_s=STOPPED_RETRY_S)
-        except (LedgerError, KafkaError, OSError) as error:
-            log_line.warning("acquire failed", **self._where(partition), reason=_code(error))
-            self._again(partition, generation, delay_s=RETRY_S)
         except Exception as error:  # noqa: BLE001 - a task's outermost frame: nothing may stay paused unseen
-            log_line.error("acquire failed", **self._where(partition), reason=_code(error))  # noqa: TRY400
-            self._again(partition, generation, delay_s=STOPPED_RETRY_S)
-
-    def _again(self, partition: int, generation: int, *, delay_s: float) -> None:
-        if generation == self._generation and not self._stopping.is_set():
-            self._acquire_later(partition, delay_s=delay_s)
+            delay_s = self._report("acquire failed", partition, error)
+            if generation == self._generation and not self._stopping.is_set():
+                self._owned[partition].progress.failed(_reason(error))
+                self._acquire_later(partition, delay_s=delay_s)
 
     async def _take_over(self, partition: int, generation: int) -> None:
         owned = self._owned.get(partition)
         if owned is None or generation != self._generation:
             return
         async with owned.lock:
-            await self._log.open_writer(self._writer(partition))
-            store = self._stores.get(partition)
-            if store is None:
-                store = self._stores[partition] = self._wiring.open_store(partition)
             started = time.monotonic()
-            records = await restore(
-                self._log, store, partition,
-                pass_name=self._declaration.name, changelogs=self._wiring.changelogs,
-            )  # fmt: skip
+            store, records = await self._bring_up(owned, partition)
             cycle = self._wiring.open_cycle(partition, store)
             await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
             await self._finish_predecessor(cycle, partition)
             if generation != self._generation:
                 return
             owned.cycle = cycle
-            place = TopicPartition(self._topic, partition)
-            self._consumer.seek(place, cycle.position.offset + 1)
-            self._consumer.resume(place)
+            self._source.resume(partition, offset=cycle.position.offset + 1)
             owned.is_running = True
             log_line.info(
                 "partition running", **self._where(partition), records=records,
@@ -230,15 +261,52 @@ class KafkaEngine:
         if self.on_acquired is not None:
             self.on_acquired(partition)
 
+    async def _bring_up(self, owned: _Owned, partition: int) -> tuple[StateStore, int]:
+        """Fence the predecessor and restore the store; an attempt that stands still is given up.
+
+        Raises:
+            RestoreStalled: nothing was read for too long.
+        """
+        progress = owned.progress
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(progress.stall_s) as limit:
+                progress.on_move = lambda: limit.reschedule(loop.time() + progress.stall_s)
+                await self._log.open_writer(self._writer(partition))
+                return await self._restored(partition, progress)
+        except TimeoutError:
+            raise RestoreStalled("The changelogs cannot be read. Look at the brokers.") from None
+        finally:
+            progress.on_move = None
+
+    async def _restored(self, partition: int, progress: RestoreProgress) -> tuple[StateStore, int]:
+        """Restore the store; one that its changelogs do not know is removed, and begun anew."""
+        for _ in range(2):
+            store = self._stores.open(partition)
+            try:
+                records = await restore(
+                    self._log, store, partition, changelogs=self._changelogs, progress=progress
+                )
+            except OutOfRange as error:
+                log_line.warning("store begins anew", **self._where(partition), reason=str(error))
+                await self._stores.remove(partition)
+            else:
+                return store, records
+        raise InvariantViolation("an empty store reaches beyond its changelogs")
+
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
         await self._carry_out(cycle, cycle.outstanding())
         parked = cycle.parked()
         batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
         if batch is not None:
-            await self._log.append_atomically(batch.writes, writer=self._writer(partition))
-            cycle.settle(batch)
-            await self._carry_out(cycle, batch.work)
+            await self._write(cycle, partition, batch)
+
+    async def _write(self, cycle: PartitionCycle, partition: int, batch: Batch) -> None:
+        """Commit a batch; the store follows, with how far the changelogs now are applied."""
+        ends = await self._log.append_atomically(batch.writes, writer=self._writer(partition))
+        cycle.settle(batch, marks_of(ends, partition, self._changelogs))
+        await self._carry_out(cycle, batch.work)
 
     async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
         await carry_out(
@@ -248,23 +316,32 @@ class KafkaEngine:
 
     # Folding ----------------------------------------------------------------------------------
 
+    async def _poll_patiently(self) -> None:
+        """Poll; what the cluster refuses is asked for again, for a while."""
+        try:
+            await self._poll()
+            self._failing_since = None
+        except LogUnavailable as error:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > POLL_FAILURES_S:
+                raise
+            log_line.warning("poll failed", pass_name=self._declaration.name, reason=str(error))
+            await asyncio.sleep(RETRY_S)
+
     async def _poll(self) -> None:
         """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
         started = time.monotonic()
-        fetched: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
-            timeout_ms=int(COMMIT_S * 1000), max_records=ROWS_PER_POLL
-        )
+        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=ROWS_PER_POLL)
         if fetched:
-            await asyncio.gather(
-                *(self._fold(place.partition, records) for place, records in fetched.items())
-            )
+            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
         await self._tend()
         interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
         rest = interval - (time.monotonic() - started)
         if rest > 0 and fetched and sum(map(len, fetched.values())) < ROWS_PER_POLL // 2:
             await asyncio.sleep(rest)
 
-    async def _fold(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
+    async def _fold(self, partition: int, rows: Sequence[Row]) -> None:
         """Run one cycle and its transaction; on trouble acquire the partition again."""
         owned = self._owned.get(partition)
         if owned is None:
@@ -275,18 +352,9 @@ class KafkaEngine:
             if cycle is None or not owned.is_running or generation != self._generation:
                 return
             try:
-                await self._commit(owned, cycle, partition, _rows(records))
-            except (LedgerRewound, UnknownKey, ControlUnreadable) as error:
-                log_line.error(  # noqa: TRY400 - no frames in logs
-                    "partition stopped", **self._where(partition), reason=str(error)
-                )
-                self._drop(partition, owned, delay_s=STOPPED_RETRY_S)
-            except Fenced:
-                log_line.warning("fenced", **self._where(partition))
-                self._drop(partition, owned, delay_s=FENCED_RETRY_S)
-            except (LedgerError, KafkaError, OSError) as error:
-                log_line.warning("cycle failed", **self._where(partition), reason=_code(error))
-                self._drop(partition, owned, delay_s=RETRY_S)
+                await self._commit(owned, cycle, partition, rows)
+            except Exception as error:  # noqa: BLE001 - a partition's outermost frame: the others go on
+                self._drop(partition, owned, delay_s=self._report("cycle failed", partition, error))
 
     async def _commit(
         self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
@@ -294,15 +362,13 @@ class KafkaEngine:
         batch = await cycle.run(rows, now=self._clock.now())
         if not batch.records or owned.cycle is not cycle or self._owned.get(partition) is not owned:
             return
-        await self._log.append_atomically(batch.writes, writer=self._writer(partition))
-        cycle.settle(batch)
-        await self._carry_out(cycle, batch.work)
+        await self._write(cycle, partition, batch)
 
         # A deleted value stays in the store's files until they are rewritten: at the next tick.
         owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
         # And what lies in memory only would make an old store of one that is read after a crash.
         if batch.is_tick:
-            store = self._stores[partition]
+            store = self._stores.open(partition)
             await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
             owned.has_residue = False
 
@@ -310,48 +376,69 @@ class KafkaEngine:
         """Stop folding a partition and acquire it again later, from its own position."""
         owned.is_running = False
         owned.cycle = None
-        if partition in self._owned:
-            self._consumer.pause(TopicPartition(self._topic, partition))
+        if self._owned.get(partition) is owned:
+            owned.progress = RestoreProgress(self._declaration.name, partition)
+            self._source.pause(partition)
             self._acquire_later(partition, delay_s=delay_s)
 
     async def _tend(self) -> None:
         """Now and then: note changelog progress, and commit offsets as a lag figure."""
         now = time.monotonic()
-        offsets: dict[TopicPartition, int] = {}
+        offsets: dict[int, int] = {}
         for partition, owned in list(self._owned.items()):
             if not owned.is_running or owned.cycle is None:
                 continue
-            offsets[TopicPartition(self._topic, partition)] = owned.cycle.position.offset + 1
+            offsets[partition] = owned.cycle.position.offset + 1
             if now - owned.noted_at > NOTE_PROGRESS_S:
                 owned.noted_at = now
                 async with owned.lock:
                     if owned.is_running:
                         await self._note(partition, owned)
-        if offsets and now - self._lag_at > LAG_COMMIT_S:
+        if self._lag is not None and self._lag.done():
+            task, self._lag = self._lag, None
+            task.result()  # Fenced: this worker is not the one that it takes itself for
+        if offsets and self._lag is None and now - self._lag_at > LAG_COMMIT_S:
+            # A task: folding does not wait for the group's coordinator.
             self._lag_at = now
-            try:
-                await self._consumer.commit(offsets)
-            except KafkaError as error:
-                log_line.info("lag not committed", reason=_code(error))
+            self._lag = asyncio.create_task(self._commit_lag(offsets))
+
+    async def _commit_lag(self, offsets: Mapping[int, int]) -> None:
+        try:
+            await self._source.commit_lag(offsets)
+        except LogUnavailable as error:
+            log_line.info("lag not committed", pass_name=self._declaration.name, reason=str(error))
 
     async def _note(self, partition: int, owned: _Owned) -> None:
         try:
             await note_progress(
                 self._log,
-                self._stores[partition],
+                self._stores.open(partition),
                 partition,
-                changelogs=self._wiring.changelogs,
+                changelogs=self._changelogs,
                 writer=self._writer(partition),
             )
         except LedgerError as error:
             # The writer has ended: whoever owns the partition now, it is acquired before it folds.
-            log_line.info("progress not noted", **self._where(partition), reason=_code(error))
-            self._drop(partition, owned, delay_s=FENCED_RETRY_S)
+            self._drop(partition, owned, delay_s=self._report("progress not noted", partition, error))
 
-    async def _close_stores(self) -> None:
-        for store in self._stores.values():
-            store.close()
-        self._stores.clear()
+    # Words --------------------------------------------------------------------------------------
+
+    def _report(self, event: str, partition: int, error: Exception) -> float:
+        """Say what went wrong, without frames, which may hold values; return when to try again."""
+        where = self._where(partition)
+        match error:
+            case LedgerRewound() | UnknownKey() | ControlUnreadable():
+                log_line.error("partition stopped", **where, reason=str(error))
+                return STOPPED_RETRY_S
+            case Fenced():
+                log_line.warning("fenced", **where)
+                return FENCED_RETRY_S
+            case LedgerError() | OSError():
+                log_line.warning(event, **where, reason=_reason(error))
+                return RETRY_S
+            case _:
+                log_line.error(event, **where, reason=_reason(error))
+                return STOPPED_RETRY_S
 
     def _writer(self, partition: int) -> str:
         return f"{self._declaration.name}.{partition}"
@@ -360,31 +447,6 @@ class KafkaEngine:
         return {"pass_name": self._declaration.name, "partition": partition}
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
-    """Hands assignments to the engine; aiokafka heartbeats only after these return."""
-
-    def __init__(self, engine: KafkaEngine) -> None:
-        self._engine = engine
-
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - eager
-        """Everything is revoked at every rebalance."""
-        self._engine.revoked()
-
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Take what was assigned."""
-        self._engine.assigned(sorted(place.partition for place in assigned))
-
-
-def _rows(records: Sequence[ConsumerRecord]) -> tuple[Row, ...]:
-    return tuple(
-        Row(
-            record.partition, record.offset, record.key or b"", record.value,
-            tuple(record.headers), record.timestamp,
-        )
-        for record in records
-    )  # fmt: skip
-
-
-def _code(error: BaseException) -> str:
-    """Return the error's class: messages of foreign errors may carry values."""
+def _reason(error: Exception) -> str:
+    """Return what an error says; of a foreign one its class, for its message may carry a value."""
     return str(error) if isinstance(error, LedgerError) else type(error).__name__

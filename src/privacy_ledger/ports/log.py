@@ -1,6 +1,6 @@
 """The event log: topics of partitions of records, embedded or on Kafka."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -67,11 +67,14 @@ class EventLog(Protocol):
         """
         ...
 
-    async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> Mapping[tuple[str, int], int]:
         """Append to several topics and partitions in one transaction of the named writer.
 
-        The first use opens the writer. A second process that opens it fences this one. On Kafka
-        the records become readable shortly after this returns, partition by partition.
+        Return the offset of the last record in each (topic, partition), as far as it is known. The
+        first use opens the writer. A second process that opens it fences this one. On Kafka the
+        records become readable shortly after this returns, partition by partition.
 
         Raises:
             Fenced: a newer owner of `writer` exists; nothing was appended.

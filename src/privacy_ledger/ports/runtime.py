@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
-__all__ = ["Clock", "Ids", "StateStore"]
+__all__ = ["Clock", "Ids", "StateStore", "StoreFolder"]
 
 
 class Clock(Protocol):
@@ -51,4 +51,20 @@ class StateStore(Protocol):
 
     def close(self) -> None:
         """Close files; idempotent."""
+        ...
+
+
+class StoreFolder(Protocol):
+    """Where one worker keeps the stores of one pass: no other process opens them."""
+
+    def open(self, partition: int) -> StateStore:
+        """Open or create a partition's store; at most once at a time."""
+        ...
+
+    def kept(self) -> Sequence[int]:
+        """Return the partitions of which there is a store, open or not, ascending."""
+        ...
+
+    def remove(self, partition: int) -> None:
+        """Remove the bytes of a store that is not open; may take a while."""
         ...

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from privacy_ledger.adapters.kafka._clients import open_reader, unavailable
+from privacy_ledger.adapters.kafka._rows import to_rows
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.ports.log import Row
 
@@ -114,7 +115,7 @@ class PartitionReader:
             starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets([self._partition])
             self._consumer.seek(self._partition, starts[self._partition])
             return ()
-        return tuple(_row(record) for record in fetched.get(self._partition, ()))
+        return to_rows(fetched.get(self._partition, ()))
 
 
 class ReaderPool:
@@ -163,14 +164,3 @@ def _near(offsets: tuple[int, ...]) -> list[list[int]]:
         else:
             groups.append([offset])
     return groups
-
-
-def _row(record: ConsumerRecord) -> Row:
-    return Row(
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key or b"",
-        value=record.value,
-        headers=tuple((name, value or b"") for name, value in record.headers) if record.headers else (),
-        appended_ms=record.timestamp,
-    )

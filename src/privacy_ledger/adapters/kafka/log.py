@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -139,8 +139,12 @@ class KafkaLog:
             entry.ended_by = None
             return int(entry.producer._txn_manager.producer_epoch)  # noqa: SLF001
 
-    async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> dict[tuple[str, int], int]:
         """Append everything in one transaction of the named writer, which its first use opens.
+
+        Return the last offset in each (topic, partition), where the cluster said it.
 
         After any error the writer has ended: `open_writer` it again, then read what is there.
 
@@ -149,13 +153,13 @@ class KafkaLog:
             LogUnavailable: it is not known whether the transaction was committed.
         """
         self._opened()
-        logical: defaultdict[tuple[str, int], list[NewRecord]] = defaultdict(list)
+        groups: defaultdict[tuple[str, int], list[NewRecord]] = defaultdict(list)
         for topic, record in writes:
-            logical[topic, record.partition].append(record)
-        groups: dict[tuple[str, int], list[NewRecord]] = {}
-        for (topic, partition), records in logical.items():
+            groups[topic, record.partition].append(record)
+        physical: dict[str, str] = {}
+        for (topic, partition), records in groups.items():
             self._check(topic, partition, records)
-            groups[await self._physical(topic), partition] = records
+            physical[topic] = await self._physical(topic)
         if writer not in self._writers:
             await self.open_writer(writer)
         entry = self._writers[writer]
@@ -164,7 +168,7 @@ class KafkaLog:
                 raise entry.ended_by or LogUnavailable(f"The writer {writer} is not open. Open it.")
             try:
                 with translated_errors(self._cluster):
-                    await _transact(entry.producer, groups)
+                    return await _transact(entry.producer, groups, physical)
             except BaseException as error:
                 self._discard(entry.producer)
                 entry.producer = None
@@ -281,15 +285,19 @@ class KafkaLog:
         task.add_done_callback(self._discards.discard)
 
 
-async def _transact(producer: AIOKafkaProducer, groups: dict[tuple[str, int], list[NewRecord]]) -> None:
+async def _transact(
+    producer: AIOKafkaProducer,
+    groups: Mapping[tuple[str, int], Sequence[NewRecord]],
+    physical: Mapping[str, str],
+) -> dict[tuple[str, int], int]:
     """Write all groups in one transaction; abort it when an error comes before the commit."""
     await producer.begin_transaction()
     tasks = [
-        asyncio.create_task(deliver(producer, topic, partition, records))
+        asyncio.create_task(deliver(producer, physical[topic], partition, records))
         for (topic, partition), records in groups.items()
     ]
     try:
-        await asyncio.gather(*tasks)
+        offsets = await asyncio.gather(*tasks)
     except BaseException as error:
         for task in tasks:
             task.cancel()
@@ -299,6 +307,12 @@ async def _transact(producer: AIOKafkaProducer, groups: dict[tuple[str, int], li
         raise
     async with asyncio.timeout(DELIVERY_TIMEOUT_S):
         await producer.commit_transaction()
+    # The cluster acknowledges a batch that it knows already without saying where it lies (-1).
+    return {
+        place: found[-1]
+        for place, found in zip(groups, offsets, strict=True)
+        if found[0] >= 0 and found[-1] - found[0] >= len(found) - 1
+    }
 
 
 async def _abort(producer: AIOKafkaProducer) -> None:

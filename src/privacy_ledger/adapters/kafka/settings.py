@@ -18,21 +18,25 @@ __all__ = [
     "group_options",
     "producer_options",
     "reader_options",
+    "tail_options",
 ]
 
 _METADATA_MAX_AGE_MS: Final = 3000
 _REQUEST_TIMEOUT_MS: Final = 8000
 _RETRY_BACKOFF_MS: Final = 10
 _TRANSACTION_TIMEOUT_MS: Final = 8000
-_SESSION_TIMEOUT_MS: Final = 6000
 _HEARTBEAT_INTERVAL_MS: Final = 1000
 _REBALANCE_TIMEOUT_MS: Final = 10_000
 _BATCH_BYTES: Final = 512 * 1024
 _FETCH_BYTES: Final = 4 * 1024 * 1024
 _GROUP_FETCH_BYTES: Final = 8 * 1024 * 1024
 """A backlog is folded in polls of some thousand records: the more in one cycle, the fewer states to write."""
-_GROUP_FETCH_BYTES_MAX: Final = 2 * _GROUP_FETCH_BYTES
-"""Over all partitions of one answer; what is fetched and not yet folded is bounded by it per broker."""
+_GROUP_ANSWER_BYTES: Final = 2 * _GROUP_FETCH_BYTES
+_FETCH_BYTES_MIN: Final = _BATCH_BYTES
+_BUFFER_BYTES: Final = 64 * 1024 * 1024
+"""aiokafka keeps one answer per partition until it is asked for its rows: all of them together."""
+_TAIL_BUFFER_BYTES: Final = 16 * 1024 * 1024
+_TAIL_WAIT_MS: Final = 500
 _FETCH_WAIT_MS: Final = 50
 """A client has one fetch in flight per broker: a longer wait would hold up a seek for as long."""
 
@@ -112,17 +116,35 @@ def reader_options(cluster: ClusterSettings) -> dict[str, Option]:
     }
 
 
-def group_options(cluster: ClusterSettings, *, group: str) -> dict[str, Option]:
-    """Return the options of a consumer in a group; its committed offsets are a lag figure only."""
+def group_options(
+    cluster: ClusterSettings, *, group: str, session_ms: int, partitions: int
+) -> dict[str, Option]:
+    """Return the options of a consumer in a group; its committed offsets are a lag figure only.
+
+    One member may have to read all `partitions`: what waits for the engine is bounded for them all.
+    """
     return reader_options(cluster) | {
         "group_id": group,
         "auto_offset_reset": "earliest",
-        "max_partition_fetch_bytes": _GROUP_FETCH_BYTES,
-        "fetch_max_bytes": _GROUP_FETCH_BYTES_MAX,
-        "session_timeout_ms": _SESSION_TIMEOUT_MS,
+        "session_timeout_ms": session_ms,
         "heartbeat_interval_ms": _HEARTBEAT_INTERVAL_MS,
         "rebalance_timeout_ms": _REBALANCE_TIMEOUT_MS,
+        "max_partition_fetch_bytes": _share_of(_BUFFER_BYTES, partitions, at_most=_GROUP_FETCH_BYTES),
+        "fetch_max_bytes": _GROUP_ANSWER_BYTES,
     }
+
+
+def tail_options(cluster: ClusterSettings, *, places: int) -> dict[str, Option]:
+    """Return the options of a consumer that follows up to so many partitions without haste."""
+    return reader_options(cluster) | {
+        "max_partition_fetch_bytes": _share_of(_TAIL_BUFFER_BYTES, places, at_most=_FETCH_BYTES),
+        "fetch_max_wait_ms": _TAIL_WAIT_MS,
+    }
+
+
+def _share_of(total: int, places: int, *, at_most: int) -> int:
+    """Return each place's part of a buffer; never less than one batch of our own producers."""
+    return max(_FETCH_BYTES_MIN, min(at_most, total // max(1, places)))
 
 
 def _ssl_context(cluster: ClusterSettings) -> ssl.SSLContext:

@@ -93,8 +93,12 @@ class LocalLog:
         self._epochs[writer] = epoch = await self._in_thread(lambda: self._writer.next_epoch(writer))
         return epoch
 
-    async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> dict[tuple[str, int], int]:
         """Append everything in one transaction of the named writer, which its first use opens.
+
+        Return the last offset in each (topic, partition).
 
         Raises:
             Fenced: a newer owner of `writer` exists; nothing was appended.
@@ -104,7 +108,10 @@ class LocalLog:
         epoch = self._epochs.get(writer)
         if epoch is None:
             epoch = await self.open_writer(writer)
-        await self._commit(writes, owner=(writer, epoch))
+        offsets = await self._commit(writes, owner=(writer, epoch))
+        return {
+            (topic, record.partition): offset for (topic, record), offset in zip(writes, offsets, strict=True)
+        }
 
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` records with an offset above `after`, oldest first.

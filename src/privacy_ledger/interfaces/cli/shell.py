@@ -51,7 +51,8 @@ class Shell:
         except ValueError:
             raise click.UsageError(
                 "A PRIVACY_LEDGER_ variable of the environment has a value that cannot be used. "
-                "Check PRIVACY_LEDGER_PARTITIONS and PRIVACY_LEDGER_SECURITY_PROTOCOL."
+                "Check PRIVACY_LEDGER_PARTITIONS, PRIVACY_LEDGER_SECURITY_PROTOCOL, "
+                "PRIVACY_LEDGER_SESSION_S (6 to 1800) and PRIVACY_LEDGER_STANDBYS (0 to 63)."
             ) from None
         self._is_home_named = bool(home) or self.settings.is_home_named
         self.as_json = as_json

@@ -286,6 +286,19 @@ class EventLogContract:
         view = await eventually_reads(log, _VIEW, 1, partition=1)
         assert (values(state), values(view)) == ([b"1", b"3"], [b"2"])
 
+    async def test_an_atomic_append_says_where_it_ends_in_each_partition(self, log: EventLog) -> None:
+        """The offset of its last record there, which a reader finds again."""
+        await log.append_atomically([(_STATE, payload(b"0"))], writer=_WRITER)
+        writes = [
+            (_STATE, payload(b"1")),
+            (_VIEW, payload(b"2", partition=1)),
+            (_STATE, payload(b"3", key=b"k2")),
+        ]
+        ends = await log.append_atomically(writes, writer=_WRITER)
+        state = await eventually_reads(log, _STATE, 3)
+        view = await eventually_reads(log, _VIEW, 1, partition=1)
+        assert ends == {(_STATE, 0): state[-1].offset, (_VIEW, 1): view[-1].offset}
+
     async def test_atomic_appends_follow_each_other(self, log: EventLog) -> None:
         """One writer may do it again and again."""
         for number in range(5):

@@ -19,6 +19,7 @@ from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.kafka.log import KafkaLog
+from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
@@ -314,7 +315,7 @@ class _KafkaWiring:
         if cluster is None:
             raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
         group = f"{self._runtime.settings.topic_prefix}privacy-ledger.{self._declaration.name}"
-        return AIOKafkaConsumer(**group_options(cluster, group=group))
+        return AIOKafkaConsumer(**safe_consumer(group_options(cluster, group=group)))
 
     @property
     def changelogs(self) -> Mapping[str, bytes]:

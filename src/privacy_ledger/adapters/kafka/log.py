@@ -1,6 +1,7 @@
 """The event log on Kafka."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from privacy_ledger.adapters.kafka import settings
 from privacy_ledger.adapters.kafka._clients import (
     DELIVERY_TIMEOUT_S,
     check_size,
@@ -142,7 +144,8 @@ class KafkaLog:
     async def append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
         """Append everything in one transaction of the named writer, which its first use opens.
 
-        After any error the writer has ended: `open_writer` it again, then read what is there.
+        After any error the writer has ended: `open_writer` it again, then read what is there. It
+        may also end with an append that succeeded late; the next one says so.
 
         Raises:
             Fenced: a newer owner of `writer` exists; nothing was appended.
@@ -164,12 +167,14 @@ class KafkaLog:
                 raise entry.ended_by or LogUnavailable(f"The writer {writer} is not open. Open it.")
             try:
                 with translated_errors(self._cluster):
-                    await _transact(entry.producer, groups)
+                    commit_s = await _transact(entry.producer, groups)
             except BaseException as error:
-                self._discard(entry.producer)
-                entry.producer = None
-                entry.ended_by = _ending(writer, error)
+                self._end(entry, _ending(writer, error))
                 raise
+            if commit_s * 1000 >= settings.REQUEST_TIMEOUT_MS:
+                # aiokafka has asked again to end the transaction. What it asked first may still be
+                # under way, and would end the next one half done; a new epoch refuses it.
+                self._end(entry, LogUnavailable(f"The writer {writer} was answered late. Open it again."))
 
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` committed records above `after`, oldest first; empty at the stable end."""
@@ -275,14 +280,23 @@ class KafkaLog:
                 f"The topic {topic} has no partition {partition}. Derive it from the reference."
             )
 
+    def _end(self, entry: _Writer, reason: LedgerError) -> None:
+        if entry.producer is not None:
+            self._discard(entry.producer)
+        entry.producer = None
+        entry.ended_by = reason
+
     def _discard(self, producer: AIOKafkaProducer) -> None:
         task = asyncio.create_task(discard(producer))
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)
 
 
-async def _transact(producer: AIOKafkaProducer, groups: dict[tuple[str, int], list[NewRecord]]) -> None:
-    """Write all groups in one transaction; abort it when an error comes before the commit."""
+async def _transact(producer: AIOKafkaProducer, groups: dict[tuple[str, int], list[NewRecord]]) -> float:
+    """Write all groups in one transaction; return the seconds that its commit took.
+
+    It is aborted when an error comes before the commit.
+    """
     await producer.begin_transaction()
     tasks = [
         asyncio.create_task(deliver(producer, topic, partition, records))
@@ -297,8 +311,10 @@ async def _transact(producer: AIOKafkaProducer, groups: dict[tuple[str, int], li
         if not isinstance(error, ProducerFenced):
             await _abort(producer)
         raise
+    started = time.monotonic()
     async with asyncio.timeout(DELIVERY_TIMEOUT_S):
         await producer.commit_transaction()
+    return time.monotonic() - started
 
 
 async def _abort(producer: AIOKafkaProducer) -> None:

@@ -10,19 +10,32 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import faust
+from faust.types.enums import ProcessingGuarantee
 from mode import Service
 
+from privacy_ledger.adapters.kafka.safety import Rule, check
 from privacy_ledger.bootstrap import Runtime, engine_for, host_folder
 from privacy_ledger.domain.errors import LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
 from privacy_ledger.engine import collector
 from privacy_ledger.logging import get_logger
 
-__all__ = ["EngineService", "create_app", "run_worker"]
+__all__ = ["EngineService", "check_host", "create_app", "run_worker"]
 
 TICK_CHECK_S: Final = 30.0
 HOST_STOP_S: Final = 2.0
 log_line = get_logger()
+
+_SAFE: Final = (
+    Rule("processing_guarantee", (ProcessingGuarantee.AT_LEAST_ONCE,), "outputs and offsets part ways"),
+    Rule("web_enabled", (False,), "a server without a password listens on every address"),
+    Rule("stream_wait_empty", (True,), "a stop gives up what an agent has in hand"),
+    Rule("producer_acks", (-1,), "an acknowledged record may be on one broker only"),
+    Rule("producer_threaded", (False,), "its thread fails when it is stopped"),
+    Rule("topic_allow_declare", (False,), "a topic is made with another policy than declared"),
+    Rule("table_standby_replicas", (0,), "state lies in tables of Faust"),
+)
+"""What the host may be set to; decision 0011 says why."""
 
 
 class EngineService(Service):
@@ -61,7 +74,11 @@ class EngineService(Service):
 
 
 def create_app(runtime: Runtime) -> faust.App:
-    """Return the host application; its settings are those measured to be safe."""
+    """Return the host application; its settings are those measured to be safe.
+
+    Raises:
+        UnsafeSettings: one of them is not.
+    """
     cluster = runtime.settings.cluster
     address = cluster.bootstrap if cluster is not None else ""
     prefix = runtime.settings.topic_prefix
@@ -84,7 +101,10 @@ def create_app(runtime: Runtime) -> faust.App:
         producer_acks=-1,
         store="memory://",
         datadir=str(host_folder(runtime)),
+        # Faust lets variables such as PROCESSING_GUARANTEE or BROKER_URL override its arguments.
+        env={},
     )
+    check_host(app)
     hints = app.topic(prefix + CONTROL_HINTS, key_type=bytes, value_type=bytes)
 
     @app.agent(hints)
@@ -97,6 +117,16 @@ def create_app(runtime: Runtime) -> faust.App:
             continue
 
     return app
+
+
+def check_host(app: faust.App) -> None:
+    """Refuse a host that would lose or double records, or that would listen.
+
+    Raises:
+        UnsafeSettings: the first setting that is not safe; also where a table is declared.
+    """
+    check("host", {rule.setting: getattr(app.conf, rule.setting) for rule in _SAFE}, _SAFE)
+    check("host", {"tables": len(app.tables)}, (Rule("tables", (0,), "a table loses and doubles events"),))
 
 
 async def run_worker(

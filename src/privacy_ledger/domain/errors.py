@@ -12,6 +12,7 @@ LedgerError
 ├── LedgerRewound         retriable=False   the log ends below, or differs at, a known position
 ├── Fenced                retriable=False   another owner took over
 ├── NotCaughtUp           retriable=True    the views did not pass an offset in time
+├── UnsafeSettings        retriable=False   a client or its host would lose or double records
 └── InvariantViolation    retriable=False   a promise of this program was broken
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "SchemaMismatch",
     "StoreFull",
     "UnknownKey",
+    "UnsafeSettings",
 ]
 
 
@@ -112,6 +114,20 @@ class NotCaughtUp(LedgerError):
     """The views did not pass an appended offset in time; the record itself is durable."""
 
     retriable = True
+
+
+class UnsafeSettings(LedgerError):
+    """A setting of a Kafka client, or of its host, that would lose, double or hide records."""
+
+    def __init__(self, *, client: str, setting: str, value: object, otherwise: str) -> None:
+        """Name the client, the setting, its value and what it would do."""
+        self.client = client
+        self.setting = setting
+        found = "not set" if value is None else f"{value}"
+        super().__init__(
+            f"The {client}'s setting {setting} is {found}: {otherwise}. "
+            "Set it back to the value in the code, and start again."
+        )
 
 
 class InvariantViolation(LedgerError):

@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerClosed, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from privacy_ledger.adapters.kafka.safety import safe_consumer, safe_producer
 from privacy_ledger.adapters.kafka.settings import (
     ClusterSettings,
     client_options,
@@ -72,7 +73,7 @@ async def open_admin(cluster: ClusterSettings) -> AsyncIterator[AIOKafkaAdminCli
 
 async def open_producer(cluster: ClusterSettings, *, transactional_id: str | None = None) -> AIOKafkaProducer:
     """Return a started producer; a transactional one has fenced its predecessors."""
-    producer = AIOKafkaProducer(**producer_options(cluster, transactional_id=transactional_id))
+    producer = AIOKafkaProducer(**safe_producer(producer_options(cluster, transactional_id=transactional_id)))
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             await producer.start()
@@ -84,7 +85,7 @@ async def open_producer(cluster: ClusterSettings, *, transactional_id: str | Non
 
 async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> AIOKafkaConsumer:
     """Return a started consumer of one partition, which must exist."""
-    consumer = AIOKafkaConsumer(**reader_options(cluster))
+    consumer = AIOKafkaConsumer(**safe_consumer(reader_options(cluster)))
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             await consumer.start()

@@ -1,6 +1,7 @@
 """The event log on Kafka."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from privacy_ledger.adapters.kafka import settings
 from privacy_ledger.adapters.kafka._clients import (
     DELIVERY_TIMEOUT_S,
     check_size,
@@ -146,7 +148,8 @@ class KafkaLog:
 
         Return the last offset in each (topic, partition), where the cluster said it.
 
-        After any error the writer has ended: `open_writer` it again, then read what is there.
+        After any error the writer has ended: `open_writer` it again, then read what is there. It
+        may also end with an append that succeeded late; the next one says so.
 
         Raises:
             Fenced: a newer owner of `writer` exists; nothing was appended.
@@ -168,12 +171,15 @@ class KafkaLog:
                 raise entry.ended_by or LogUnavailable(f"The writer {writer} is not open. Open it.")
             try:
                 with translated_errors(self._cluster):
-                    return await _transact(entry.producer, groups, physical)
+                    ends, commit_s = await _transact(entry.producer, groups, physical)
             except BaseException as error:
-                self._discard(entry.producer)
-                entry.producer = None
-                entry.ended_by = _ending(writer, error)
+                self._end(entry, _ending(writer, error))
                 raise
+            if commit_s * 1000 >= settings.REQUEST_TIMEOUT_MS:
+                # aiokafka has asked again to end the transaction. What it asked first may still be
+                # under way, and would end the next one half done; a new epoch refuses it.
+                self._end(entry, LogUnavailable(f"The writer {writer} was answered late. Open it again."))
+            return ends
 
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` committed records above `after`, oldest first; empty at the stable end."""
@@ -279,6 +285,12 @@ class KafkaLog:
                 f"The topic {topic} has no partition {partition}. Derive it from the reference."
             )
 
+    def _end(self, entry: _Writer, reason: LedgerError) -> None:
+        if entry.producer is not None:
+            self._discard(entry.producer)
+        entry.producer = None
+        entry.ended_by = reason
+
     def _discard(self, producer: AIOKafkaProducer) -> None:
         task = asyncio.create_task(discard(producer))
         self._discards.add(task)
@@ -289,8 +301,11 @@ async def _transact(
     producer: AIOKafkaProducer,
     groups: Mapping[tuple[str, int], Sequence[NewRecord]],
     physical: Mapping[str, str],
-) -> dict[tuple[str, int], int]:
-    """Write all groups in one transaction; abort it when an error comes before the commit."""
+) -> tuple[dict[tuple[str, int], int], float]:
+    """Write all groups in one transaction; return their last offsets and the seconds of the commit.
+
+    It is aborted when an error comes before the commit.
+    """
     await producer.begin_transaction()
     tasks = [
         asyncio.create_task(deliver(producer, physical[topic], partition, records))
@@ -305,14 +320,17 @@ async def _transact(
         if not isinstance(error, ProducerFenced):
             await _abort(producer)
         raise
+    started = time.monotonic()
     async with asyncio.timeout(DELIVERY_TIMEOUT_S):
         await producer.commit_transaction()
+    commit_s = time.monotonic() - started
     # The cluster acknowledges a batch that it knows already without saying where it lies (-1).
-    return {
+    ends = {
         place: found[-1]
         for place, found in zip(groups, offsets, strict=True)
         if found[0] >= 0 and found[-1] - found[0] >= len(found) - 1
     }
+    return ends, commit_s
 
 
 async def _abort(producer: AIOKafkaProducer) -> None:

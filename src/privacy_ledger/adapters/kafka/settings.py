@@ -12,6 +12,7 @@ from msgspec import Struct
 from privacy_ledger.domain.errors import HomeUnusable
 
 __all__ = [
+    "REQUEST_TIMEOUT_MS",
     "ClusterSettings",
     "Option",
     "client_options",
@@ -22,7 +23,8 @@ __all__ = [
 ]
 
 _METADATA_MAX_AGE_MS: Final = 3000
-_REQUEST_TIMEOUT_MS: Final = 8000
+REQUEST_TIMEOUT_MS: Final = 8000
+"""After this long a client gives an answer up, and mostly asks again."""
 _RETRY_BACKOFF_MS: Final = 10
 _TRANSACTION_TIMEOUT_MS: Final = 8000
 _HEARTBEAT_INTERVAL_MS: Final = 1000
@@ -71,7 +73,7 @@ def client_options(cluster: ClusterSettings) -> dict[str, Option]:
         "bootstrap_servers": cluster.bootstrap,
         "client_id": cluster.client_id,
         "metadata_max_age_ms": _METADATA_MAX_AGE_MS,
-        "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "retry_backoff_ms": _RETRY_BACKOFF_MS,
         "security_protocol": cluster.security_protocol,
     }

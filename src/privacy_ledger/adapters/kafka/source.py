@@ -19,6 +19,7 @@ from privacy_ledger.adapters.kafka._clients import (
     translated_errors,
 )
 from privacy_ledger.adapters.kafka._rows import to_rows
+from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
 from privacy_ledger.domain.errors import Fenced
 from privacy_ledger.ports.log import Row
@@ -70,7 +71,7 @@ class GroupSource:
         )
         if member.identity is not None:
             options["group_instance_id"] = member.identity
-        self._options = options
+        self._options = safe_consumer(options)
         self._consumer: AIOKafkaConsumer | None = None
         self._fence: AIOKafkaProducer | None = None
 

@@ -8,6 +8,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from privacy_ledger.adapters.kafka._clients import START_TIMEOUT_S, STOP_TIMEOUT_S, translated_errors
 from privacy_ledger.adapters.kafka._rows import to_rows
+from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, tail_options
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.transport import OutOfRange, Place
@@ -22,7 +23,7 @@ class KafkaTail:
         """Take the topic prefix, and at most how many places will be followed."""
         self._cluster = cluster
         self._prefix = prefix
-        self._options = tail_options(cluster, places=places)
+        self._options = safe_consumer(tail_options(cluster, places=places))
         self._consumer: AIOKafkaConsumer | None = None
 
     async def follow(self, places: Mapping[Place, int]) -> None:

@@ -18,7 +18,9 @@ class Kind:
     CORE_EXACT: Final = "core with de-duplication"
     CORE_IDEMPOTENT: Final = "core, idempotent only"
     FAUST: Final = "Faust table agent"
+    FAUST_BARE: Final = "Faust table agent, no output"
     QUIX: Final = "quixstreams exactly-once"
+    QUIX_BARE: Final = "quixstreams exactly-once, no output"
     BYTEWAX: Final = "bytewax"
     NOOP_SEALED: Final = "noop, sealed"
     TOPOLOGY: Final = "sealed topology"
@@ -36,7 +38,7 @@ class Kind:
         return f"append to view, {partitions} partitions"
 
 
-RIVALS: Final = frozenset({Kind.FAUST, Kind.QUIX, Kind.BYTEWAX})
+RIVALS: Final = frozenset({Kind.FAUST, Kind.FAUST_BARE, Kind.QUIX, Kind.QUIX_BARE, Kind.BYTEWAX})
 """Not ours: one that is not exact, or does not run, is reported and fails nothing."""
 
 
@@ -75,6 +77,16 @@ BARS: Final = (
         kind=Kind.CORE_EXACT, over=Kind.FAUST, at_least=20,
     ),
     Bar(name="core with de-duplication ÷ bytewax", kind=Kind.CORE_EXACT, over=Kind.BYTEWAX),
+    Bar(
+        name="core with de-duplication ÷ quixstreams without an output",
+        kind=Kind.CORE_EXACT,
+        over=Kind.QUIX_BARE,
+    ),
+    Bar(
+        name="core with de-duplication ÷ Faust without an output",
+        kind=Kind.CORE_EXACT,
+        over=Kind.FAUST_BARE,
+    ),
     Bar(name="sealed topology ÷ noop", kind=Kind.TOPOLOGY, over=Kind.NOOP_SEALED, at_least=0.06),
     Bar(name="sealed topology ÷ noop over plain events", kind=Kind.TOPOLOGY, over=Kind.NOOP),
     Bar(name="embedded ingest, sealed records per CPU-second", kind=Kind.INGEST, at_least=8000),

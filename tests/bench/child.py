@@ -52,6 +52,8 @@ class Talk:
 def main(name: str, document: str) -> None:
     """Do one task and say its result."""
     kind: type[tasks.Task] = getattr(tasks, name)
+    if not kind.runs.startswith("rivals."):
+        importlib.import_module("privacy_ledger.logging").configure()
     task: Struct = msgspec.json.decode(document, type=kind)
     module, function = kind.runs.split(":")
     run = getattr(importlib.import_module(f"tests.bench.{module}"), function)

@@ -3,12 +3,14 @@
 from importlib.util import find_spec
 from typing import Final, NamedTuple
 
+from tests.bench import kafka
 from tests.bench.bars import Kind
 from tests.bench.measure import Figure
+from tests.bench.plain import VIEW_TOPIC
 from tests.bench.processes import do
 from tests.bench.run import Bench
+from tests.bench.source import SOURCE
 from tests.bench.tasks import (
-    Create,
     EngineFold,
     Expected,
     Fill,
@@ -21,8 +23,6 @@ from tests.bench.tasks import (
 
 __all__ = ["Compare"]
 
-SOURCE: Final = "bench.events.v1"
-VIEW: Final = "view.bench.v1"
 FAUST_SOURCE: Final = "source-faust."
 RIVAL_SOURCE: Final = "source-rivals."
 ENGINES: Final = (
@@ -33,20 +33,25 @@ ENGINES: Final = (
 
 
 class _Rival(NamedTuple):
-    """A rival: its package, the source that it folds, and the compacted topic that is its view."""
+    """A rival: its package, the source that it folds, and its view where that is its own changelog."""
 
     package: str
     task: type[Rival]
     source: str
-    view: str
+    changelog: str | None = None
 
 
 RIVALS: Final = {
-    Kind.FAUST: _Rival("faust", FoldFaust, FAUST_SOURCE, "{group}-state-changelog"),
-    Kind.QUIX: _Rival("quixstreams", FoldQuixstreams, RIVAL_SOURCE, "changelog__{group}--{topic}--default"),
-    Kind.BYTEWAX: _Rival("bytewax", FoldBytewax, RIVAL_SOURCE, "{group}"),
+    Kind.FAUST: _Rival("faust", FoldFaust, FAUST_SOURCE),
+    Kind.FAUST_BARE: _Rival("faust", FoldFaust, FAUST_SOURCE, "{group}-state-changelog"),
+    Kind.QUIX: _Rival("quixstreams", FoldQuixstreams, RIVAL_SOURCE),
+    Kind.QUIX_BARE: _Rival(
+        "quixstreams", FoldQuixstreams, RIVAL_SOURCE, "changelog__{group}--{topic}--default"
+    ),
+    Kind.BYTEWAX: _Rival("bytewax", FoldBytewax, RIVAL_SOURCE),
 }
-"""A slow rival folds the first events only. A view that is the engine's changelog costs it nothing more."""
+"""A slow rival folds the first events only. As it is used, it writes its state to an output topic, beside
+its own changelog; without an output its changelog is read as the view, which is the least it can do."""
 
 
 class Compare:
@@ -99,21 +104,22 @@ class Compare:
             is_exact=is_exact, is_transactional=is_transactional,
         )  # fmt: skip
         digest = expected.each_once if is_exact else expected.all_events
-        figure = bench.checked(do(task, Figure), topic=prefix + VIEW, digest=digest)
+        figure = bench.checked(do(task, Figure), topic=prefix + VIEW_TOPIC, digest=digest)
         bench.drop(prefix)
         return figure
 
     def _rival(self, rival: _Rival, number: int) -> Figure:
         bench, expected = self._bench, self._sources[rival.source]
-        group = f"{bench.prefix}{rival.package}-{number}"
+        group = f"{bench.prefix}{rival.package}{'-bare' if rival.changelog else ''}-{number}"
         topic = f"{bench.prefix}{rival.source}{SOURCE}"
-        view = rival.view.format(group=group, topic=topic)
-        if view == group:
-            do(Create(bootstrap=bench.bootstrap, topic=view), int)
+        output = None if rival.changelog else f"{group}.view"
+        if output is not None:
+            bench.create((kafka.topic(output),), prefix="")
         task = rival.task(
-            bootstrap=bench.bootstrap, folder=str(bench.fresh(f"{rival.package}-{number}")), source=topic,
-            group=group, events=expected.events,
+            bootstrap=bench.bootstrap, folder=str(bench.fresh(group)), source=topic, group=group,
+            output=output, events=expected.events,
         )  # fmt: skip
+        view = output or str(rival.changelog).format(group=group, topic=topic)
         figure = bench.checked(do(task, Figure), topic=view, digest=expected.all_events, written_by="rival")
         bench.drop(view)
         return figure

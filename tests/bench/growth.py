@@ -13,13 +13,14 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from tests.bench.compare import SOURCE, VIEW
 from tests.bench.group import Group
 from tests.bench.measure import Figure, Spread, spread
+from tests.bench.plain import OUTPUTS, VIEW_TOPIC
 from tests.bench.plot import chart
 from tests.bench.processes import Child, do
 from tests.bench.run import Bench
-from tests.bench.tasks import CreateOutputs, EngineWork, Feed, Filled, More, Noop
+from tests.bench.source import SOURCE
+from tests.bench.tasks import EngineWork, Feed, Filled, More, Noop
 
 __all__ = ["Cell", "Growth", "bend", "plot", "table"]
 
@@ -81,7 +82,7 @@ class Growth:
         for number in range(max(WORKERS)):
             (folder / str(number)).mkdir()
         found = {workers: _Measured(partitions, subjects, workers, [], []) for workers in WORKERS}
-        do(CreateOutputs(bootstrap=bench.bootstrap, prefix=prefix, partitions=partitions), int)
+        bench.create(OUTPUTS, prefix=prefix, partitions=partitions)
         feed = Feed(bootstrap=bench.bootstrap, prefix=prefix, subjects=subjects, partitions=partitions)
         with Child(feed) as feeder:
             held = feeder.hear(Filled).targets
@@ -108,7 +109,7 @@ class Growth:
             feeder.end(Filled)
         # Every round went into the same view: what one of them broke is still broken.
         last = found[WORKERS[-1]].figures[-1]
-        checked = bench.checked(last, topic=prefix + VIEW, digest=digest, partitions=partitions)
+        checked = bench.checked(last, topic=prefix + VIEW_TOPIC, digest=digest, partitions=partitions)
         bench.drop(prefix)
         shutil.rmtree(folder)
         return [structs.replace(measured, is_exact=checked.is_exact) for measured in found.values()]

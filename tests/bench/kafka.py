@@ -19,9 +19,9 @@ from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.ports.passes import PassPosition
 from tests.bench.measure import Figure, Meter
-from tests.bench.tasks import Create, Drop, Noop
+from tests.bench.tasks import Noop
 
-__all__ = ["IdempotentLog", "WatchedLog", "create", "create_one", "drop", "fold", "latest", "noop", "topic"]
+__all__ = ["IdempotentLog", "WatchedLog", "create", "drop", "fold", "latest", "noop", "topic"]
 
 FOLD_TIMEOUT_S: Final = 900.0
 READ: Final = 5000
@@ -109,19 +109,12 @@ async def create(
         await kafka_topics.apply(admin, topics, partitions=partitions, prefix=prefix)
 
 
-async def create_one(task: Create) -> int:
-    """Create one compacted topic of one partition."""
-    await create(ClusterSettings(bootstrap=task.bootstrap), (topic(task.topic),), prefix="")
-    return 1
-
-
-async def drop(task: Drop) -> int:
+async def drop(cluster: ClusterSettings, *, prefix: str) -> None:
     """Delete every topic under a prefix, so that a long run does not fill the broker's disk."""
-    async with kafka_topics.open_admin(ClusterSettings(bootstrap=task.bootstrap)) as admin:
-        names = [name for name in await admin.list_topics() if name.startswith(task.prefix)]
+    async with kafka_topics.open_admin(cluster) as admin:
+        names = [name for name in await admin.list_topics() if name.startswith(prefix)]
         if names:
             await admin.delete_topics(names)
-        return len(names)
 
 
 async def fold(engines: Sequence[KafkaEngine], log: WatchedLog, *, events: int) -> Figure:

@@ -23,13 +23,13 @@ from privacy_ledger.ports.log import NewRecord
 from tests.bench import source
 from tests.bench.bars import Kind
 from tests.bench.child import Talk
-from tests.bench.compare import VIEW
 from tests.bench.events import REF_BYTES, Document, Population, decode_state
 from tests.bench.group import Group
 from tests.bench.measure import Figure, percentile
-from tests.bench.processes import Child, do
+from tests.bench.plain import OUTPUTS, VIEW_TOPIC
+from tests.bench.processes import Child
 from tests.bench.run import Bench
-from tests.bench.tasks import CreateOutputs, EngineWork, Expected, Go, Produce, Watch
+from tests.bench.tasks import EngineWork, Expected, Go, Produce, Watch
 
 __all__ = ["Latency", "Seen", "Sent", "produce", "visible_after_ms", "watch"]
 
@@ -105,7 +105,7 @@ class Latency:
             bootstrap=bench.bootstrap, folder=str(folder), source_prefix=prefix, prefix=prefix,
             partitions=partitions,
         )  # fmt: skip
-        do(CreateOutputs(bootstrap=bench.bootstrap, prefix=prefix, partitions=partitions), int)
+        bench.create(OUTPUTS, prefix=prefix, partitions=partitions)
         with Child(produce) as producer:
             expected = producer.hear(Expected)
             with Group([work]) as group, Child(watch) as watcher:
@@ -117,7 +117,9 @@ class Latency:
                 watcher.end(int)
                 group.end()
             producer.end(int)
-        figure = bench.checked(figure, topic=prefix + VIEW, digest=expected.each_once, partitions=partitions)
+        figure = bench.checked(
+            figure, topic=prefix + VIEW_TOPIC, digest=expected.each_once, partitions=partitions
+        )
         bench.drop(prefix)
         return _with_waits(figure, folder)
 
@@ -195,7 +197,7 @@ async def watch(task: Watch, talk: Talk) -> int:
     """Read the view until the input ends and all of it is read; return how many rows were seen."""
     cluster = ClusterSettings(bootstrap=task.bootstrap)
     consumer = AIOKafkaConsumer(**(reader_options(cluster) | {"auto_offset_reset": "earliest"}))
-    places = [TopicPartition(task.prefix + VIEW, number) for number in range(task.partitions)]
+    places = [TopicPartition(task.prefix + VIEW_TOPIC, number) for number in range(task.partitions)]
     rows: list[tuple[int, bytes, bytes]] = []
     await consumer.start()
     try:

@@ -4,8 +4,8 @@ import shutil
 from typing import Final
 
 from tests.bench.bars import Kind
-from tests.bench.compare import VIEW
 from tests.bench.measure import Figure
+from tests.bench.plain import VIEW_TOPIC
 from tests.bench.processes import do
 from tests.bench.run import Bench
 from tests.bench.tasks import EngineFold, Expected, Fill, Restore
@@ -60,4 +60,4 @@ class Memory:
             source_prefix=bench.prefix + name, events=expected.events, targets=expected.targets,
             is_exact=True,
         )  # fmt: skip
-        return bench.checked(do(task, Figure), topic=prefix + VIEW, digest=expected.each_once)
+        return bench.checked(do(task, Figure), topic=prefix + VIEW_TOPIC, digest=expected.each_once)

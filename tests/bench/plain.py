@@ -41,9 +41,9 @@ from tests.bench.child import Talk
 from tests.bench.events import REF_BYTES, PlainEvent, PlainState, decode_event, step
 from tests.bench.measure import Figure, Meter
 from tests.bench.source import SOURCE, SOURCES
-from tests.bench.tasks import CreateOutputs, EngineFold, EngineWork, Go, Status
+from tests.bench.tasks import EngineFold, EngineWork, Go, Status
 
-__all__ = ["CHANGELOGS", "OUTPUTS", "PASS", "VIEW_TOPIC", "create", "fold", "work"]
+__all__ = ["CHANGELOGS", "OUTPUTS", "PASS", "VIEW_TOPIC", "fold", "work"]
 
 T = TypeVar("T")
 PASS: Final = "bench"
@@ -224,13 +224,6 @@ async def fold(task: EngineFold) -> Figure:
     finally:
         await log.close()
         wiring.vault.close()
-
-
-async def create(task: CreateOutputs) -> int:
-    """Create the topics that workers share."""
-    cluster = ClusterSettings(bootstrap=task.bootstrap)
-    await kafka.create(cluster, OUTPUTS, prefix=task.prefix, partitions=task.partitions)
-    return len(OUTPUTS)
 
 
 # As one of several workers ----------------------------------------------------------------------

@@ -1,18 +1,22 @@
 """One interleaved run: a folder, a broker, and the figures of every kind so far."""
 
+import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from msgspec import Struct, structs
 
+from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.domain.topics import Topic
+from tests.bench import kafka
 from tests.bench.bars import RIVALS
 from tests.bench.measure import Figure
 from tests.bench.processes import ChildFailed, do
-from tests.bench.tasks import Drop, Verify
+from tests.bench.tasks import Verify
 
 __all__ = ["FULL", "QUICK", "Bench", "Measured", "Size"]
 
@@ -20,6 +24,7 @@ __all__ = ["FULL", "QUICK", "Bench", "Measured", "Size"]
 class Size(Struct, frozen=True, kw_only=True):
     """How much is measured."""
 
+    is_full: bool
     rounds: int
     events: int
     subjects: int
@@ -39,13 +44,13 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 FULL: Final = Size(
-    rounds=5, events=300_000, subjects=50_000, rival_events=100_000, faust_events=30_000,
+    is_full=True, rounds=3, events=300_000, subjects=50_000, rival_events=100_000, faust_events=30_000,
     lines=60_000, learners=50_000, keys_few=50_000, keys_many=500_000, keys_events=200_000,
     latency_rate=5_000, latency_s=20, latency_partitions=(4, 16, 64),
     growth_rounds=3, growth_events=200_000, growth_subjects=(1_000, 100_000, 1_000_000),
 )  # fmt: skip
 QUICK: Final = Size(
-    rounds=3, events=20_000, subjects=5_000, rival_events=5_000, faust_events=3_000,
+    is_full=False, rounds=3, events=20_000, subjects=5_000, rival_events=5_000, faust_events=3_000,
     lines=2_000, learners=500, keys_few=2_000, keys_many=10_000, keys_events=5_000,
     latency_rate=1_000, latency_s=4, latency_partitions=(4, 16),
     growth_rounds=2, growth_events=4_000, growth_subjects=(100, 1_000, 5_000),
@@ -68,6 +73,7 @@ class Bench:
         self.folder = folder
         self.size = size
         self.bootstrap = bootstrap
+        self._cluster = ClusterSettings(bootstrap=bootstrap)
         self.prefix = f"bench{os.getpid()}.{time.time_ns():x}."
         self.figures: dict[str, list[Figure]] = {}
         self.missing: dict[str, str] = {}
@@ -113,6 +119,10 @@ class Bench:
             figure, is_exact=figure.is_exact and same, note=f"{figure.note} {note}".strip()
         )
 
+    def create(self, topics: Sequence[Topic], *, prefix: str, partitions: int = 1) -> None:
+        """Create topics under a prefix."""
+        asyncio.run(kafka.create(self._cluster, topics, prefix=prefix, partitions=partitions))
+
     def drop(self, prefix: str) -> None:
         """Delete the topics under a prefix."""
-        do(Drop(bootstrap=self.bootstrap, prefix=prefix), int)
+        asyncio.run(kafka.drop(self._cluster, prefix=prefix))

@@ -9,9 +9,6 @@ from typing import ClassVar
 from msgspec import Struct
 
 __all__ = [
-    "Create",
-    "CreateOutputs",
-    "Drop",
     "EngineFold",
     "EngineWork",
     "Expected",
@@ -95,22 +92,6 @@ class Filled(Struct, frozen=True, kw_only=True):
     digest: str = ""
 
 
-class Create(Task, frozen=True, kw_only=True):
-    """Create one compacted topic of one partition."""
-
-    runs: ClassVar[str] = "kafka:create_one"
-    bootstrap: str
-    topic: str
-
-
-class Drop(Task, frozen=True, kw_only=True):
-    """Delete every topic under a prefix; returns how many."""
-
-    runs: ClassVar[str] = "kafka:drop"
-    bootstrap: str
-    prefix: str
-
-
 class Verify(Task, frozen=True, kw_only=True):
     """Return the digest of a view, as `written_by` lays it out."""
 
@@ -143,15 +124,6 @@ class EngineFold(Task, frozen=True, kw_only=True):
     targets: tuple[int, ...]
     is_exact: bool
     is_transactional: bool = True
-
-
-class CreateOutputs(Task, frozen=True, kw_only=True):
-    """Create the topics that our engine writes, for workers to share."""
-
-    runs: ClassVar[str] = "plain:create"
-    bootstrap: str
-    prefix: str
-    partitions: int
 
 
 class EngineWork(Task, frozen=True, kw_only=True):
@@ -187,13 +159,17 @@ class Go(Struct, frozen=True, kw_only=True):
 
 
 class Rival(Task, frozen=True, kw_only=True):
-    """Fold a source of one partition into a compacted topic with somebody else's engine."""
+    """Fold a source of one partition into state and a compacted output, with somebody else's engine.
+
+    No `output`: into its state, whose changelog is the view.
+    """
 
     runs: ClassVar[str]
     bootstrap: str
     folder: str
     source: str
     group: str
+    output: str | None
     events: int
 
 

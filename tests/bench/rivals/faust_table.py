@@ -1,4 +1,4 @@
-"""A rival: a Faust agent with a table in RocksDB, its changelog as the view.
+"""A rival: a Faust agent with a table in RocksDB, and an output.
 
 At its best safe settings: raw bytes in and out, one decode of five fields, uvloop, no sensors, no
 standby. `exactly_once` is left off, for it is not safe; so this one may double after a crash.
@@ -51,6 +51,7 @@ async def _fold(task: FoldFaust) -> Figure:
     )
     topic = app.topic(task.source, key_type=bytes, value_type=bytes)
     table = app.Table(TABLE, partitions=1, key_type=bytes, value_type=bytes, options={"driver": "rocksdict"})
+    output = None if task.output is None else app.topic(task.output, key_type=bytes, value_type=bytes)
     meter = Meter()
     done = asyncio.Event()
 
@@ -65,7 +66,10 @@ async def _fold(task: FoldFaust) -> Figure:
             ref = message.key[:REF_BYTES]
             stored = table.get(ref)
             state = None if stored is None else decode_state(stored)
-            table[ref] = encode_state(step(state, decode_event(message.value), message.offset))
+            value = encode_state(step(state, decode_event(message.value), message.offset))
+            table[ref] = value
+            if output is not None:
+                _ = await output.send(key=ref, value=value)  # acknowledged by the flush at the end
             seen += 1
             if seen == task.events:
                 done.set()

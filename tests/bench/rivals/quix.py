@@ -1,4 +1,4 @@
-"""A rival: a quixstreams dataframe with state, exactly-once, its changelog as the view.
+"""A rival: a quixstreams dataframe with state, exactly-once, and an output.
 
 The state is kept as bytes, so that its JSON codec costs nothing, and the subject is the message's
 key, so that nothing is partitioned again. It commits as often as our engine does.
@@ -43,15 +43,17 @@ def fold(task: FoldQuixstreams) -> Figure:
     topic = app.topic(task.source, key_deserializer=_SubjectOnly(), value_deserializer="bytes")
     meter = Meter()
 
-    def count(value: bytes, state: State) -> None:
+    def count(value: bytes, state: State) -> bytes:
         meter.start()
         stored = state.get_bytes(_KEY)
-        folded = step(
-            None if stored is None else decode_state(stored), decode_event(value), message_context().offset
-        )
-        state.set_bytes(_KEY, encode_state(folded))
+        before = None if stored is None else decode_state(stored)
+        after = encode_state(step(before, decode_event(value), message_context().offset))
+        state.set_bytes(_KEY, after)
+        return after
 
-    app.dataframe(topic).update(count, stateful=True)
+    folded = app.dataframe(topic).apply(count, stateful=True)
+    if task.output is not None:
+        folded.to_topic(app.topic(task.output, key_serializer="bytes", value_serializer="bytes"))
     collector.calm()  # as our worker does
     app.run(count=task.events, collect=False)
     return meter.figure(task.events)

@@ -1,4 +1,4 @@
-"""A rival: a bytewax dataflow with state and recovery snapshots, its output topic as the view.
+"""A rival: a bytewax dataflow with state and recovery snapshots, and an output.
 
 At-least-once. The state is folded a batch at a time, and each batch gives one record per subject.
 """
@@ -58,7 +58,7 @@ def fold(task: FoldBytewax) -> Figure:
     keyed = op.map("subject", source, by_subject)
     folded = op.stateful_batch("fold", keyed, _Count)
     out = op.map("record", folded, lambda pair: KafkaSinkMessage(bytes.fromhex(pair[0]), pair[1]))
-    op.output("write", out, KafkaSink(brokers, task.group))
+    op.output("write", out, KafkaSink(brokers, task.output))
     collector.calm()  # as our worker does
     run_main(flow, epoch_interval=timedelta(seconds=EPOCH_S), recovery_config=RecoveryConfig(str(snapshots)))
     return meter.figure(task.events)

@@ -9,7 +9,7 @@ import random
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +30,7 @@ __all__ = [
     "step",
 ]
 
+T = TypeVar("T")
 EVENT_BYTES: Final = 1000
 REF_BYTES: Final = 16
 RESENT: Final = 0.02
@@ -150,12 +151,12 @@ class Tally:
 
     def digest(self) -> str:
         """Return the digest that a view of these subjects must have."""
-        return digest(
-            {
-                ref: [numbers[0], *last, numbers[1], dict(sorted(kinds.items()))]
-                for ref, (numbers, last, kinds) in self._subjects.items()
-            }
-        )
+        return digest(self._subjects, _counted)
+
+
+def _counted(subject: tuple[list[int], list[object], dict[str, int]]) -> list[object]:
+    numbers, last, kinds = subject
+    return [numbers[0], *last, numbers[1], dict(sorted(kinds.items()))]
 
 
 def plain(state: PlainState) -> list[object]:
@@ -166,9 +167,9 @@ def plain(state: PlainState) -> list[object]:
     ]  # fmt: skip
 
 
-def digest(view: Mapping[bytes, object]) -> str:
-    """Return one digest of a whole view."""
+def digest(view: Mapping[bytes, T], show: Callable[[T], object]) -> str:
+    """Return one digest of a whole view, each value as it is shown."""
     found = hashlib.sha256()
     for key in sorted(view):
-        found.update(msgspec.json.encode((key.hex(), view[key])))
+        found.update(msgspec.json.encode((key.hex(), show(view[key]))))
     return found.hexdigest()

@@ -142,7 +142,7 @@ async def produce(task: Produce, talk: Talk) -> int:
         RuntimeError: an event does not lie where it was counted, so that the waits would be wrong.
     """
     log = await source.open_source(task.bootstrap, prefix=task.prefix, partitions=task.partitions)
-    writer = source.Writer(log)
+    writer = source.Writer(log, counts_every=False)
     ready = [_counted(writer, *pair) for pair in Population(task.subjects).events(task.rate * task.seconds)]
     talk.say(writer.expected())
     try:

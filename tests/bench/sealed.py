@@ -124,7 +124,7 @@ async def prepare(task: Prepare) -> Ledger:
     sealed = [row.value or b"" for row in merged if (row.value or b"")[:1] == b"\x01"]
     return Ledger(
         events=len(sealed), records=len(merged), subjects=len({row.key[:16] for row in merged}) - 1,
-        value_bytes=sum(map(len, sealed)) // len(sealed), views=digest(expected), cells=cells,
+        value_bytes=sum(map(len, sealed)) // len(sealed), views=digest(expected, str), cells=cells,
     )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ async def _compare(runtime: Runtime, log: KafkaLog, ledger: Ledger) -> tuple[boo
         )
     row = await log.latest(ANALYTICS_PARTIALS, 0, bytes.fromhex(_RELEASE) + bytes(4))
     partial = runtime.state_codec(runtime.declared["analytics"]).open_partial(row) if row else None
-    same_views = digest(views) == ledger.views
+    same_views = digest(views, str) == ledger.views
     same_cells = partial is not None and partial.cells == ledger.cells
     says = {True: "equal to the oracle's", False: "DIFFERENT from the oracle's"}
     note = f"views of {len(views)} subjects {says[same_views]}, sealed window {says[same_cells]}"

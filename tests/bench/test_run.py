@@ -31,15 +31,15 @@ def test_the_step_folds_to_what_is_counted_apart_from_it() -> None:
         decoded = decode_event(msgspec.json.encode(event))
         states[ref] = step(states.get(ref), decoded, offset)
 
-    assert digest({ref: plain(state) for ref, state in states.items()}) == tally.digest()
+    assert digest(states, plain) == tally.digest()
 
 
 def test_a_view_that_differs_in_one_state_has_another_digest() -> None:
     """Otherwise nothing would be compared."""
-    view: dict[bytes, object] = {b"a": [1, "x"], b"b": [2, "y"]}
+    view = {b"a": [1, "x"], b"b": [2, "y"]}
 
-    assert digest(view) != digest(view | {b"b": [3, "y"]})
-    assert digest(view) != digest({b"a": [1, "x"]})
+    assert digest(view, list) != digest(view | {b"b": [3, "y"]}, list)
+    assert digest(view, list) != digest({b"a": [1, "x"]}, list)
 
 
 def test_the_events_are_the_same_each_time() -> None:

@@ -28,8 +28,9 @@ def test_lock_and_constraints_agree() -> None:
 def test_every_dependency_is_locked() -> None:
     """What the project asks for is in the lock; the remedy is `poe lock`."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
-    groups = project["dependency-groups"].values()
-    wanted = [*project["project"]["dependencies"], *(requirement for group in groups for requirement in group)]
+    wanted = list(project["project"]["dependencies"])
+    for group in project["dependency-groups"].values():
+        wanted += group
     locked = {pin.partition("==")[0] for pin in pins(LOCK.read_text(encoding="utf-8"))}
     names = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in wanted}
 

@@ -83,4 +83,4 @@ def _y(value: float, y_max: float) -> float:
 def _ceiling(value: float) -> float:
     """Return the next round number at or above a positive value."""
     unit: float = 10.0 ** math.floor(math.log10(value))
-    return next(unit * step for step in (1, 2, 2.5, 5, 10) if unit * step >= value)
+    return next(unit * step for step in (1, 1.5, 2, 2.5, 5, 10) if unit * step >= value)

@@ -1,67 +1,67 @@
-"""One measured process: `python -m tests.bench.child JSON` prints what came of it as JSON."""
+"""One measured process: `python -m tests.bench.child TASK JSON` prints what came of it as JSON.
+
+A task that is told more while it runs hears lines on its input and says lines on its output.
+"""
 
 import asyncio
+import importlib
+import inspect
+import os
 import sys
-from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.adapters.kafka.settings import ClusterSettings
-from tests.bench import kafka, plain, sealed
-from tests.bench.measure import Figure
-from tests.bench.plain import Expected
-from tests.bench.sealed import Ledger
+from tests.bench import tasks
 
-__all__ = ["Task"]
+__all__ = ["Talk"]
+
+T = TypeVar("T")
 
 
-class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What to do, where, and over what; each kind reads the members that it needs."""
+class Talk:
+    """Lines of JSON to and from the parent; whatever else is printed goes to the error output."""
 
-    kind: str
-    folder: str = ""
-    home: str = ""
-    bootstrap: str = ""
-    prefix: str = ""
-    source_prefix: str = ""
-    topic: str = ""
-    events: int = 0
-    subjects: int = 0
-    last: int = -1
-    expected: Expected | None = None
-    ledger: Ledger | None = None
+    def __init__(self) -> None:
+        """Keep the output for results only."""
+        self._out = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        self._heard: asyncio.StreamReader | None = None
+
+    def say(self, message: object) -> None:
+        """Say one thing."""
+        self._out.write(msgspec.json.encode(message) + b"\n")
+        self._out.flush()
+
+    async def hear(self, kind: type[T]) -> T | None:
+        """Return the next thing said, or None when nothing more comes."""
+        if self._heard is None:
+            self._heard = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(self._heard)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+        line = await self._heard.readline()
+        return msgspec.json.decode(line, type=kind) if line else None
+
+    def hear_waiting(self, kind: type[T]) -> T | None:
+        """Return the next thing said, and do nothing else until then; never beside `hear`."""
+        line = sys.stdin.buffer.readline()
+        return msgspec.json.decode(line, type=kind) if line else None
 
 
-async def run(task: Task) -> Figure | Expected | Ledger | int:
-    """Do one task."""
-    cluster = ClusterSettings(bootstrap=task.bootstrap)
-    folder = Path(task.folder)
-    match task.kind:
-        case "plain fill":
-            return await plain.fill(cluster, prefix=task.prefix, events=task.events, subjects=task.subjects)
-        case "noop":
-            return await kafka.noop(cluster, task.topic, last=task.last)
-        case "core" | "core with de-duplication" if task.expected is not None:
-            return await plain.fold(
-                cluster, folder, source_prefix=task.source_prefix, prefix=task.prefix,
-                expected=task.expected, is_exact=task.kind != "core",
-            )  # fmt: skip
-        case "ingest":
-            return await sealed.ingest(folder, lines=task.events, learners=task.subjects)
-        case "prepare":
-            return await sealed.prepare(folder)
-        case "sealed fill":
-            return await sealed.fill(cluster, Path(task.home), prefix=task.prefix)
-        case "topology" if task.ledger is not None:
-            return await sealed.fold(
-                cluster, folder, home=Path(task.home), prefix=task.prefix,
-                ledger=task.ledger, last=task.last,
-            )  # fmt: skip
-        case _:
-            raise ValueError(task.kind)
+def main(name: str, document: str) -> None:
+    """Do one task and say its result."""
+    kind: type[tasks.Task] = getattr(tasks, name)
+    if not kind.runs.startswith("rivals."):
+        importlib.import_module("privacy_ledger.logging").configure()
+    task: Struct = msgspec.json.decode(document, type=kind)
+    module, function = kind.runs.split(":")
+    run = getattr(importlib.import_module(f"tests.bench.{module}"), function)
+    talk = Talk()
+    arguments = (task, talk) if len(inspect.signature(run).parameters) > 1 else (task,)
+    result = run(*arguments)
+    talk.say(asyncio.run(result) if inspect.iscoroutine(result) else result)
 
 
 if __name__ == "__main__":
-    result = asyncio.run(run(msgspec.json.decode(sys.argv[1], type=Task)))
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+    main(*sys.argv[1:])

@@ -5,18 +5,12 @@ are plain JSON of 1 KB of which five fields are decoded, the fold is one state p
 permissions, index, timers and sealing are left out. De-duplication adds a tag row per event.
 """
 
-import hashlib
-import itertools
-import random
-from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
-
-import msgspec
-from msgspec import Struct
+from typing import Any, Final, TypeVar, cast
 
 from privacy_ledger.adapters.books import NOTHING
 from privacy_ledger.adapters.clock import SystemClock
@@ -31,83 +25,47 @@ from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import DLQ, TOPICS, Topic, state_topic, view_topic
+from privacy_ledger.domain.topics import DLQ, TOPICS, state_topic, view_topic
 from privacy_ledger.domain.values import RecordId, SubjectRef
+from privacy_ledger.engine import collector
 from privacy_ledger.engine.assignment import divide
-from privacy_ledger.engine.cycle import PartitionCycle
+from privacy_ledger.engine.cycle import Batch, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.kafka import KafkaEngine
-from privacy_ledger.ports.log import NewRecord, Row
+from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import StateStore
+from privacy_ledger.ports.transport import Share
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Table, Workspace
 from tests.bench import kafka
-from tests.bench.measure import Figure
+from tests.bench.child import Talk
+from tests.bench.events import REF_BYTES, PlainEvent, PlainState, decode_event, step
+from tests.bench.measure import Figure, Meter
+from tests.bench.source import SOURCE, SOURCES
+from tests.bench.tasks import EngineFold, EngineWork, Go, Status
 
-__all__ = ["PASS", "SOURCE", "Expected", "fill", "fold"]
+__all__ = ["CHANGELOGS", "OUTPUTS", "PASS", "VIEW_TOPIC", "fold", "work"]
 
+T = TypeVar("T")
 PASS: Final = "bench"
-SOURCE: Final = "bench.events.v1"
-EVENT_BYTES: Final = 1000
-RESENT: Final = 0.02
-SEED: Final = 7
-_BATCH: Final = 5000
-_TYPES: Final = ("opened", "played", "paused", "sought", "answered", "posted", "graded", "closed")
-_START: Final = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-class PlainEvent(Struct, frozen=True, gc=False):
-    """The five fields that are decoded; the other members of the document are skipped."""
-
-    id: str
-    type: str
-    course: str
-    at: datetime
-    position_ms: int
-
-
-class PlainState(Struct, frozen=True, array_like=True, gc=False):
-    """The state of one subject, some 200 bytes."""
-
-    events: int
-    last_at: datetime
-    last_offset: int
-    last_course: str
-    position_ms_max: int
-    counts: dict[str, int]
-
-
-class Expected(Struct, frozen=True, kw_only=True):
-    """What lies in the source, and digests of the view with every event, and with each id once."""
-
-    events: int
-    last_offset: int
-    subjects: int
-    all_events: str
-    each_once: str
-
-
+STATUS_S: Final = 0.05
 VIEW: Final = Table(b"1", "bench", PlainState, "plain", view="bench")
 TAGS: Final = Table(b"i", "tags", int, "plain")
-_VIEW_TOPIC: Final = view_topic("bench")
-_OUTPUTS: Final = (
-    *(
-        Topic(name=name, partitions=None, policy="compact", holds="a benchmark", writers=(), readers=())
-        for name in (_VIEW_TOPIC, state_topic(PASS))
-    ),
+VIEW_TOPIC: Final = view_topic("bench")
+OUTPUTS: Final = (
+    kafka.topic(VIEW_TOPIC), kafka.topic(state_topic(PASS)),
     next(topic for topic in TOPICS if topic.name == DLQ),
-)
-_SOURCES: Final = (
-    Topic(name=SOURCE, partitions=None, policy="delete", holds="a benchmark", writers=(), readers=()),
-)
+)  # fmt: skip
+CHANGELOGS: Final[Mapping[str, bytes]] = {state_topic(PASS): b"", VIEW_TOPIC: VIEW.code}
+"""The private changelog and the view, with the table code that its keys lack."""
+
+Gate = Callable[[int, Sequence[Row]], Awaitable[None]]
+"""Waits until these rows of a partition may be folded."""
 
 
 # The light parts ------------------------------------------------------------------------------
-
-
-_event = msgspec.json.Decoder(PlainEvent).decode
 
 
 class PlainCodec(LedgerCodec):
@@ -120,10 +78,10 @@ class PlainCodec(LedgerCodec):
 
 def _record(row: Row) -> Record:
     key = row.key
-    event = _event(row.value or b"")
+    event = decode_event(row.value or b"")
     return Record(
-        partition=row.partition, offset=row.offset, ref=SubjectRef(key[:16]),
-        record_id=RecordId(key[16:]), type=event.type, body=event,  # type: ignore[arg-type] # plain
+        partition=row.partition, offset=row.offset, ref=SubjectRef(key[:REF_BYTES]),
+        record_id=RecordId(key[REF_BYTES:]), type=event.type, body=event,  # type: ignore[arg-type] # plain
         occurred_at=event.at, received_at=event.at, tag=bytes.fromhex(event.id),
     )  # fmt: skip
 
@@ -140,34 +98,30 @@ class PlainFold(PassFold):
             if work.get(TAGS, tag) is not None:
                 return [], []
             work.put(TAGS, tag, record.offset)
-        work.put(VIEW, record.ref, _step(work.get(VIEW, record.ref), record))
+        event = cast("PlainEvent", record.body)
+        work.put(VIEW, record.ref, step(work.get(VIEW, record.ref), event, record.offset))
         return [], []
 
 
 class PlainCycle(PartitionCycle):
     """The cycle with the plain fold; it reads ahead only what that one touches."""
 
-    def use(self, fold: PlainFold) -> None:
-        """Fold with this one from now on."""
+    def use(self, fold: PlainFold, gate: Gate | None) -> None:
+        """Fold with this one from now on, what the gate lets through."""
         self._fold = fold
         self._is_exact = fold.is_exact
+        self._gate = gate
+
+    async def run(self, rows: Sequence[Row], *, now: datetime) -> Batch:
+        """Wait at the gate, then run as always."""
+        if self._gate is not None:
+            await self._gate(self._partition, rows)
+        return await super().run(rows, now=now)
 
     def _preload(self, records: Sequence[Record]) -> None:
         if self._is_exact:
             self._cache.pass_by(TAGS, sorted({record.ref + record.tag for record in records}))
         self._cache.fetch(VIEW, sorted({record.ref for record in records}))
-
-
-def _step(state: PlainState | None, record: Record) -> PlainState:
-    event: PlainEvent = record.body  # type: ignore[assignment] # plain
-    if state is None:
-        return PlainState(1, event.at, record.offset, event.course, event.position_ms, {event.type: 1})
-    counts, furthest = state.counts, state.position_ms_max
-    return PlainState(
-        state.events + 1, event.at, record.offset, event.course,
-        max(event.position_ms, furthest),
-        {**counts, event.type: counts.get(event.type, 0) + 1},
-    )  # fmt: skip
 
 
 class _NoBooks:
@@ -184,22 +138,30 @@ class PlainWiring:
     """How the engine opens what it owns."""
 
     def __init__(
-        self, folder: Path, log: KafkaLog, cluster: ClusterSettings, *,
-        source_prefix: str, prefix: str, is_exact: bool,
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        log: KafkaLog,
+        cluster: ClusterSettings,
+        *,
+        source_prefix: str,
+        prefix: str,
+        is_exact: bool,
+    ) -> None:
         """Keep store and (unused) keystore in a folder."""
         self.folder = RocksFolder(folder / "state")
-        self._source_prefix = source_prefix
         self._log = log
+        self._source_prefix = source_prefix
         self._cluster = cluster
         self._prefix = prefix
         self._is_exact = is_exact
+        self.gate: Gate | None = None
+        self.cycles: dict[int, PartitionCycle] = {}
         self.vault = SqliteKeyVault(folder / "keystore.db", FileKeks(folder / "keys"), ids=SystemIds())
-        step = cast("Any", None)
+        unused = cast("Any", None)
         self.declaration = PassDeclaration(
             name=PASS, source=SOURCE, publishes=frozenset({VIEW.name}),
             processors=(
-                Processor(name="bench", runs_in=PASS, source=SOURCE, table=cast("Any", VIEW), step=step),
+                Processor(name="bench", runs_in=PASS, source=SOURCE, table=cast("Any", VIEW), step=unused),
             ),
         )  # fmt: skip
         self.states = PassStateCodec(PASS, self.vault, publishes=self.declaration.publishes)
@@ -211,21 +173,23 @@ class PlainWiring:
             return await self._log.read_at(SOURCE, partition, offsets)
 
         books = _NoBooks()
+        codec = PlainCodec(self.vault, partitions=self._log.partitions(SOURCE))
         cycle = PlainCycle(
-            self.declaration, partition, store=store, codec=PlainCodec(self.vault, partitions=1),
-            states=self.states, books=books, initial=NOTHING, sampling_key=b"", ids=SystemIds(),
-            read_at=read_at,
+            self.declaration, partition, store=store, codec=codec, states=self.states, books=books,
+            initial=NOTHING, sampling_key=b"", ids=SystemIds(), read_at=read_at,
         )  # fmt: skip
         fold = PlainFold((), rules=books.known, initial=NOTHING, sampling_key=b"")
         fold.is_exact = self._is_exact
-        cycle.use(fold)
+        cycle.use(fold, self.gate)
+        self.cycles[partition] = cycle
         return cycle
 
     def source(self) -> GroupSource:
         """Return an unjoined member of a group of its own."""
         return GroupSource(
             self._cluster, GroupMember(group=f"{self._prefix}bench", session_ms=6000),
-            topic=self._source_prefix + SOURCE, partitions=1, plan=partial(divide, standbys=0),
+            topic=self._source_prefix + SOURCE, partitions=self._log.partitions(SOURCE),
+            plan=partial(divide, standbys=0),
         )  # fmt: skip
 
     def tail(self) -> KafkaTail:
@@ -235,135 +199,152 @@ class PlainWiring:
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The private changelog and the view."""
-        return {state_topic(PASS): b"", _VIEW_TOPIC: VIEW.code}
+        return CHANGELOGS
 
 
-# The measured run -----------------------------------------------------------------------------
+class _Engine(KafkaEngine):
+    """The engine, which also says that it has joined its group."""
+
+    is_joined = False
+
+    def assigned(self, share: Share) -> None:
+        """Note the share, which may be empty."""
+        super().assigned(share)
+        self.is_joined = True
 
 
-async def fold(
-    cluster: ClusterSettings,
-    folder: Path,
-    *,
-    source_prefix: str,
-    prefix: str,
-    expected: Expected,
-    is_exact: bool,
-) -> Figure:
-    """Fold the source into a fresh view, and compare that with what is expected."""
-    await kafka.create(cluster, _OUTPUTS, prefix=prefix)
-    log = kafka.WatchedLog(
-        cluster, topics=(*_OUTPUTS, *_SOURCES), prefix=prefix, targets={f"{PASS}.0": expected.last_offset}
+def _engine(wiring: PlainWiring, log: KafkaLog) -> _Engine:
+    return _Engine(
+        wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states, clock=SystemClock()
+    )
+
+
+# Alone ----------------------------------------------------------------------------------------
+
+
+async def fold(task: EngineFold) -> Figure:
+    """Fold a source of one partition into a fresh view."""
+    cluster = ClusterSettings(bootstrap=task.bootstrap)
+    await kafka.create(cluster, OUTPUTS, prefix=task.prefix)
+    kind = kafka.WatchedLog if task.is_transactional else kafka.IdempotentLog
+    log = kind(
+        cluster, topics=(*OUTPUTS, *SOURCES), prefix=task.prefix, targets={f"{PASS}.0": task.targets[0]}
     )
     await log.start()
-    wiring = PlainWiring(folder, log, cluster, source_prefix=source_prefix, prefix=prefix, is_exact=is_exact)
+    wiring = PlainWiring(
+        Path(task.folder), log, cluster,
+        source_prefix=task.source_prefix, prefix=task.prefix, is_exact=task.is_exact,
+    )  # fmt: skip
     try:
-        engine = KafkaEngine(
-            wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states,
-            clock=SystemClock(),
-        )  # fmt: skip
-        figure = await kafka.fold([engine], log, events=expected.events)
-        rows = await kafka.latest(log, _VIEW_TOPIC)
-        opened = wiring.states.open_many(VIEW, [(key, row.value) for key, row in rows.items()])
-        view = {key: _plain(state) for key, state in zip(rows, opened, strict=True) if state is not None}
-        wanted = expected.each_once if is_exact else expected.all_events
-        same = digest(view) == wanted
-        note = f"{len(view)} states {'equal' if same else 'DIFFER FROM'} the expected ones"
-        return msgspec.structs.replace(figure, is_exact=same, note=note)
+        engine = _engine(wiring, log)
+        return await kafka.fold([engine], log, events=task.events)
     finally:
         await log.close()
         wiring.vault.close()
 
 
-# The data -------------------------------------------------------------------------------------
+# As one of several workers ----------------------------------------------------------------------
 
 
-def _events(count: int, subjects: int) -> Iterator[tuple[bytes, dict[str, object]]]:
-    """Yield (reference, document): the n-th subject has weight 1/n, two in a hundred are re-sent."""
-    rng = random.Random(SEED)
-    weights = list(itertools.accumulate(1 / rank for rank in range(1, subjects + 1)))
-    refs = [rng.randbytes(16) for _ in range(subjects)]
-    recent: list[tuple[bytes, dict[str, object]]] = []
-    at = _START
-    for _ in range(count):
-        if recent and rng.random() < RESENT:
-            yield rng.choice(recent)
-            continue
-        at += timedelta(milliseconds=250)
-        ref = refs[bisect(weights, rng.random() * weights[-1])]
-        event: dict[str, object] = {
-            "id": rng.randbytes(16).hex(),
-            "type": rng.choice(_TYPES),
-            "agent": "Mozilla/5.0 (X11; Linux x86_64; rv:129.0) Gecko/20100101 Firefox/129.0",
-            "session": rng.randbytes(16).hex(),
-            "course": f"course-v1:ExampleX+CS{101 + rng.randrange(40)}+T1",
-            "context": {"module": {"name": "Unit", "usage_key": rng.randbytes(24).hex()}, "path": "/event"},
-            "at": at.isoformat(),
-            "position_ms": rng.randrange(3_600_000),
-        }
-        event["padding"] = rng.randbytes((EVENT_BYTES - len(msgspec.json.encode(event)) - 13) // 2).hex()
-        recent.append((ref, event))
-        if len(recent) > 500:  # a re-send comes soon
-            recent.pop(0)
-        yield ref, event
-
-
-class _Tally:
-    """A naive count of what one subject did, written apart from the step."""
-
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-        self.events: list[dict[str, object]] = []
-
-    def plain(self) -> list[object]:
-        kinds = [str(event["type"]) for event in self.events]
-        return [
-            len(self.events), self.events[-1]["at"], self.offsets[-1], self.events[-1]["course"],
-            max(int(str(event["position_ms"])) for event in self.events),
-            {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        ]  # fmt: skip
-
-
-def _plain(state: PlainState) -> list[object]:
-    return [
-        state.events, state.last_at.isoformat(), state.last_offset,
-        state.last_course, state.position_ms_max, dict(sorted(state.counts.items())),
-    ]  # fmt: skip
-
-
-def digest(view: Mapping[bytes, object]) -> str:
-    """Return one digest of a whole view."""
-    pairs = [(key.hex(), view[key]) for key in sorted(view)]
-    return hashlib.sha256(msgspec.json.encode(pairs)).hexdigest()
-
-
-async def fill(cluster: ClusterSettings, *, prefix: str, events: int, subjects: int) -> Expected:
-    """Write the source topic and return what its view must be."""
-    await kafka.create(cluster, _SOURCES, prefix=prefix)
-    log = KafkaLog(cluster, partitions=1, topics=_SOURCES, prefix=prefix)
-    await log.start()
-    every: dict[bytes, _Tally] = {}
-    once: dict[bytes, _Tally] = {}
-    seen: set[object] = set()
-    rng = random.Random(SEED)
-    last = -1
-    source = _events(events, subjects)
-    while part := list(itertools.islice(source, _BATCH)):
-        records = [NewRecord(0, ref + rng.randbytes(16), msgspec.json.encode(event)) for ref, event in part]
-        offsets = await log.append(SOURCE, records)
-        last = offsets[-1]
-        for offset, (ref, event) in zip(offsets, part, strict=True):
-            short = {name: event[name] for name in ("type", "course", "at", "position_ms")}
-            for tallies in (every,) if event["id"] in seen else (every, once):
-                tally = tallies.setdefault(ref, _Tally())
-                tally.offsets.append(offset)
-                tally.events.append(short)
-            seen.add(event["id"])
-    await log.close()
-    return Expected(
-        events=events,
-        last_offset=last,
-        subjects=len(every),
-        all_events=digest({ref: tally.plain() for ref, tally in every.items()}),
-        each_once=digest({ref: tally.plain() for ref, tally in once.items()}),
+async def work(task: EngineWork, talk: Talk) -> Figure:
+    """Fold as a member of the group until the input ends; the figure is of what `Go` asked for."""
+    cluster = ClusterSettings(bootstrap=task.bootstrap)
+    log = kafka.WatchedLog(
+        cluster, topics=(*OUTPUTS, *SOURCES), prefix=task.prefix, partitions=task.partitions
     )
+    await log.start()
+    wiring = PlainWiring(
+        Path(task.folder), log, cluster,
+        source_prefix=task.source_prefix, prefix=task.prefix, is_exact=True,
+    )  # fmt: skip
+    held = _Held(task.held_after)
+    wiring.gate = held.wait
+    engine = _engine(wiring, log)
+    collector.calm()
+    running = asyncio.create_task(engine.run())
+    saying = asyncio.create_task(_say_status(engine, wiring, held, talk))
+    figure = Meter().figure(0)
+    try:
+        while (go := await _first(talk.hear(Go), running)) is not None:
+            saying.cancel()
+            figure = await _measured(engine, wiring, log, go, running, open_gate=held.open)
+            talk.say(figure)
+        return figure
+    finally:
+        saying.cancel()
+        held.open()
+        engine.stop()
+        await asyncio.gather(running, return_exceptions=True)
+        await log.close()
+        wiring.vault.close()
+
+
+class _Held:
+    """Rows above an offset of their partition wait until the gate is opened."""
+
+    def __init__(self, after: Sequence[int]) -> None:
+        self.after = after
+        self._is_open = asyncio.Event()
+        if not after:
+            self.open()
+
+    def open(self) -> None:
+        self._is_open.set()
+
+    async def wait(self, partition: int, rows: Sequence[Row]) -> None:
+        if not self._is_open.is_set() and rows[-1].offset > self.after[partition]:
+            await self._is_open.wait()
+
+
+async def _say_status(engine: _Engine, wiring: PlainWiring, held: _Held, talk: Talk) -> None:
+    said = None
+    while True:
+        is_caught_up = not held.after or all(
+            wiring.cycles[number].position.offset >= held.after[number] for number in engine.running
+        )
+        status = Status(is_joined=engine.is_joined, running=engine.running, is_caught_up=is_caught_up)
+        if status != said:
+            talk.say(status)
+            said = status
+        await asyncio.sleep(STATUS_S)
+
+
+async def _measured(
+    engine: _Engine,
+    wiring: PlainWiring,
+    log: kafka.WatchedLog,
+    go: Go,
+    running: asyncio.Task[None],
+    *,
+    open_gate: Callable[[], None],
+) -> Figure:
+    """Return what this worker's partitions cost up to their targets.
+
+    Raises:
+        RuntimeError: the group rebalanced meanwhile, so that the figure says nothing.
+    """
+    mine = engine.running
+    before = {number: wiring.cycles[number].position.offset for number in mine}
+    ahead = {number: go.targets[number] for number in mine if go.targets[number] > before[number]}
+    log.aim({f"{PASS}.{number}": target for number, target in ahead.items()})
+    meter = Meter()
+    open_gate()
+    async with asyncio.timeout(kafka.FOLD_TIMEOUT_S):
+        await _first(log.done.wait(), running)
+    # The source has no gaps: it is not compacted, and nothing in it is transactional.
+    events = sum(target - before[number] for number, target in ahead.items())
+    figure = meter.figure(events, transactions=log.transactions, writes=log.writes)
+    if engine.running != mine:
+        raise RuntimeError("the group rebalanced while it was measured")
+    return figure
+
+
+async def _first(wanted: Coroutine[object, object, T], running: asyncio.Task[None]) -> T:
+    """Return what is waited for; an engine that ends before raises its error."""
+    task = asyncio.create_task(wanted)
+    await asyncio.wait({task, running}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        running.result()
+        raise RuntimeError("the engine ended by itself")
+    return task.result()

@@ -3,7 +3,8 @@
 import heapq
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -27,10 +28,11 @@ from privacy_ledger.streams.states import PERMISSIONS, Table
 from privacy_ledger.testing.generator import course_name, generate
 from privacy_ledger.testing.oracle import Oracle
 from tests.bench import kafka
+from tests.bench.events import digest
 from tests.bench.measure import Figure, Meter
-from tests.bench.plain import digest
+from tests.bench.tasks import Ingest, Ledger, Prepare, SealedFill, SealedFold
 
-__all__ = ["Ledger", "fill", "fold", "ingest", "prepare"]
+__all__ = ["PASSES", "fill", "fold", "ingest", "opened", "prepare"]
 
 PURPOSE: Final = "improve.analyse"
 COURSES: Final = 4
@@ -38,19 +40,7 @@ SEED: Final = 11
 DAYS: Final = 25
 PASSES: Final = ("analytics", "core")
 _RELEASE: Final = "ab" * 16
-_READ: Final = 5000
 _ROWS_FILE: Final = "rows.msgpack"
-
-
-class Ledger(Struct, frozen=True, kw_only=True):
-    """What lies in a prepared ledger and what its views and its sealed window must be."""
-
-    events: int
-    records: int
-    subjects: int
-    value_bytes: int
-    views: str
-    cells: dict[str, int]
 
 
 class _Rows(Struct):
@@ -68,16 +58,17 @@ def _settings(folder: Path) -> Settings:
 # Embedded ingest ------------------------------------------------------------------------------
 
 
-async def ingest(folder: Path, *, lines: int, learners: int) -> Figure:
+async def ingest(task: Ingest) -> Figure:
     """Ingest clean lines into a fresh home, parsing included; the figure counts sealed records."""
+    lines = task.lines
     end = datetime.now(UTC) - timedelta(hours=2)
     made = list(
         generate(
-            seed=SEED, learners=learners, courses=COURSES, events=lines,
+            seed=SEED, learners=task.learners, courses=COURSES, events=lines,
             start=end - timedelta(days=DAYS), end=end,
         )
     )  # fmt: skip
-    async with open_runtime(_settings(folder)) as runtime:
+    async with open_runtime(_settings(Path(task.folder))) as runtime:
         await runtime.passes.settle()
         use_case = await ingest_of(runtime)
         before = len(await _sealed(runtime))
@@ -105,7 +96,7 @@ async def _rows(runtime: Runtime, topic: str) -> list[Row]:
 async def _partition(runtime: Runtime, topic: str, partition: int) -> list[Row]:
     found: list[Row] = []
     after = -1
-    while rows := await runtime.log.read(topic, partition, after=after, limit=_READ):
+    while rows := await runtime.log.read(topic, partition, after=after, limit=kafka.READ):
         found += rows
         after = rows[-1].offset
     return found
@@ -114,8 +105,9 @@ async def _partition(runtime: Runtime, topic: str, partition: int) -> list[Row]:
 # From a home to Kafka -------------------------------------------------------------------------
 
 
-async def prepare(folder: Path) -> Ledger:
+async def prepare(task: Prepare) -> Ledger:
     """Seal a window, lay the home's records out as one partition, and say what they must give."""
+    folder = Path(task.folder)
     async with open_runtime(_settings(folder)) as runtime:
         await runtime.passes.settle()
         await runtime.registrar.add_courses([course_name(number) for number in range(COURSES)])
@@ -132,7 +124,7 @@ async def prepare(folder: Path) -> Ledger:
     sealed = [row.value or b"" for row in merged if (row.value or b"")[:1] == b"\x01"]
     return Ledger(
         events=len(sealed), records=len(merged), subjects=len({row.key[:16] for row in merged}) - 1,
-        value_bytes=sum(map(len, sealed)) // len(sealed), views=digest(expected), cells=cells,
+        value_bytes=sum(map(len, sealed)) // len(sealed), views=digest(expected, str), cells=cells,
     )  # fmt: skip
 
 
@@ -163,7 +155,7 @@ async def _expected(runtime: Runtime, rows: Sequence[Row]) -> tuple[dict[bytes, 
             mine[record.ref].append(record)
     for_all = [record for record in records if record.ref == NOBODY]
     views: dict[bytes, object] = {}
-    cells: defaultdict[str, int] = defaultdict(int)
+    cells = {course_name(number): 0 for number in range(COURSES)}
     for ref, own in mine.items():
         # The oracle reads a whole log for each subject: give it this one's part of it.
         said = oracle.expect(sorted((*own, *for_all), key=lambda record: record.offset))
@@ -173,7 +165,7 @@ async def _expected(runtime: Runtime, rows: Sequence[Row]) -> tuple[dict[bytes, 
         )
         for course, count in said.windows[_RELEASE].items():
             cells[course] += count
-    return views, dict(cells)
+    return views, cells
 
 
 def _view(
@@ -187,47 +179,55 @@ def _view(
     return msgspec.json.encode([grants, view, courses, live], order="deterministic").decode()
 
 
-async def fill(cluster: ClusterSettings, folder: Path, *, prefix: str) -> int:
+async def fill(task: SealedFill) -> int:
     """Write a prepared ledger under a prefix; return its last offset."""
-    await kafka.create(cluster, TOPICS, prefix=prefix)
-    log = KafkaLog(cluster, partitions=1, prefix=prefix)
+    cluster = ClusterSettings(bootstrap=task.bootstrap)
+    await kafka.create(cluster, TOPICS, prefix=task.prefix)
+    log = KafkaLog(cluster, partitions=1, prefix=task.prefix)
     await log.start()
     try:
-        rows = msgspec.msgpack.decode((folder / _ROWS_FILE).read_bytes(), type=_Rows)
+        rows = msgspec.msgpack.decode((Path(task.home) / _ROWS_FILE).read_bytes(), type=_Rows)
         await log.append(LEDGER_REGISTRY, rows.registry)
         last = -1
-        for start in range(0, len(rows.ledger), _READ):
-            last = (await log.append(LEDGER_EVENTS, rows.ledger[start : start + _READ]))[-1]
+        for start in range(0, len(rows.ledger), kafka.READ):
+            last = (await log.append(LEDGER_EVENTS, rows.ledger[start : start + kafka.READ]))[-1]
         return last
     finally:
         await log.close()
 
 
-async def fold(
-    cluster: ClusterSettings, folder: Path, *, home: Path, prefix: str, ledger: Ledger, last: int
-) -> Figure:
-    """Run the passes of the bootstrap over a filled ledger, and compare all views with the oracle's."""
-    shutil.copytree(home / "keys", folder / "keys")
-    for file in (home / "home").glob("keystore.db*"):
-        shutil.copy(file, folder / file.name)
+@asynccontextmanager
+async def opened(
+    bootstrap: str, folder: Path, *, prefix: str, targets: Mapping[str, int]
+) -> AsyncIterator[tuple[Runtime, kafka.WatchedLog]]:
+    """Yield a runtime on Kafka of one partition, over a watched log."""
+    cluster = ClusterSettings(bootstrap=bootstrap)
     settings = Settings(
         home=folder / "home", keys=folder / "keys", keystore=folder / "keystore.db",
         state=folder / "state", cluster=cluster, topic_prefix=prefix, partitions=1,
         data_home=folder / "data",
     )  # fmt: skip
-    log = kafka.WatchedLog(
-        cluster, topics=TOPICS, prefix=prefix, targets={f"{name}.0": last for name in PASSES}
-    )
+    log = kafka.WatchedLog(cluster, topics=TOPICS, prefix=prefix, targets=targets)
     await log.start()
     try:
         async with open_runtime(settings, prepare=False) as wired:
-            runtime = structs.replace(wired, kafka=log, log=log)
-            engines = [engine_for(runtime, name) for name in PASSES]
-            figure = await kafka.fold(engines, log, events=ledger.events)
-            same, note = await _compare(runtime, log, ledger)
-            return structs.replace(figure, is_exact=same, note=note)
+            yield structs.replace(wired, kafka=log, log=log), log
     finally:
         await log.close()
+
+
+async def fold(task: SealedFold) -> Figure:
+    """Run the passes of the bootstrap over a filled ledger, and compare all views with the oracle's."""
+    folder, home = Path(task.folder), Path(task.home)
+    shutil.copytree(home / "keys", folder / "keys")
+    for file in (home / "home").glob("keystore.db*"):
+        shutil.copy(file, folder / file.name)
+    targets = {f"{name}.0": task.last for name in PASSES}
+    async with opened(task.bootstrap, folder, prefix=task.prefix, targets=targets) as (runtime, log):
+        engines = [engine_for(runtime, name) for name in PASSES]
+        figure = await kafka.fold(engines, log, events=task.ledger.events)
+        same, note = await _compare(runtime, log, task.ledger)
+        return structs.replace(figure, is_exact=same, note=note)
 
 
 async def _compare(runtime: Runtime, log: KafkaLog, ledger: Ledger) -> tuple[bool, str]:
@@ -253,7 +253,7 @@ async def _compare(runtime: Runtime, log: KafkaLog, ledger: Ledger) -> tuple[boo
         )
     row = await log.latest(ANALYTICS_PARTIALS, 0, bytes.fromhex(_RELEASE) + bytes(4))
     partial = runtime.state_codec(runtime.declared["analytics"]).open_partial(row) if row else None
-    same_views = digest(views) == ledger.views
+    same_views = digest(views, str) == ledger.views
     same_cells = partial is not None and partial.cells == ledger.cells
     says = {True: "equal to the oracle's", False: "DIFFERENT from the oracle's"}
     note = f"views of {len(views)} subjects {says[same_views]}, sealed window {says[same_cells]}"

@@ -22,7 +22,9 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.ids import SystemIds
+from privacy_ledger.adapters.kafka import _clients
 from privacy_ledger.adapters.kafka import settings as kafka_settings
+from privacy_ledger.adapters.kafka import source as kafka_source
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
@@ -38,6 +40,8 @@ from privacy_ledger.logging import configure
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import NewRecord
 from tests.bench import plain
+from tests.bench.events import PlainState
+from tests.bench.source import SOURCE
 from tests.integration.cluster import Process
 
 __all__ = [
@@ -52,7 +56,7 @@ __all__ = [
 ]
 
 CLIENT_DEFAULTS = {
-    "_METADATA_MAX_AGE_MS": 300_000, "_REQUEST_TIMEOUT_MS": 40_000, "_RETRY_BACKOFF_MS": 100,
+    "_METADATA_MAX_AGE_MS": 300_000, "REQUEST_TIMEOUT_MS": 40_000, "_RETRY_BACKOFF_MS": 100,
     "_HEARTBEAT_INTERVAL_MS": 3000, "_FETCH_WAIT_MS": 500, "_BATCH_BYTES": 16_384,
     "_TRANSACTION_TIMEOUT_MS": 60_000,
 }  # fmt: skip
@@ -65,7 +69,7 @@ def _topic(name: str, policy: Literal["compact", "delete"]) -> Topic:
 
 
 TOPICS = (
-    _topic(plain.SOURCE, "delete"), _topic(_VIEW_TOPIC, "compact"),
+    _topic(SOURCE, "delete"), _topic(_VIEW_TOPIC, "compact"),
     _topic(state_topic(plain.PASS), "compact"), _topic(DLQ, "delete"),
 )  # fmt: skip
 _KINDS = ("opened", "played", "answered", "closed")
@@ -122,7 +126,7 @@ class LightWiring(plain.PlainWiring):
             writer=f"{task.prefix}light.{self._identity}", leaves_at_stop=task.leaves_at_stop,
         )  # fmt: skip
         return GroupSource(
-            self._cluster, member, topic=task.prefix + plain.SOURCE, partitions=task.partitions,
+            self._cluster, member, topic=task.prefix + SOURCE, partitions=task.partitions,
             plan=partial(divide, standbys=task.standbys),
         )  # fmt: skip
 
@@ -198,7 +202,7 @@ class LightCluster:
         log = await self._opened()
         for start in range(0, len(refs), 5000):
             part = refs[start : start + 5000]
-            await log.append(plain.SOURCE, [self._event(ref) for ref in part])
+            await log.append(SOURCE, [self._event(ref) for ref in part])
             self.sent.update(part)
 
     def _event(self, ref: bytes) -> NewRecord:
@@ -253,13 +257,15 @@ class LightCluster:
 
 def _events(value: bytes) -> int:
     """Return what a state of the view counts; its first byte says that no key seals it."""
-    return msgspec.msgpack.decode(value[1:], type=plain.PlainState).events
+    return msgspec.msgpack.decode(value[1:], type=PlainState).events
 
 
 async def _work(task: LightTask) -> None:
     """Fold until SIGTERM."""
     if task.has_client_defaults:
         vars(kafka_settings).update(CLIENT_DEFAULTS)
+        for module in (_clients, kafka_source):  # which would refuse them
+            vars(module).update(safe_producer=dict, safe_consumer=dict)
     log = await open_log(task, KafkaLog)
     engine = engine_of(LightWiring(task, log), log)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.stop)

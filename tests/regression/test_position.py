@@ -40,7 +40,7 @@ async def moved(cluster: Cluster, runtime: Runtime, *, to_end: bool) -> None:
     place = TopicPartition(cluster.prefix + LEDGER_EVENTS, 0)
     for name in runtime.declared:
         group = f"{cluster.prefix}privacy-ledger.{name}"
-        consumer = AIOKafkaConsumer(**group_options(settings, group=group))
+        consumer = AIOKafkaConsumer(**group_options(settings, group=group, session_ms=6000, partitions=1))
         await consumer.start()
         try:
             consumer.assign([place])

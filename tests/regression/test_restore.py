@@ -13,6 +13,7 @@ from privacy_ledger.adapters.rocks_store import RocksStore
 from privacy_ledger.domain.errors import LogUnavailable
 from privacy_ledger.domain.topics import state_topic
 from privacy_ledger.engine import handover
+from privacy_ledger.engine.progress import RestoreProgress
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.testing.broker import Broker
@@ -47,7 +48,8 @@ async def written(log: KafkaLog, changes: Sequence[Change]) -> None:
 async def restored(log: KafkaLog, store: StateStore) -> dict[bytes, bytes]:
     """Restore a store as a new owner does, and return the states that it holds then."""
     await log.open_writer("core.0")
-    await handover.restore(log, store, 0, pass_name="core", changelogs={STATE: b""})
+    progress = RestoreProgress("core", 0)
+    await handover.restore(log, store, 0, changelogs={STATE: b""}, progress=progress)
     return {key.removeprefix(PREFIX): value for key, value in store.scan(PREFIX)}
 
 

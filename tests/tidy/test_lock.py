@@ -1,5 +1,6 @@
 """Dependencies are pinned twice, in agreement, and without a download address."""
 
+import re
 import tomllib
 
 import pytest
@@ -27,9 +28,11 @@ def test_lock_and_constraints_agree() -> None:
 def test_every_dependency_is_locked() -> None:
     """What the project asks for is in the lock; the remedy is `poe lock`."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    wanted = list(project["project"]["dependencies"])
+    for group in project["dependency-groups"].values():
+        wanted += group
     locked = {pin.partition("==")[0] for pin in pins(LOCK.read_text(encoding="utf-8"))}
-    names = {requirement.split(">")[0].split("=")[0].split("<")[0].strip() for requirement in wanted}
+    names = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in wanted}
 
     assert names - locked == set(), "run `poe lock`"
 

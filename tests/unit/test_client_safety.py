@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ClusterSettings(bootstrap="127.0.0.1:1")
 PRODUCER = producer_options(CLUSTER, transactional_id="core.0")
 READER = reader_options(CLUSTER)
-MEMBER = group_options(CLUSTER, group="core")
+MEMBER = group_options(CLUSTER, group="core", session_ms=6000, partitions=1)
 CHECKED = {"AIOKafkaProducer": "safe_producer", "AIOKafkaConsumer": "safe_consumer"}
 
 

@@ -1,0 +1,309 @@
+"""What a measured process is asked to do; each kind names the function that does it.
+
+The parent knows these only: what a task runs is imported in the process that runs it, so that its
+memory is its own.
+"""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+__all__ = [
+    "EngineFold",
+    "EngineWork",
+    "Expected",
+    "Feed",
+    "Fill",
+    "Filled",
+    "FoldBytewax",
+    "FoldFaust",
+    "FoldQuixstreams",
+    "Go",
+    "Ingest",
+    "Ledger",
+    "More",
+    "Noop",
+    "Prepare",
+    "Produce",
+    "Restore",
+    "RestoreSealed",
+    "Rival",
+    "SealedFill",
+    "SealedFold",
+    "Soak",
+    "Status",
+    "Task",
+    "Verify",
+    "Watch",
+]
+
+
+class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task; `runs` is module and function below `tests.bench`."""
+
+    runs: ClassVar[str]
+
+
+# Plain events ---------------------------------------------------------------------------------
+
+
+class Expected(Struct, frozen=True, kw_only=True):
+    """What lies in a source, and digests of the view with every event, and with each id once."""
+
+    events: int
+    targets: tuple[int, ...]
+    subjects: int
+    all_events: str
+    each_once: str
+
+
+class Fill(Task, frozen=True, kw_only=True):
+    """Write a source topic; `is_opened` lets each subject occur once before the skewed events."""
+
+    runs: ClassVar[str] = "source:fill"
+    bootstrap: str
+    prefix: str
+    events: int
+    subjects: int
+    partitions: int = 1
+    is_opened: bool = False
+
+
+class Feed(Task, frozen=True, kw_only=True):
+    """Write one short event for each subject, then more events whenever `More` is said."""
+
+    runs: ClassVar[str] = "source:feed"
+    bootstrap: str
+    prefix: str
+    subjects: int
+    partitions: int
+
+
+class More(Struct, frozen=True, kw_only=True):
+    """Said to a feed: write so many more; none asks for the digest of all."""
+
+    events: int
+
+
+class Filled(Struct, frozen=True, kw_only=True):
+    """Said by a feed: the last offset per partition, and the digest where that was asked for."""
+
+    targets: tuple[int, ...]
+    digest: str = ""
+
+
+class Verify(Task, frozen=True, kw_only=True):
+    """Return the digest of a view, as `written_by` lays it out."""
+
+    runs: ClassVar[str] = "source:verify"
+    bootstrap: str
+    topic: str
+    partitions: int = 1
+    written_by: str = "engine"
+
+
+class Noop(Task, frozen=True, kw_only=True):
+    """Read a topic above `after` up to `targets` with `getmany`, and do nothing with it."""
+
+    runs: ClassVar[str] = "kafka:noop"
+    bootstrap: str
+    topic: str
+    targets: tuple[int, ...]
+    after: tuple[int, ...] = ()
+
+
+class EngineFold(Task, frozen=True, kw_only=True):
+    """Fold a whole source of one partition with our engine."""
+
+    runs: ClassVar[str] = "plain:fold"
+    bootstrap: str
+    folder: str
+    source_prefix: str
+    prefix: str
+    events: int
+    targets: tuple[int, ...]
+    is_exact: bool
+    is_transactional: bool = True
+
+
+class EngineWork(Task, frozen=True, kw_only=True):
+    """Be one worker of several: say `Status`, fold on `Go`, say a figure, end with the input.
+
+    Rows above `held_after` wait for `Go`; empty: nothing is held.
+    """
+
+    runs: ClassVar[str] = "plain:work"
+    bootstrap: str
+    folder: str
+    source_prefix: str
+    prefix: str
+    partitions: int
+    held_after: tuple[int, ...] = ()
+
+
+class Status(Struct, frozen=True, kw_only=True, tag="status"):
+    """Said by a worker when it changed: has it joined, what it folds, and did that come to what is held."""
+
+    is_joined: bool
+    running: tuple[int, ...]
+    is_caught_up: bool
+
+
+class Go(Struct, frozen=True, kw_only=True):
+    """Said to workers: fold and measure up to these offsets."""
+
+    targets: tuple[int, ...]
+
+
+# Rivals ---------------------------------------------------------------------------------------
+
+
+class Rival(Task, frozen=True, kw_only=True):
+    """Fold a source of one partition into state and a compacted output, with somebody else's engine.
+
+    No `output`: into its state, whose changelog is the view.
+    """
+
+    runs: ClassVar[str]
+    bootstrap: str
+    folder: str
+    source: str
+    group: str
+    output: str | None
+    events: int
+
+
+class FoldFaust(Rival, frozen=True, kw_only=True):
+    """A Faust agent with a table."""
+
+    runs: ClassVar[str] = "rivals.faust_table:fold"
+
+
+class FoldQuixstreams(Rival, frozen=True, kw_only=True):
+    """A quixstreams dataframe with state, exactly-once."""
+
+    runs: ClassVar[str] = "rivals.quix:fold"
+
+
+class FoldBytewax(Rival, frozen=True, kw_only=True):
+    """A bytewax dataflow with state and recovery."""
+
+    runs: ClassVar[str] = "rivals.waxed:fold"
+
+
+# Sealed topology ------------------------------------------------------------------------------
+
+
+class Ledger(Struct, frozen=True, kw_only=True):
+    """What lies in a prepared ledger and what its views and its sealed window must be."""
+
+    events: int
+    records: int
+    subjects: int
+    value_bytes: int
+    views: str
+    cells: dict[str, int]
+
+
+class Ingest(Task, frozen=True, kw_only=True):
+    """Ingest clean lines into a fresh home."""
+
+    runs: ClassVar[str] = "sealed:ingest"
+    folder: str
+    lines: int
+    learners: int
+
+
+class Prepare(Task, frozen=True, kw_only=True):
+    """Lay a home's records out as one partition, and say what they must give."""
+
+    runs: ClassVar[str] = "sealed:prepare"
+    folder: str
+
+
+class SealedFill(Task, frozen=True, kw_only=True):
+    """Write a prepared ledger under a prefix."""
+
+    runs: ClassVar[str] = "sealed:fill"
+    bootstrap: str
+    home: str
+    prefix: str
+
+
+class SealedFold(Task, frozen=True, kw_only=True):
+    """Fold a filled ledger with every processor."""
+
+    runs: ClassVar[str] = "sealed:fold"
+    bootstrap: str
+    folder: str
+    home: str
+    prefix: str
+    ledger: Ledger
+    last: int
+
+
+# Restore --------------------------------------------------------------------------------------
+
+
+class Restore(Task, frozen=True, kw_only=True):
+    """Restore a folded plain pass into an empty store, and compare it with the one in `original`.
+
+    `is_view_only` leaves the private changelog out, which holds the tag rows.
+    """
+
+    runs: ClassVar[str] = "restore:plain"
+    bootstrap: str
+    prefix: str
+    folder: str
+    original: str
+    is_view_only: bool
+
+
+class RestoreSealed(Task, frozen=True, kw_only=True):
+    """Restore the core pass of a folded sealed ledger."""
+
+    runs: ClassVar[str] = "restore:sealed"
+    bootstrap: str
+    prefix: str
+    folder: str
+    original: str
+
+
+# Latency --------------------------------------------------------------------------------------
+
+
+class Produce(Task, frozen=True, kw_only=True):
+    """Say the `Expected` view; on `Go` append events at a rate, and write when each was due to a file."""
+
+    runs: ClassVar[str] = "latency:produce"
+    bootstrap: str
+    prefix: str
+    partitions: int
+    subjects: int
+    rate: int
+    seconds: int
+    file: str
+
+
+class Watch(Task, frozen=True, kw_only=True):
+    """Read the view as it grows until the input ends, and write when each row was seen to a file."""
+
+    runs: ClassVar[str] = "latency:watch"
+    bootstrap: str
+    prefix: str
+    partitions: int
+    file: str
+
+
+# Soak -----------------------------------------------------------------------------------------
+
+
+class Soak(Task, frozen=True, kw_only=True):
+    """Ingest lines on Kafka in runs of a size that each `More` says."""
+
+    runs: ClassVar[str] = "soak:feed"
+    folder: str
+    bootstrap: str
+    prefix: str
+    partitions: int
+    learners: int

@@ -5,10 +5,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
@@ -51,7 +52,7 @@ from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes
-from privacy_ledger.ports.runtime import Clock, Ids, StateStore
+from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
 from privacy_ledger.settings import Settings
 from privacy_ledger.streams.protocol import Processor, Published
 
@@ -75,6 +76,11 @@ __all__ = [
 _ENTRY_POINTS: Final = "privacy_ledger.processors"
 _HOSTS: Final = "privacy_ledger.hosts"
 _SLOTS_MAX: Final = 64
+P = TypeVar("P")
+
+
+def _as_it_is(name: str, port: P) -> P:  # noqa: ARG001 - a `Wrap` that puts nothing around it
+    return port
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -95,7 +101,10 @@ class Runtime(Struct, frozen=True, kw_only=True):
     kafka: KafkaLog | None
     books: RegistryBooks
     registrar: Registrar
-    declared: dict[str, PassDeclaration]
+    declared: Mapping[str, PassDeclaration]
+    wrap: Wrap = _as_it_is
+    held: list[int] = []
+    """Descriptors of the state folders that this runtime holds; the system frees them at a kill."""
 
     @property
     def partitions(self) -> int:
@@ -107,7 +116,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
         return PassStateCodec(declaration.name, self.vault, publishes=declaration.publishes)
 
 
-def declared_passes() -> dict[str, PassDeclaration]:
+@cache
+def declared_passes() -> Mapping[str, PassDeclaration]:
     """Return the passes that the installed processors make up, found by entry points."""
     found = entry_points(group=_ENTRY_POINTS)
     declared: list[Processor[object] | Published] = [point.load() for point in found]
@@ -126,16 +136,17 @@ def worker_host() -> Callable[..., Coroutine[object, object, None]]:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, trial: datetime | None = None, prepare: bool = True
+    settings: Settings, *, trial: datetime | None = None, prepare: bool = True, wrap: Wrap | None = None
 ) -> AsyncIterator[Runtime]:
     """Yield the wired home or cluster; closes everything after.
 
-    `prepare`: adopt the registry seed and write a first tick where none is in force.
+    `prepare`: adopt the registry seed and write a first tick where none is in force. `wrap`: what
+    to put around each port that does I/O; every use of the port in this runtime goes through it.
     """
     if settings.cluster is None:
-        runtime = _embedded(settings, trial=trial)
+        runtime = _embedded(settings, trial=trial, wrap=wrap or _as_it_is)
     else:
-        runtime = await _on_kafka(settings, settings.cluster)
+        runtime = await _on_kafka(settings, settings.cluster, wrap=wrap or _as_it_is)
     try:
         if prepare:
             await _prepare(runtime)
@@ -145,6 +156,8 @@ async def open_runtime(
             runtime.embedded.release()
         await runtime.log.close()
         runtime.vault.close()
+        for file in runtime.held:
+            os.close(file)
 
 
 async def rules_in_force(runtime: Runtime) -> Rules:
@@ -169,8 +182,8 @@ async def _prepare(runtime: Runtime) -> None:
 # Embedded ----------------------------------------------------------------------------------
 
 
-def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
-    ids = SystemIds()
+def _embedded(settings: Settings, *, trial: datetime | None, wrap: Wrap) -> Runtime:
+    ids: Ids = wrap("ids", SystemIds())
     home = open_home(settings.home, ids=ids, trial=trial)
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / home.file.id
     if keys.resolve().is_relative_to(home.path.resolve()):
@@ -178,26 +191,29 @@ def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
             "The key folder lies inside the home: a copy of the home would carry its keys. "
             "Set PRIVACY_LEDGER_KEYS to a folder outside."
         )
-    log = LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock)
-    vault = SqliteKeyVault(settings.keystore or home.path / "keystore.db", FileKeks(keys), ids=ids)
+    log = wrap(
+        "log", LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock)
+    )
+    keystore = settings.keystore or home.path / "keystore.db"
+    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
     codec = LedgerCodec(vault, partitions=home.file.partitions)
     declared = declared_passes()
     books = RegistryBooks(log)
     core = _codec_of(declared[CORE], vault)
     views = LogViews(IndexedLatest(log), core, partitions=home.file.partitions)
     lanes = [
-        _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids)
+        _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids, wrap=wrap)
         for declaration in declared.values()
     ]
     embedded = EmbeddedPasses(
         lanes, log=log, vault=vault, views=views, clock=home.clock,
-        lock=WorkerLock(home.path / "worker.lock"),
+        lock=wrap("lock", WorkerLock(home.path / "worker.lock")),
     )  # fmt: skip
     registrar = Registrar(log, codec, views=views, clock=home.clock, ids=ids)
     return Runtime(
         settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
         codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
-        kafka=None, books=books, registrar=registrar, declared=declared,
+        kafka=None, books=books, registrar=registrar, declared=declared, wrap=wrap,
     )  # fmt: skip
 
 
@@ -219,6 +235,7 @@ def _lane(
     codec: Codec,
     books: RegistryBooks,
     ids: Ids,
+    wrap: Wrap,
 ) -> Lane:
     states = _codec_of(declaration, vault)
     routes = _routes(declaration, states)
@@ -227,7 +244,7 @@ def _lane(
 
     def opened(partition: int) -> PartitionCycle:
         store = LogStateStore(log, partition, own=own, routes=routes)
-        return open_cycle(partition, store)
+        return open_cycle(partition, wrap(f"store.{declaration.name}.{partition}", store))
 
     return Lane(declaration, states, opened)
 
@@ -259,20 +276,21 @@ def _cycle_opener(
 # Kafka -------------------------------------------------------------------------------------
 
 
-async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
+async def _on_kafka(settings: Settings, cluster: ClusterSettings, *, wrap: Wrap) -> Runtime:
     keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
-    ids, clock = SystemIds(), SystemClock()
+    ids, clock = wrap("ids", SystemIds()), SystemClock()
     partitions = settings.partitions or PARTITIONS_DEFAULT
     keystore.parent.mkdir(parents=True, exist_ok=True)
-    vault = SqliteKeyVault(keystore, FileKeks(keys), ids=ids)
-    log = KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix)
+    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
+    log = wrap("log", KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix))
     try:
         await log.start()
+        codec = LedgerCodec(vault, partitions=partitions)
     except BaseException:
+        await log.close()
         vault.close()
         raise
-    codec = LedgerCodec(vault, partitions=partitions)
     declared = declared_passes()
     core = _codec_of(declared[CORE], vault)
     views = LogViews(TailedLatest(log), core, partitions=partitions)
@@ -281,7 +299,7 @@ async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
         states=core, views=views,
         passes=RemotePasses(log, views, tuple(declared.values())),
         embedded=None, local=None, kafka=log, books=RegistryBooks(log),
-        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared,
+        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared, wrap=wrap,
     )  # fmt: skip
 
 
@@ -294,7 +312,8 @@ class _KafkaWiring:
         self._states = _codec_of(declaration, runtime.vault)
         settings = runtime.settings
         state = settings.state or settings.data_home / "privacy-ledger" / "state"
-        self._folder = _slot(state / declaration.name)
+        self._folder, lock = _slot(state / declaration.name)
+        runtime.held.append(lock)
         self._open_cycle = _cycle_opener(
             declaration, self._states, log=runtime.log, vault=runtime.vault,
             codec=runtime.codec, books=runtime.books, ids=runtime.ids,
@@ -302,7 +321,8 @@ class _KafkaWiring:
 
     def open_store(self, partition: int) -> StateStore:
         """Open the partition's RocksDB in this worker's slot."""
-        return RocksStore(self._folder / str(partition))
+        store = RocksStore(self._folder / str(partition))
+        return self._runtime.wrap(f"store.{self._declaration.name}.{partition}", store)
 
     def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
         """Open a cycle over a restored store."""
@@ -349,12 +369,8 @@ def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
     )
 
 
-_LOCKED_SLOTS: list[int] = []
-"""Descriptors of the slots this process holds; the system frees them when it dies."""
-
-
-def _slot(folder: Path) -> Path:
-    """Return the first state folder that no living worker of this machine holds."""
+def _slot(folder: Path) -> tuple[Path, int]:
+    """Return the first state folder that no living worker of this machine holds, and its lock."""
     for number in range(_SLOTS_MAX):
         slot = folder / f"worker-{number}"
         slot.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -364,8 +380,7 @@ def _slot(folder: Path) -> Path:
         except OSError:
             os.close(file)
             continue
-        _LOCKED_SLOTS.append(file)
-        return slot
+        return slot, file
     raise HomeUnusable(
         f"{_SLOTS_MAX} workers of this machine hold all state folders. Stop one, or set "
         "PRIVACY_LEDGER_STATE to another folder."

@@ -1,13 +1,14 @@
 """Wiring: the only module that puts adapters, engine and use cases together."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -53,7 +54,7 @@ from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes
-from privacy_ledger.ports.runtime import Clock, Ids, StateStore
+from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder, Wrap
 from privacy_ledger.settings import SESSION_S_DEFAULT, Settings
 from privacy_ledger.streams.protocol import Processor, Published
 
@@ -76,6 +77,11 @@ __all__ = [
 
 _ENTRY_POINTS: Final = "privacy_ledger.processors"
 _HOSTS: Final = "privacy_ledger.hosts"
+P = TypeVar("P")
+
+
+def _as_it_is(name: str, port: P) -> P:  # noqa: ARG001 - a `Wrap` that puts nothing around it
+    return port
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -96,7 +102,10 @@ class Runtime(Struct, frozen=True, kw_only=True):
     kafka: KafkaLog | None
     books: RegistryBooks
     registrar: Registrar
-    declared: dict[str, PassDeclaration]
+    declared: Mapping[str, PassDeclaration]
+    wrap: Wrap = _as_it_is
+    held: list[int] = []
+    """Descriptors of the state folders that this runtime holds; the system frees them at a kill."""
 
     @property
     def partitions(self) -> int:
@@ -108,7 +117,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
         return PassStateCodec(declaration.name, self.vault, publishes=declaration.publishes)
 
 
-def declared_passes() -> dict[str, PassDeclaration]:
+@cache
+def declared_passes() -> Mapping[str, PassDeclaration]:
     """Return the passes that the installed processors make up, found by entry points."""
     found = entry_points(group=_ENTRY_POINTS)
     declared: list[Processor[object] | Published] = [point.load() for point in found]
@@ -127,16 +137,17 @@ def worker_host() -> Callable[..., Coroutine[object, object, None]]:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, trial: datetime | None = None, prepare: bool = True
+    settings: Settings, *, trial: datetime | None = None, prepare: bool = True, wrap: Wrap | None = None
 ) -> AsyncIterator[Runtime]:
     """Yield the wired home or cluster; closes everything after.
 
-    `prepare`: adopt the registry seed and write a first tick where none is in force.
+    `prepare`: adopt the registry seed and write a first tick where none is in force. `wrap`: what
+    to put around each port that does I/O; every use of the port in this runtime goes through it.
     """
     if settings.cluster is None:
-        runtime = _embedded(settings, trial=trial)
+        runtime = _embedded(settings, trial=trial, wrap=wrap or _as_it_is)
     else:
-        runtime = await _on_kafka(settings, settings.cluster)
+        runtime = await _on_kafka(settings, settings.cluster, wrap=wrap or _as_it_is)
     try:
         if prepare:
             await _prepare(runtime)
@@ -146,6 +157,8 @@ async def open_runtime(
             runtime.embedded.release()
         await runtime.log.close()
         runtime.vault.close()
+        for file in runtime.held:
+            os.close(file)
 
 
 async def rules_in_force(runtime: Runtime) -> Rules:
@@ -170,8 +183,8 @@ async def _prepare(runtime: Runtime) -> None:
 # Embedded ----------------------------------------------------------------------------------
 
 
-def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
-    ids = SystemIds()
+def _embedded(settings: Settings, *, trial: datetime | None, wrap: Wrap) -> Runtime:
+    ids: Ids = wrap("ids", SystemIds())
     home = open_home(settings.home, ids=ids, trial=trial)
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / home.file.id
     if keys.resolve().is_relative_to(home.path.resolve()):
@@ -179,26 +192,27 @@ def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
             "The key folder lies inside the home: a copy of the home would carry its keys. "
             "Set PRIVACY_LEDGER_KEYS to a folder outside."
         )
-    log = LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock)
-    vault = SqliteKeyVault(settings.keystore or home.path / "keystore.db", FileKeks(keys), ids=ids)
+    log = wrap("log", LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock))
+    keystore = settings.keystore or home.path / "keystore.db"
+    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
     codec = LedgerCodec(vault, partitions=home.file.partitions)
     declared = declared_passes()
     books = RegistryBooks(log)
     core = _codec_of(declared[CORE], vault)
     views = LogViews(IndexedLatest(log), core, partitions=home.file.partitions)
     lanes = [
-        _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids)
+        _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids, wrap=wrap)
         for declaration in declared.values()
     ]
     embedded = EmbeddedPasses(
         lanes, log=log, vault=vault, views=views, clock=home.clock,
-        lock=WorkerLock(home.path / "worker.lock"),
+        lock=wrap("lock", WorkerLock(home.path / "worker.lock")),
     )  # fmt: skip
     registrar = Registrar(log, codec, views=views, clock=home.clock, ids=ids)
     return Runtime(
         settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
         codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
-        kafka=None, books=books, registrar=registrar, declared=declared,
+        kafka=None, books=books, registrar=registrar, declared=declared, wrap=wrap,
     )  # fmt: skip
 
 
@@ -220,6 +234,7 @@ def _lane(
     codec: Codec,
     books: RegistryBooks,
     ids: Ids,
+    wrap: Wrap,
 ) -> Lane:
     states = _codec_of(declaration, vault)
     routes = _routes(declaration, states)
@@ -228,7 +243,7 @@ def _lane(
 
     def opened(partition: int) -> PartitionCycle:
         store = LogStateStore(log, partition, own=own, routes=routes)
-        return open_cycle(partition, store)
+        return open_cycle(partition, wrap(f"store.{declaration.name}.{partition}", store))
 
     return Lane(declaration, states, opened)
 
@@ -260,20 +275,21 @@ def _cycle_opener(
 # Kafka -------------------------------------------------------------------------------------
 
 
-async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
+async def _on_kafka(settings: Settings, cluster: ClusterSettings, *, wrap: Wrap) -> Runtime:
     keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
-    ids, clock = SystemIds(), SystemClock()
+    ids, clock = wrap("ids", SystemIds()), SystemClock()
     partitions = settings.partitions or PARTITIONS_DEFAULT
     keystore.parent.mkdir(parents=True, exist_ok=True)
-    vault = SqliteKeyVault(keystore, FileKeks(keys), ids=ids)
-    log = KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix)
+    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
+    log = wrap("log", KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix))
     try:
         await log.start()
+        codec = LedgerCodec(vault, partitions=partitions)
     except BaseException:
+        await log.close()
         vault.close()
         raise
-    codec = LedgerCodec(vault, partitions=partitions)
     declared = declared_passes()
     core = _codec_of(declared[CORE], vault)
     views = LogViews(TailedLatest(log), core, partitions=partitions)
@@ -282,8 +298,23 @@ async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
         states=core, views=views,
         passes=RemotePasses(log, views, tuple(declared.values())),
         embedded=None, local=None, kafka=log, books=RegistryBooks(log),
-        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared,
+        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared, wrap=wrap,
     )  # fmt: skip
+
+
+class _WrappedFolder:
+    """`StoreFolder` whose stores are wrapped one by one."""
+
+    def __init__(self, inner: StoreFolder, wrap: Wrap, name: str) -> None:
+        self._inner = inner
+        self._wrap = wrap
+        self._name = name
+        self.kept = inner.kept
+        self.remove = inner.remove
+
+    def open(self, partition: int) -> StateStore:
+        """Open or create a partition's store."""
+        return self._wrap(f"{self._name}.{partition}", self._inner.open(partition))
 
 
 class _KafkaWiring:
@@ -297,7 +328,8 @@ class _KafkaWiring:
         settings = runtime.settings
         state = settings.state or settings.data_home / "privacy-ledger" / "state"
         self._slot = take_slot(state / declaration.name, ids=runtime.ids)
-        self.folder = RocksFolder(self._slot.path)
+        runtime.held.append(self._slot.lock)
+        self.folder = _WrappedFolder(RocksFolder(self._slot.path), runtime.wrap, f"store.{declaration.name}")
         self._open_cycle = _cycle_opener(
             declaration, self._states, log=runtime.log, vault=runtime.vault,
             codec=runtime.codec, books=runtime.books, ids=runtime.ids,

@@ -7,13 +7,16 @@ import pytest
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app.registrar import Registrar
-from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS
+from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, state_topic
+from privacy_ledger.domain.values import partition_of
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams import subject_view
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
-from tests.unit.home import home, played, settings, viewed
+from privacy_ledger.streams.states import PARKED, SHREDS
+from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
+from tests.unit.home import home, played, settings, unreadable, viewed
 
 ADA = "openedx:user_id:7"
 PURPOSE = "improve.analyse"
@@ -101,6 +104,39 @@ async def test_a_step_that_fails_parks_its_subject_only(
         await it.runtime.passes.settle()
         assert len(await it.runtime.views.live(victim)) == 3
         assert (await verify(it.runtime)).is_equal
+
+
+async def test_shreds_of_a_take_over_leave_the_list_though_somebody_stays_parked(tmp_path: Path) -> None:
+    """Else every owner would carry them out again, and the list would only grow."""
+    with pytest.raises(Stopped):
+        await _ended_before_a_shred(tmp_path)
+    async with home(tmp_path) as it:
+        await it.runtime.registrar.tick(force=True)
+        await it.runtime.passes.settle()
+        local = it.runtime.local
+        assert local is not None
+        left = [list(local.scan_latest(state_topic("core"), part, SHREDS.code)) for part in range(4)]
+        parked = [list(local.scan_latest(state_topic("core"), part, PARKED.code)) for part in range(4)]
+    assert sum(map(len, parked)) == 1
+    assert left == [[]] * 4
+
+
+async def _ended_before_a_shred(folder: Path) -> None:
+    """Park somebody, let somebody else of the same partition withdraw, and end before keys go.
+
+    Three appends come from outside; the fourth is of the tombstones, and shreds come after it.
+    """
+    seam = Seam(stop_at=Point(f"log.append {LEDGER_EVENTS}", 4, Mode.AFTER))
+    async with home(folder, wrap=seam) as it:
+        names = [str(number) for number in range(20, 25)]  # one more than there are partitions
+        await it.take([viewed(name, event=name) for name in names], consents=(PURPOSE,))
+        people: dict[int, list[str]] = {}
+        for name in names:
+            people.setdefault(partition_of(it.ref(name), it.runtime.partitions), []).append(name)
+        parked, other, *_ = max(people.values(), key=len)
+        broken = unreadable(await it.rows(), it.ref(parked), it.runtime.ids)
+        await it.runtime.log.append(LEDGER_EVENTS, (broken,))
+        await it.runtime.passes.settle(await it.subjects.withdraw(f"openedx:user_id:{other}", PURPOSE))
 
 
 async def test_a_foreign_tombstone_changes_nothing(tmp_path: Path) -> None:

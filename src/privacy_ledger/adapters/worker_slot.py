@@ -16,9 +16,6 @@ SLOTS_MAX: Final = 64
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
 
-_HELD: list[int] = []
-"""Descriptors of the slots this process holds; the system frees them when it dies."""
-
 
 class WorkerSlot(Struct, frozen=True):
     """A held folder, and the identity that goes with what lies in it.
@@ -29,6 +26,8 @@ class WorkerSlot(Struct, frozen=True):
 
     path: Path
     identity: str
+    lock: int
+    """The open file that holds the folder; closed, or with the process, it is free."""
 
 
 def take_slot(folder: Path, *, ids: Ids) -> WorkerSlot:
@@ -46,8 +45,7 @@ def take_slot(folder: Path, *, ids: Ids) -> WorkerSlot:
         except OSError:
             os.close(file)
             continue
-        _HELD.append(file)
-        return WorkerSlot(slot, f"{slot.name}-{_token(slot / _IDENTITY, ids)}")
+        return WorkerSlot(slot, f"{slot.name}-{_token(slot / _IDENTITY, ids)}", file)
     raise HomeUnusable(
         f"{SLOTS_MAX} workers of this machine hold all state folders. Stop one, or set "
         "PRIVACY_LEDGER_STATE to another folder."

@@ -175,9 +175,7 @@ class PartitionCycle:
         Slice by slice: decoded records are folded while the processor's caches still hold them.
         `notable` is filled with the ticks and with what could not be read.
         """
-        work = Workspace(self._cache)
-        for key in self._pending_shreds:
-            work.delete(SHREDS, key)
+        work = self._workspace()
         emits: list[Emit] = []
         notable.clear()
         unknown = 0
@@ -244,7 +242,7 @@ class PartitionCycle:
 
     async def _retry_all(self, refs: Sequence[bytes]) -> tuple[Workspace, list[Emit]]:
         """Take parked subjects up again in one workspace."""
-        work = Workspace(self._cache)
+        work = self._workspace()
         emits: list[Emit] = []
         for ref in refs:
             for demand in self._fold.retry(work, SubjectRef(ref), partition=self._partition):
@@ -273,6 +271,13 @@ class PartitionCycle:
                 if hand is None or hand.ref == NOBODY or hand.offset in self._failed:
                     raise
                 self._failed.add(hand.offset)
+
+    def _workspace(self) -> Workspace:
+        """Return a workspace in which the shreds that were carried out are off the list."""
+        work = Workspace(self._cache)
+        for key in self._pending_shreds:
+            work.delete(SHREDS, key)
+        return work
 
     def _marked(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return the records; those on which a step failed are unreadable."""

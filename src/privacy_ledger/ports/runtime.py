@@ -1,10 +1,12 @@
-"""Small ports: time, randomness, state."""
+"""Small ports: time, randomness, state, and what may be put around any port."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-__all__ = ["Clock", "Ids", "StateStore", "StoreFolder"]
+__all__ = ["Clock", "Ids", "StateStore", "StoreFolder", "Wrap"]
+
+P = TypeVar("P")
 
 
 class Clock(Protocol):
@@ -67,4 +69,15 @@ class StoreFolder(Protocol):
 
     def remove(self, partition: int) -> None:
         """Remove the bytes of a store that is not open; may take a while."""
+        ...
+
+
+class Wrap(Protocol):
+    """What a caller puts around the ports of a process as they are wired.
+
+    Names: `ids`, `log`, `vault`, `lock`, and `store.PASS.PARTITION` for each state store.
+    """
+
+    def __call__(self, name: str, port: P) -> P:
+        """Return the port itself, or what stands in front of it with the same methods."""
         ...

@@ -27,6 +27,7 @@ from privacy_ledger.streams.states import (
     PERMISSIONS,
     SHREDS,
     TIMERS,
+    WAITING,
     WORK,
     IndexRow,
     Meta,
@@ -111,6 +112,8 @@ class Removal:
             work.delete(TIMERS, timer_key(row.category, row.month, ref))
         self.clear_projections(work, ref)
         work.delete(FROZEN, ref)
+        for key, _ in work.scan(WAITING, ref):  # ticks that waited for a lift that never comes
+            work.delete(WAITING, key)
 
     def category(
         self, work: Workspace, ref: SubjectRef, category: Category, *, request: str, rules: Rules

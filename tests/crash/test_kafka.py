@@ -1,0 +1,28 @@
+"""The engine on a real broker converges wherever it ends: take-over, cycle, refold, note of progress."""
+
+from pathlib import Path
+
+import pytest
+
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.testing.broker import Broker
+from tests.crash.kafka import FOLDING, Engines
+from tests.integration.cluster import Cluster
+
+
+@pytest.mark.timeout(600)
+async def test_an_engine_converges_wherever_it_ends(kafka: Broker, tmp_path: Path) -> None:
+    """Ended at each of its calls once, and replaced by a fresh one."""
+    cluster = Cluster(kafka.bootstrap, tmp_path, partitions=1)
+    await cluster.create()
+    async with Engines.opened(cluster) as engines:
+        report = await engines.enumerated()
+        calls = {point.call for point in engines.points}
+    assert not report.violations, "\n".join(map(str, report.violations))
+    assert report.ran == report.points > 100
+    assert calls >= {
+        "log.open_writer core.0", "log.read state.core.v1", "store.core.0.write", "vault.shred",
+        f"log.append {LEDGER_EVENTS}", "log.append_atomically core.0", f"log.read_at {LEDGER_EVENTS}",
+        f"{FOLDING} log.append_atomically core.0", f"{FOLDING} store.core.0.write",
+        f"{FOLDING} log.append {LEDGER_EVENTS}", f"{FOLDING} vault.shred", f"{FOLDING} log.end state.core.v1",
+    }  # fmt: skip

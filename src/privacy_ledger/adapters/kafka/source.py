@@ -71,7 +71,7 @@ class GroupSource:
         )
         if member.identity is not None:
             options["group_instance_id"] = member.identity
-        self._options = safe_consumer(options)
+        self._options = options
         self._consumer: AIOKafkaConsumer | None = None
         self._fence: AIOKafkaProducer | None = None
 
@@ -79,7 +79,7 @@ class GroupSource:
         """Join the group; `member` is told of every share until `leave`."""
         assignor = _Assignor(self._topic, self._plan, member)
         self._consumer = consumer = AIOKafkaConsumer(
-            **self._options, partition_assignment_strategy=(assignor,)
+            **safe_consumer(self._options), partition_assignment_strategy=(assignor,)
         )
         consumer.subscribe([self._topic], listener=_Listener(consumer, assignor, member))
         with translated_errors(self._cluster):
@@ -132,7 +132,7 @@ class GroupSource:
                 await producer.begin_transaction()
                 await producer.send_offsets_to_transaction(places, self._identity.group)
                 await producer.commit_transaction()
-        except BaseException as error:
+        except BaseException as error:  # re-raised: a producer whose transaction broke off is given up
             self._fence = None
             await asyncio.shield(discard(producer))
             if isinstance(error, ProducerFenced):

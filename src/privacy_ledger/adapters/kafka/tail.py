@@ -23,7 +23,7 @@ class KafkaTail:
         """Take the topic prefix, and at most how many places will be followed."""
         self._cluster = cluster
         self._prefix = prefix
-        self._options = safe_consumer(tail_options(cluster, places=places))
+        self._options = tail_options(cluster, places=places)
         self._consumer: AIOKafkaConsumer | None = None
 
     async def follow(self, places: Mapping[Place, int]) -> None:
@@ -75,7 +75,7 @@ class KafkaTail:
                     await consumer.stop()
 
     async def _started(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(**self._options)
+        consumer = AIOKafkaConsumer(**safe_consumer(self._options))
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await consumer.start()

@@ -26,7 +26,6 @@ from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, TOPICS, state_topic, view_topic
-from privacy_ledger.domain.values import RecordId, SubjectRef
 from privacy_ledger.engine import collector
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import Batch, PartitionCycle
@@ -69,21 +68,26 @@ Gate = Callable[[int, Sequence[Row]], Awaitable[None]]
 
 
 class PlainCodec(LedgerCodec):
-    """Decodes plain events."""
+    """Decodes plain events; a tag only where it is asked for."""
+
+    reads_tags = False
 
     def decode(self, rows: Sequence[Row]) -> list[Record]:
         """Return a record per row."""
-        return [_record(row) for row in rows]
+        decode, tag_of = decode_event, bytes.fromhex if self.reads_tags else _no_tag
+        return [
+            Record(
+                partition=row.partition, offset=row.offset,
+                ref=(key := row.key)[:REF_BYTES], record_id=key[REF_BYTES:],  # type: ignore[arg-type] # plain bytes
+                type=(event := decode(row.value)).type, body=event,  # type: ignore[arg-type] # plain
+                occurred_at=event.at, received_at=event.at, tag=tag_of(event.id),
+            )
+            for row in rows
+        ]  # fmt: skip
 
 
-def _record(row: Row) -> Record:
-    key = row.key
-    event = decode_event(row.value or b"")
-    return Record(
-        partition=row.partition, offset=row.offset, ref=SubjectRef(key[:REF_BYTES]),
-        record_id=RecordId(key[REF_BYTES:]), type=event.type, body=event,  # type: ignore[arg-type] # plain
-        occurred_at=event.at, received_at=event.at, tag=bytes.fromhex(event.id),
-    )  # fmt: skip
+def _no_tag(_id: str) -> bytes:
+    return b""
 
 
 class PlainFold(PassFold):
@@ -174,6 +178,7 @@ class PlainWiring:
 
         books = _NoBooks()
         codec = PlainCodec(self.vault, partitions=self._log.partitions(SOURCE))
+        codec.reads_tags = self._is_exact
         cycle = PlainCycle(
             self.declaration, partition, store=store, codec=codec, states=self.states, books=books,
             initial=NOTHING, sampling_key=b"", ids=SystemIds(), read_at=read_at,

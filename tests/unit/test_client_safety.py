@@ -96,23 +96,48 @@ def test_an_unsafe_consumer_is_refused(options: Mapping[str, Option], setting: s
 
 
 def unchecked_clients(source: str) -> list[int]:
-    """Return the lines in which an aiokafka client is made of something else than checked options."""
-    lines = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CHECKED:
-            given = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None]
-            is_whole = len(given) == len(node.keywords) == 1 and not node.args
-            if not (is_whole and given[0].startswith(CHECKED[node.func.id] + "(")):
-                lines.append(node.lineno)
-    return lines
+    """Return the lines in which an aiokafka client is made of something else than checked options.
+
+    They are checked on the line, or where the name was assigned that stands there. Nothing that
+    was checked may be given beside them.
+    """
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in CHECKED
+        and not _is_checked(node, CHECKED[node.func.id], source)
+    ]
 
 
-def test_a_client_made_past_the_check_is_found() -> None:
+def _is_checked(call: ast.Call, by: str, source: str) -> bool:
+    given = [ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg is None]
+    beside = {keyword.arg for keyword in call.keywords if keyword.arg is not None}
+    return (
+        len(given) == 1
+        and (given[0].startswith(f"{by}(") or f" {given[0]} = {by}(" in source)
+        and not call.args
+        and beside.isdisjoint({*PRODUCER, *MEMBER})
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "lines"),
+    [
+        ("AIOKafkaProducer(**safe_producer(o))", []),
+        ("AIOKafkaConsumer(**safe_consumer(o), partition_assignment_strategy=(a,))", []),
+        ("if True:\n    self.o = safe_consumer(o)\nAIOKafkaConsumer(**self.o)", []),
+        ("AIOKafkaProducer(**o)", [1]),
+        ("AIOKafkaProducer(**safe_consumer(o))", [1]),
+        ("AIOKafkaProducer()", [1]),
+        ("AIOKafkaConsumer(**safe_consumer(o), auto_offset_reset='latest')", [1]),
+        ("AIOKafkaConsumer('topic', **safe_consumer(o))", [1]),
+    ],
+)
+def test_a_client_made_past_the_check_is_found(call: str, lines: list[int]) -> None:
     """The search below bites."""
-    good, plain = "AIOKafkaProducer(**safe_producer(o))", "AIOKafkaProducer(**o)"
-    mixed = "AIOKafkaConsumer(**safe_consumer(o), acks=1)"
-
-    assert unchecked_clients(f"{good}\n{plain}\n{mixed}") == [2, 3]
+    assert unchecked_clients(call) == lines
 
 
 def test_no_client_is_made_past_the_check() -> None:

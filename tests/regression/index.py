@@ -24,6 +24,7 @@ _CHARACTER: Final = "tests/characterisation/"
 _CONTRACT: Final = "tests/contract/test_log_kafka.py::TestKafkaLog::"
 _FAULTS: Final = "tests/contract/test_log_kafka_faults.py::"
 _HERE: Final = "tests/regression/"
+_JOB: Final = "tests/integration/"
 _SAFETY: Final = "tests/unit/test_client_safety.py::"
 
 INDEX: Final = (
@@ -32,7 +33,9 @@ INDEX: Final = (
         failure="exactly_once, a table and kill -9: 299,356 counted of 300,000",
         rule="workers die while data flows, and every projection is exact",
         tests=(
-            "tests/integration/test_main_job.py::test_everything_is_exact_though_workers_die_while_data_flows",
+            _JOB + "test_chaos.py::test_twenty_kills_in_three_hundred_thousand_events",
+            _JOB + "test_chaos.py::test_no_event_is_lost_or_doubled_though_workers_are_killed",
+            _JOB + "test_main_job.py::test_everything_is_exact_though_workers_die_while_data_flows",
             _CHARACTER + "test_faust_tables.py::test_f5_a_table_is_ahead_of_the_offsets_after_a_crash",
         ),
     ),
@@ -49,13 +52,14 @@ INDEX: Final = (
     ),
     Lesson(
         source="faust-streaming/faust#171, #333, #651, #158, robinhood/faust#175",
-        failure="recovery deleted keys that were assigned again; a delete in the changelog crashed it",
+        failure="recovery deleted keys that were assigned again, or stood above the high water and stuck",
         rule="a store is a cache that restores to what its changelog says last",
         tests=(
             _HERE + "test_restore.py::test_a_key_is_restored_as_it_was_left",
             _HERE + "test_restore.py::test_a_store_that_goes_on_takes_deletes_and_returns_of_keys",
             _HERE + "test_restore.py::test_what_a_dead_owner_did_not_commit_counts_for_nothing",
             _CONTRACT + "test_an_empty_value_is_not_a_tombstone",
+            _JOB + "test_standby.py::test_a_store_that_its_changelog_does_not_reach_is_begun_anew",
         ),
     ),
     Lesson(
@@ -64,6 +68,11 @@ INDEX: Final = (
         rule="a partition's owner is its transactional id, and its position lies in its own changelog",
         tests=(
             _HERE + "test_position.py::test_a_groups_committed_offset_is_never_a_position",
+            _JOB + "test_coordinator.py::test_a_paused_coordinator_doubles_nothing",
+            _JOB + "test_coordinator.py::test_six_pauses_double_nothing",
+            _JOB + "test_zombie.py::test_a_zombie_resumed_while_data_flows_is_fenced_and_goes_on",
+            _JOB
+            + "test_zombie.py::test_a_worker_that_is_fenced_in_its_transaction_writes_nothing_to_its_store",
             _CONTRACT + "test_a_second_owner_fences_the_first",
             _CONTRACT + "test_opening_a_writer_fences_before_anything_is_written",
             _CONTRACT + "test_a_fenced_writer_stays_fenced_until_it_is_opened_again",

@@ -216,16 +216,19 @@ class Removal:
             if row.category is category and row.month == month:
                 self.bury(work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row))
         name = part_key(category, month)
+        is_touched = False
         for processor in self._processors:
             state = work.get(processor.table, ref)
             if state is None or name not in state.parts:
                 continue
+            is_touched = True
             _leave_windows(work, ref, state.parts[name])
             kept = {key: part for key, part in state.parts.items() if key != name}
             if kept:
                 work.put(processor.table, ref, Parts(kept))
             else:
                 work.delete(processor.table, ref)
+        if is_touched:
             self._rotate(work, ref)
 
     # Projections ------------------------------------------------------------------------
@@ -242,10 +245,17 @@ class Removal:
         self._rotate(work, ref)
 
     def _rotate(self, work: Workspace, ref: SubjectRef) -> None:
-        """Move the subject's view keys to the next generation; the old one is shredded."""
+        """Move the subject's view keys to the next generation; the old one is shredded.
+
+        One number serves all projections of the subject, so those that stay are sealed anew.
+        """
         generation = (work.get(GENERATIONS, ref) or 0) + 1
         work.put(GENERATIONS, ref, generation)
         work.put(SHREDS, ref + b"view", Shred("view", below=generation))
+        for processor in self._processors:
+            state = work.get(processor.table, ref)
+            if state is not None:
+                work.put(processor.table, ref, state)
 
     def _shred(self, work: Workspace, ref: SubjectRef, shred: Shred) -> None:
         """Put keys on the list of those to destroy, where this pass owns the tombstones."""

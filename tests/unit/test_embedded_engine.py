@@ -159,7 +159,9 @@ async def test_retention_of_one_view_spares_the_others(tmp_path: Path) -> None:
         await it.take([line(Said(id="e1", people=(("7",),), facts=(enrolled,), browser="Firefox"))])
         for at in (NOW + timedelta(days=31 * month) for month in range(1, 15)):
             ticks = [
-                it.runtime.codec.control_record(it.runtime.ids.token(), partition, Tick(at=at), received_at=at)
+                it.runtime.codec.control_record(
+                    it.runtime.ids.token(), partition, Tick(at=at), received_at=at
+                )
                 for partition in range(it.runtime.partitions)
             ]
             await it.runtime.log.append(LEDGER_EVENTS, ticks)

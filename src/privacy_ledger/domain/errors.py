@@ -8,6 +8,7 @@ LedgerError
 ├── UnknownKey            retriable=False   a key id that this keystore never held
 ├── HomeUnusable          retriable=False   wrong, foreign or locked home
 ├── StoreFull             retriable=True    no space left on a device
+├── StoreCorrupt          retriable=True    a store's own files are damaged: it is wiped and restored
 ├── LogUnavailable        retriable=True    broker or log file cannot be reached
 ├── LedgerRewound         retriable=False   the log ends below, or differs at, a known position
 ├── Fenced                retriable=False   another owner took over
@@ -30,6 +31,7 @@ __all__ = [
     "NotCaughtUp",
     "RefusedByPolicy",
     "SchemaMismatch",
+    "StoreCorrupt",
     "StoreFull",
     "UnknownKey",
     "UnsafeSettings",
@@ -92,6 +94,12 @@ class HomeUnusable(LedgerError):
 
 class StoreFull(LedgerError):
     """A device has no space left; nothing was acknowledged that is not durable."""
+
+    retriable = True
+
+
+class StoreCorrupt(LedgerError):
+    """A local store cannot be read as it was written; it is only a cache, so it is filled again."""
 
     retriable = True
 

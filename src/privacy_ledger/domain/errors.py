@@ -12,6 +12,9 @@ LedgerError
 ├── LogUnavailable        retriable=True    broker or log file cannot be reached
 ├── LedgerRewound         retriable=False   the log ends below, or differs at, a known position
 ├── Fenced                retriable=False   another owner took over
+├── BuildRefused          retriable=False   this build must not run a pass: a newer one may
+│   ├── ProcessorChanged                    it is not what its rows were folded by
+│   └── ProcessorMoved                      it runs in another pass now
 ├── NotCaughtUp           retriable=True    the views did not pass an offset in time
 ├── UnsafeSettings        retriable=False   a client or its host would lose or double records
 └── InvariantViolation    retriable=False   a promise of this program was broken
@@ -21,6 +24,7 @@ from privacy_ledger.domain.refusals import Refusal
 
 __all__ = [
     "BadInput",
+    "BuildRefused",
     "Fenced",
     "HomeUnusable",
     "InvariantViolation",
@@ -29,6 +33,8 @@ __all__ = [
     "LedgerRewound",
     "LogUnavailable",
     "NotCaughtUp",
+    "ProcessorChanged",
+    "ProcessorMoved",
     "RefusedByPolicy",
     "SchemaMismatch",
     "StoreCorrupt",
@@ -116,6 +122,37 @@ class LedgerRewound(LedgerError):
 
 class Fenced(LedgerError):
     """Another owner of this pass and partition took over; this one must not write again."""
+
+
+class BuildRefused(LedgerError):
+    """This build must not run a pass: the worker ends, so that one with another build may."""
+
+
+class ProcessorChanged(BuildRefused):
+    """A processor's declaration is not the one that its rows were folded by."""
+
+    def __init__(self, *, processor: str, runs_in: str, partition: int, how: str) -> None:
+        """Name the processor, where it runs, and what differs."""
+        self.processor = processor
+        super().__init__(
+            f"The processor {processor} of the pass {runs_in} (partition {partition}) has {how}: "
+            "its rows would mix two projections. Put the earlier declaration back, or declare the next "
+            f"version and build it beside with `privacy-ledger replay build {processor}`."
+        )
+
+
+class ProcessorMoved(BuildRefused):
+    """A processor runs in another pass than this build says; its view has one writer."""
+
+    def __init__(self, *, processor: str, runs_in: str, partition: int, to: str) -> None:
+        """Name the processor, where this build runs it, and where it is now."""
+        self.processor = processor
+        super().__init__(
+            f"The processor {processor} moved from {runs_in} to the pass {to} (partition {partition}), "
+            "and this build does not know of it. Nothing was written. Start a worker of the build that "
+            "moved it (`privacy-ledger worker run`); in a build of your own, name the passes that it "
+            "comes from in `moved_from`."
+        )
 
 
 class NotCaughtUp(LedgerError):

@@ -5,7 +5,7 @@ changelog, written in the transaction of the states that it belongs to.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from privacy_ledger.domain.errors import LedgerRewound
 from privacy_ledger.engine.progress import RestoreProgress
@@ -16,7 +16,6 @@ from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import OutOfRange
 
 __all__ = [
-    "FencedLog",
     "applied",
     "check_not_rewound",
     "marks_of",
@@ -27,14 +26,6 @@ __all__ = [
 
 RESTORE_READ: Final = 5000
 _PROGRESS: Final = b"\0chg:"
-
-
-class FencedLog(EventLog, Protocol):
-    """An event log whose named writers fence each other."""
-
-    async def open_writer(self, writer: str) -> int:
-        """Become the owner of `writer`; end what an earlier owner left open. Return the epoch."""
-        ...
 
 
 async def restore(

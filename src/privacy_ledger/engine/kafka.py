@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Protocol
 
 from privacy_ledger.domain.errors import (
+    BuildRefused,
     Fenced,
     InvariantViolation,
     LedgerError,
@@ -22,19 +23,20 @@ from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import (
-    FencedLog,
     check_not_rewound,
     marks_of,
     note_progress,
     restore,
 )
+from privacy_ledger.engine.moving import claim_moved
 from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled, Restoring
 from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
+from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import Row
+from privacy_ledger.ports.log import EventLog, Row
 from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
 from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
 
@@ -101,7 +103,7 @@ class KafkaEngine:
         declaration: PassDeclaration,
         wiring: Wiring,
         *,
-        log: FencedLog,
+        log: EventLog,
         vault: KeyVault,
         states: StateCodec,
         clock: Clock,
@@ -127,6 +129,7 @@ class KafkaEngine:
         self._slots = asyncio.Semaphore(ACQUIRING_AT_ONCE)
         self._stopping = asyncio.Event()
         self._failing_since: float | None = None
+        self._refusal: BuildRefused | None = None
         self._lag_at = 0.0
         self._lag: asyncio.Task[None] | None = None
         self.on_acquired: Callable[[int], None] | None = None
@@ -138,6 +141,7 @@ class KafkaEngine:
 
         Raises:
             Fenced: another worker runs under the identity of this one.
+            BuildRefused: this build must not run the pass; a worker of another build may.
         """
         following = asyncio.create_task(self._standby.run())
         try:
@@ -152,6 +156,8 @@ class KafkaEngine:
             await asyncio.gather(*tasks, *self._sweeps, following, return_exceptions=True)
             self._stores.close()
             await self._source.leave()
+        if self._refusal is not None:
+            raise self._refusal
 
     def stop(self) -> None:
         """Finish the cycle in hand and end `run`."""
@@ -244,9 +250,7 @@ class KafkaEngine:
             return
         async with owned.lock:
             started = time.monotonic()
-            store, records = await self._bring_up(owned, partition)
-            cycle = self._wiring.open_cycle(partition, store)
-            await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
+            cycle, records = await self._enter(owned, partition)
             await self._finish_predecessor(cycle, partition)
             if generation != self._generation:
                 return
@@ -294,6 +298,28 @@ class KafkaEngine:
                 return store, records
         raise InvariantViolation("an empty store reaches beyond its changelogs")
 
+    async def _enter(self, owned: _Owned, partition: int) -> tuple[PartitionCycle, int]:
+        """Return a cycle over restored states whose roster is what this build declares.
+
+        Raises:
+            BuildRefused: this build must not run the pass.
+            LedgerRewound: the ledger is not the one that was folded.
+        """
+        store, records = await self._bring_up(owned, partition)
+        cycle = self._wiring.open_cycle(partition, store)
+        claims = await claim_moved(
+            self._log, self._declaration, partition, cycle=cycle, states=self._states,
+            vault=self._vault, now=self._clock.now(),
+        )  # fmt: skip
+        if claims:
+            store, more = await self._bring_up(owned, partition)
+            cycle, records = self._wiring.open_cycle(partition, store), records + more
+        await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
+        batch = cycle.enrol(now=self._clock.now(), claims=claims)
+        if batch is not None:
+            await self._write(cycle, partition, batch)
+        return cycle, records
+
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
         await self._carry_out(cycle, cycle.outstanding())
@@ -333,8 +359,10 @@ class KafkaEngine:
         """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
         started = time.monotonic()
         fetched = await self._source.poll(timeout_s=COMMIT_S, limit=ROWS_PER_POLL)
-        if fetched:
-            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
+        joining = [p for p, owned in self._owned.items() if owned.cycle and owned.cycle.roll.seats.is_moving]
+        todo: dict[int, Sequence[Row]] = {**dict.fromkeys(joining, ()), **fetched}
+        if todo:
+            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in todo.items()))
         await self._tend()
         interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
         rest = interval - (time.monotonic() - started)
@@ -359,18 +387,21 @@ class KafkaEngine:
     async def _commit(
         self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
     ) -> None:
-        batch = await cycle.run(rows, now=self._clock.now())
-        if not batch.records or owned.cycle is not cycle or self._owned.get(partition) is not owned:
-            return
-        await self._write(cycle, partition, batch)
+        async def commit(batch: Batch) -> bool:
+            if owned.cycle is not cycle or self._owned.get(partition) is not owned:
+                return False
+            await self._write(cycle, partition, batch)
 
-        # A deleted value stays in the store's files until they are rewritten: at the next tick.
-        owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
-        # And what lies in memory only would make an old store of one that is read after a crash.
-        if batch.is_tick:
-            store = self._stores.open(partition)
-            await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
-            owned.has_residue = False
+            # A deleted value stays in the store's files until they are rewritten: at the next tick.
+            owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
+            # And what lies in memory only would make an old store of one that is read after a crash.
+            if batch.is_tick:
+                store = self._stores.open(partition)
+                await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
+                owned.has_residue = False
+            return True
+
+        await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
 
     def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:
         """Stop folding a partition and acquire it again later, from its own position."""
@@ -427,6 +458,11 @@ class KafkaEngine:
         """Say what went wrong, without frames, which may hold values; return when to try again."""
         where = self._where(partition)
         match error:
+            case BuildRefused():
+                log_line.error("build refused", **where, reason=str(error))
+                self._refusal = error
+                self.stop()
+                return STOPPED_RETRY_S
             case LedgerRewound() | UnknownKey() | ControlUnreadable():
                 log_line.error("partition stopped", **where, reason=str(error))
                 return STOPPED_RETRY_S

@@ -100,6 +100,9 @@ class _PlainStates:
     def group(self, table: Table[T]) -> str:
         return table.name
 
+    def unused_generation(self, table: Table[T]) -> int:  # noqa: ARG002 - no keys, no generations
+        return 0
+
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         return table.code + key
 

@@ -409,6 +409,7 @@ def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
         vault=runtime.vault,
         states=_codec_of(declaration, runtime.vault),
         clock=runtime.clock,
+        ids=runtime.ids,
     )
 
 

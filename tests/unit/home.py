@@ -221,9 +221,7 @@ async def home(
     `is_exact` False: ingest cannot look live tags up, as on Kafka. `wrap`: around every port.
     `declared`: other passes.
     """
-    async with bootstrap.open_runtime(
-        settings(folder), trial=trial, wrap=wrap, declared=declared
-    ) as runtime:
+    async with bootstrap.open_runtime(settings(folder), trial=trial, wrap=wrap, declared=declared) as runtime:
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
         lane_codec: Codec = LedgerCodec(

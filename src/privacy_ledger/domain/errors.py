@@ -8,9 +8,12 @@ LedgerError
 ├── UnknownKey            retriable=False   a key id that this keystore never held
 ├── HomeUnusable          retriable=False   wrong, foreign or locked home
 ├── StoreFull             retriable=True    no space left on a device
-├── StoreCorrupt          retriable=True    a store's own files are damaged: it is wiped and restored
+├── StoreUnfit            retriable=True    a local store must not be folded over: wiped and restored
+│   └── StoreCorrupt                        its own files are damaged
+├── ChangelogLost         retriable=True    a pass's state is not whole in its topics: built again
 ├── LogUnavailable        retriable=True    broker or log file cannot be reached
 ├── LedgerRewound         retriable=False   the log ends below, or differs at, a known position
+├── LedgerTruncated       retriable=False   records were deleted that a pass has not folded
 ├── Fenced                retriable=False   another owner took over
 ├── BuildRefused          retriable=False   this build must not run a pass: a newer one may
 │   ├── ProcessorChanged                    it is not what its rows were folded by
@@ -25,12 +28,14 @@ from privacy_ledger.domain.refusals import Refusal
 __all__ = [
     "BadInput",
     "BuildRefused",
+    "ChangelogLost",
     "Fenced",
     "HomeUnusable",
     "InvariantViolation",
     "KeyUnavailable",
     "LedgerError",
     "LedgerRewound",
+    "LedgerTruncated",
     "LogUnavailable",
     "NotCaughtUp",
     "ProcessorChanged",
@@ -39,6 +44,7 @@ __all__ = [
     "SchemaMismatch",
     "StoreCorrupt",
     "StoreFull",
+    "StoreUnfit",
     "UnknownKey",
     "UnsafeSettings",
 ]
@@ -48,6 +54,11 @@ class LedgerError(Exception):
     """The root: `str(error)` is one plain sentence and the next step, free of personal values."""
 
     retriable: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The name of what happened, in two or three words, for logs and readiness."""
+        return "".join(f" {c.lower()}" if c.isupper() else c for c in type(self).__name__).strip()
 
 
 class BadInput(LedgerError):
@@ -104,10 +115,48 @@ class StoreFull(LedgerError):
     retriable = True
 
 
-class StoreCorrupt(LedgerError):
-    """A local store cannot be read as it was written; it is only a cache, so it is filled again."""
+class StoreUnfit(LedgerError):
+    """A local store must not be folded over; it is only a cache, so it is wiped and filled again."""
 
     retriable = True
+
+    def __init__(self, how: str, message: str) -> None:
+        """Keep the one word that names the outcome beside the message."""
+        super().__init__(message)
+        self.how = how
+
+    @property
+    def outcome(self) -> str:
+        """`store stale`, `store foreign` and so on."""
+        return f"store {self.how}"
+
+
+class StoreCorrupt(StoreUnfit):
+    """A local store cannot be read as it was written."""
+
+    def __init__(self, message: str) -> None:
+        """Take the message."""
+        super().__init__("corrupt", message)
+
+
+class ChangelogLost(LedgerError):
+    """The state of a pass is not whole in its topics; it is built again from the ledger."""
+
+    retriable = True
+
+    def __init__(self, how: str, *, topic: str, partition: int, message: str) -> None:
+        """Keep the one word that names the outcome; say where, what, and what happens now."""
+        super().__init__(
+            f"{topic} partition {partition} {message} The pass's state is built again from the ledger; "
+            "look at the topic's settings with `privacy-ledger topics plan`."
+        )
+        self.how = how
+        self.topic = topic
+
+    @property
+    def outcome(self) -> str:
+        """`changelog truncated`, `changelog shortened` and so on."""
+        return f"changelog {self.how}"
 
 
 class LogUnavailable(LedgerError):
@@ -118,6 +167,10 @@ class LogUnavailable(LedgerError):
 
 class LedgerRewound(LedgerError):
     """The log ends below a known position or holds another record there: stop the partition."""
+
+
+class LedgerTruncated(LedgerError):
+    """Records of the ledger were deleted that a pass has not folded: nothing can stand for them."""
 
 
 class Fenced(LedgerError):

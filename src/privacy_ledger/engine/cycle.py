@@ -261,9 +261,13 @@ class PartitionCycle:
         Raises:
             BuildRefused: a processor changed, or moved away; nothing may be folded.
         """
-        work = Workspace(self._cache)
+        work = self._workspace()
         self.roll.enrol(work, self.position.offset, claims=claims or {})
         return self._batch(work, (), (), (), now=now) if len(work) else None
+
+    def check_roll(self) -> None:
+        """Raise `BuildRefused` where `enrol` would; nothing changes."""
+        self.roll.enrol(Workspace(self._cache), self.position.offset, claims={})
 
     async def bring_up(self, *, now: datetime) -> Batch:
         """Return one bounded slice for the processors that are brought up, or that leave."""
@@ -272,7 +276,7 @@ class PartitionCycle:
         return self._batch(work, emits, (), (), now=now)
 
     async def _slice(self) -> tuple[Workspace, list[Emit]]:
-        work = Workspace(self._cache)
+        work = self._workspace()
         emits: list[Emit] = []
         for demand in self.roll.next_demands(work):
             await self._serve(work, demand, emits)

@@ -137,17 +137,24 @@ def worker_host() -> Callable[..., Coroutine[object, object, None]]:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, trial: datetime | None = None, prepare: bool = True, wrap: Wrap | None = None
+    settings: Settings,
+    *,
+    trial: datetime | None = None,
+    prepare: bool = True,
+    wrap: Wrap | None = None,
+    declared: Mapping[str, PassDeclaration] | None = None,
 ) -> AsyncIterator[Runtime]:
     """Yield the wired home or cluster; closes everything after.
 
     `prepare`: adopt the registry seed and write a first tick where none is in force. `wrap`: what
     to put around each port that does I/O; every use of the port in this runtime goes through it.
+    `declared`: the passes, otherwise those of the installed processors.
     """
+    declared = declared_passes() if declared is None else declared
     if settings.cluster is None:
-        runtime = _embedded(settings, trial=trial, wrap=wrap or _as_it_is)
+        runtime = _embedded(settings, declared, trial=trial, wrap=wrap or _as_it_is)
     else:
-        runtime = await _on_kafka(settings, settings.cluster, wrap=wrap or _as_it_is)
+        runtime = await _on_kafka(settings, settings.cluster, declared, wrap=wrap or _as_it_is)
     try:
         if prepare:
             await _prepare(runtime)
@@ -183,7 +190,9 @@ async def _prepare(runtime: Runtime) -> None:
 # Embedded ----------------------------------------------------------------------------------
 
 
-def _embedded(settings: Settings, *, trial: datetime | None, wrap: Wrap) -> Runtime:
+def _embedded(
+    settings: Settings, declared: Mapping[str, PassDeclaration], *, trial: datetime | None, wrap: Wrap
+) -> Runtime:
     ids: Ids = wrap("ids", SystemIds())
     home = open_home(settings.home, ids=ids, trial=trial)
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / home.file.id
@@ -196,9 +205,8 @@ def _embedded(settings: Settings, *, trial: datetime | None, wrap: Wrap) -> Runt
     keystore = settings.keystore or home.path / "keystore.db"
     vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
     codec = LedgerCodec(vault, partitions=home.file.partitions)
-    declared = declared_passes()
     books = RegistryBooks(log)
-    core = _codec_of(declared[CORE], vault)
+    core = _codec_of_views(declared, vault)
     views = LogViews(IndexedLatest(log), core, partitions=home.file.partitions)
     lanes = [
         _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids, wrap=wrap)
@@ -218,6 +226,12 @@ def _embedded(settings: Settings, *, trial: datetime | None, wrap: Wrap) -> Runt
 
 def _codec_of(declaration: PassDeclaration, vault: KeyVault) -> PassStateCodec:
     return PassStateCodec(declaration.name, vault, publishes=declaration.publishes)
+
+
+def _codec_of_views(declared: Mapping[str, PassDeclaration], vault: KeyVault) -> PassStateCodec:
+    """Return the codec that reads every public view, whichever pass writes it, and what core keeps."""
+    public = frozenset[str]().union(*(declaration.publishes for declaration in declared.values()))
+    return PassStateCodec(CORE, vault, publishes=public)
 
 
 def _routes(declaration: PassDeclaration, states: PassStateCodec) -> dict[bytes, tuple[str, bool]]:
@@ -275,7 +289,13 @@ def _cycle_opener(
 # Kafka -------------------------------------------------------------------------------------
 
 
-async def _on_kafka(settings: Settings, cluster: ClusterSettings, *, wrap: Wrap) -> Runtime:
+async def _on_kafka(
+    settings: Settings,
+    cluster: ClusterSettings,
+    declared: Mapping[str, PassDeclaration],
+    *,
+    wrap: Wrap,
+) -> Runtime:
     keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
     ids, clock = wrap("ids", SystemIds()), SystemClock()
@@ -290,8 +310,7 @@ async def _on_kafka(settings: Settings, cluster: ClusterSettings, *, wrap: Wrap)
         await log.close()
         vault.close()
         raise
-    declared = declared_passes()
-    core = _codec_of(declared[CORE], vault)
+    core = _codec_of_views(declared, vault)
     views = LogViews(TailedLatest(log), core, partitions=partitions)
     return Runtime(
         settings=settings, home=None, clock=clock, ids=ids, log=log, vault=vault, codec=codec,
@@ -390,6 +409,7 @@ def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
         vault=runtime.vault,
         states=_codec_of(declaration, runtime.vault),
         clock=runtime.clock,
+        ids=runtime.ids,
     )
 
 

@@ -35,6 +35,7 @@ from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import Share
 from privacy_ledger.streams.fold import PassFold
+from privacy_ledger.streams.progress import Progress
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Table, Workspace
@@ -161,11 +162,11 @@ class PlainWiring:
         self.gate: Gate | None = None
         self.cycles: dict[int, PartitionCycle] = {}
         self.vault = SqliteKeyVault(folder / "keystore.db", FileKeks(folder / "keys"), ids=SystemIds())
-        unused = cast("Any", None)
+        never = cast("Any", Progress())  # the plain fold calls no step
         self.declaration = PassDeclaration(
             name=PASS, source=SOURCE, publishes=frozenset({VIEW.name}),
             processors=(
-                Processor(name="bench", runs_in=PASS, source=SOURCE, table=cast("Any", VIEW), step=unused),
+                Processor(name="bench", runs_in=PASS, source=SOURCE, table=cast("Any", VIEW), step=never),
             ),
         )  # fmt: skip
         self.states = PassStateCodec(PASS, self.vault, publishes=self.declaration.publishes)
@@ -220,8 +221,9 @@ class _Engine(KafkaEngine):
 
 def _engine(wiring: PlainWiring, log: KafkaLog) -> _Engine:
     return _Engine(
-        wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states, clock=SystemClock()
-    )
+        wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states,
+        clock=SystemClock(), ids=SystemIds(),
+    )  # fmt: skip
 
 
 # Alone ----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.bootstrap import Runtime, open_runtime
 from privacy_ledger.domain.topics import TOPICS
+from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.settings import Settings
 
 __all__ = ["Cluster", "Line", "Process", "Worker", "until"]
@@ -174,9 +175,9 @@ class Cluster:
         return started
 
     @asynccontextmanager
-    async def runtime(self) -> AsyncIterator[Runtime]:
-        """Yield a runtime of this process on the cluster."""
-        async with open_runtime(self.settings) as runtime:
+    async def runtime(self, declared: Mapping[str, PassDeclaration] | None = None) -> AsyncIterator[Runtime]:
+        """Yield a runtime of this process on the cluster; `declared`: the passes of another build."""
+        async with open_runtime(self.settings, declared=declared) as runtime:
             yield runtime
 
     def end(self) -> None:

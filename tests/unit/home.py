@@ -1,6 +1,6 @@
 """A home in a temporary folder with a clock of its own, and made-up lines in a made-up format."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +30,7 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import AUDIT_LEAVES, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity, KeyVault
@@ -208,13 +209,19 @@ def settings(folder: Path) -> Settings:
 
 @asynccontextmanager
 async def home(
-    folder: Path, *, trial: datetime | None = None, is_exact: bool = True, wrap: Wrap | None = None
+    folder: Path,
+    *,
+    trial: datetime | None = None,
+    is_exact: bool = True,
+    wrap: Wrap | None = None,
+    declared: Mapping[str, PassDeclaration] | None = None,
 ) -> AsyncIterator[TestHome]:
     """Yield a home with the seed in force; `trial` gives it a time of its own.
 
     `is_exact` False: ingest cannot look live tags up, as on Kafka. `wrap`: around every port.
+    `declared`: other passes.
     """
-    async with bootstrap.open_runtime(settings(folder), trial=trial, wrap=wrap) as runtime:
+    async with bootstrap.open_runtime(settings(folder), trial=trial, wrap=wrap, declared=declared) as runtime:
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
         lane_codec: Codec = LedgerCodec(

@@ -7,16 +7,17 @@ import pytest
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app.registrar import Registrar
+from privacy_ledger.domain.events import CourseEnrolled, Tick, event_type
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, state_topic
 from privacy_ledger.domain.values import partition_of
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.log import NewRecord
-from privacy_ledger.streams import subject_view
+from privacy_ledger.streams import progress, subject_view
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import PARKED, SHREDS
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
-from tests.unit.home import home, played, settings, unreadable, viewed
+from tests.unit.home import COURSE, NOW, Said, home, line, played, settings, unreadable, viewed
 
 ADA = "openedx:user_id:7"
 PURPOSE = "improve.analyse"
@@ -149,3 +150,26 @@ async def test_a_foreign_tombstone_changes_nothing(tmp_path: Path) -> None:
         await it.runtime.log.append(LEDGER_EVENTS, (NewRecord(row.partition, row.key, None),))
         await it.runtime.passes.settle()
         assert await it.runtime.views.live(it.ref("7")) == (live,)
+
+
+async def test_retention_of_one_view_spares_the_others(tmp_path: Path) -> None:
+    """A device falls due; the person's progress has no part of it, and stays readable under the new key."""
+    enrolled: dict[str, str | int] = {"type": event_type(CourseEnrolled), "course": COURSE}
+    async with home(tmp_path) as it:
+        await it.take([line(Said(id="e1", people=(("7",),), facts=(enrolled,), browser="Firefox"))])
+        for at in (NOW + timedelta(days=31 * month) for month in range(1, 15)):
+            ticks = [
+                it.runtime.codec.control_record(
+                    it.runtime.ids.token(), partition, Tick(at=at), received_at=at
+                )
+                for partition in range(it.runtime.partitions)
+            ]
+            await it.runtime.log.append(LEDGER_EVENTS, ticks)
+        await it.runtime.passes.settle()
+        view = await it.runtime.views.get(subject_view.TABLE, it.ref("7"))
+        assert view is not None
+        assert subject_view.merge(view).devices == {}
+        courses = await it.runtime.views.get(progress.TABLE, it.ref("7"))
+        assert courses is not None
+        assert COURSE in progress.merge(courses)
+        assert (await verify(it.runtime)).is_equal

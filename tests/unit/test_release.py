@@ -184,6 +184,14 @@ class FaultyLog:
         self._step(is_after=False)
         return await self._log.end(topic, partition)
 
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Append as a newer owner."""
+        await self._log.supersede(writes, writer=writer)
+
+    async def first(self, topic: str, partition: int) -> int:
+        """Return the lowest offset."""
+        return await self._log.first(topic, partition)
+
     async def close(self) -> None:
         """Leave the log to its owner."""
 

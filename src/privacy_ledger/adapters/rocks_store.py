@@ -18,7 +18,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from privacy_ledger.domain.errors import StoreFull
+from privacy_ledger.domain.errors import LedgerError, StoreCorrupt, StoreFull
 
 __all__ = ["RocksFolder", "RocksStore"]
 
@@ -30,41 +30,64 @@ OPEN_FILES_MAX: Final = 128
 FILTER_BITS: Final = 10
 """Bits per key of the filters: one look-up in a hundred for a key that is not there reads a block."""
 MEMTABLE_FILTER_PART: Final = 0.02
+_FULL: Final = ("No space", "File too large", "Disk quota")
 
 
 class RocksStore:
     """`StateStore` on RocksDB; a cache of the changelog, with no write-ahead log of its own.
 
     A crash loses what was not flushed yet, always the newest batches as a whole: the store is
-    behind or empty, and restore reads the changelog on.
+    behind or empty, and restore reads the changelog on. Every block that is read is checked
+    against its checksum: a damaged file raises `StoreCorrupt`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the folder."""
+        """Open or create the folder.
+
+        Raises:
+            StoreCorrupt: the files that are there make no database.
+            StoreFull: the device has no space for an empty one.
+        """
         path.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._database = _open(path)
+        try:
+            self._database = _open(path)
+        except Exception as error:  # noqa: BLE001 - the binding raises nothing narrower
+            raise _translated(error) from None
         self._write_options = WriteOptions()
         # The changelog is the log: what a crash takes from memory, restore reads there.
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment] # a property
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of these keys, in order; one batched read."""
-        return cast("list[bytes | None]", self._database.get(list(keys)))
+        try:
+            return cast("list[bytes | None]", self._database.get(list(keys)))
+        except Exception as error:  # noqa: BLE001 - see `__init__`
+            raise _translated(error) from None
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, in key order."""
-        pairs = cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=prefix))
-        for key, value in pairs:
-            if not key.startswith(prefix):
-                return
-            yield key, value
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, from `prefix` + `start` on."""
+        # A cursor ends at a damaged block as it does at the last key; only its status tells.
+        cursor = self._database.iter()
+        try:
+            cursor.seek(prefix + start)
+            while cursor.valid():
+                key = cast("bytes", cursor.key())
+                if not key.startswith(prefix):
+                    return
+                yield key, cast("bytes", cursor.value())
+                cursor.next()
+            cursor.status()
+        except Exception as error:  # noqa: BLE001 - see `__init__`
+            raise _translated(error) from None
+        finally:
+            del cursor  # the database stays locked for as long as one lives
 
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Apply all changes in one atomic batch; None deletes.
 
         Raises:
             StoreFull: the device is full; the changelog holds the batch, and restore brings it.
+            StoreCorrupt: the files cannot take it for another reason.
         """
         batch = WriteBatch(raw_mode=True)
         for key, value in changes:
@@ -74,27 +97,31 @@ class RocksStore:
                 batch.put(key, value)
         try:
             self._database.write(batch, write_opt=self._write_options)
-        except Exception as error:
-            if "No space" in str(error):
-                raise StoreFull(
-                    "The state folder is full. Free space, then start the worker again."
-                ) from None
-            raise
-
-    def wipe(self) -> None:
-        """Remove every key and its bytes; restore fills the store again."""
-        self._database.close()
-        Rdict.destroy(str(self._path), Options(raw_mode=True))
-        self._database = _open(self._path)
+        except Exception as error:  # noqa: BLE001 - see `__init__`
+            raise _translated(error) from None
 
     def flush(self) -> None:
-        """Write what lies in memory to a file, so that a crash loses only what comes later."""
-        self._database.flush()
+        """Write what lies in memory to a file, so that a crash loses only what comes later.
+
+        Raises:
+            StoreFull, StoreCorrupt: as `write`.
+        """
+        try:
+            self._database.flush()
+        except Exception as error:  # noqa: BLE001 - see `__init__`
+            raise _translated(error) from None
 
     def compact(self) -> None:
-        """Rewrite the files so that deleted values are gone from them."""
-        self._database.flush()
-        self._database.compact_range(None, None)
+        """Rewrite the files so that deleted values are gone from them.
+
+        Raises:
+            StoreFull, StoreCorrupt: as `write`.
+        """
+        try:
+            self._database.flush()
+            self._database.compact_range(None, None)
+        except Exception as error:  # noqa: BLE001 - see `__init__`
+            raise _translated(error) from None
 
     def close(self) -> None:
         """Close the database; idempotent."""
@@ -150,3 +177,17 @@ def _open(path: Path) -> Rdict:
 def _shared() -> tuple[WriteBufferManager, Cache]:
     """Return what all stores of this process share; a full buffer is written out, nobody is held up."""
     return WriteBufferManager(PROCESS_BUFFER_BYTES, False), Cache(PROCESS_CACHE_BYTES)  # noqa: FBT003 - see above
+
+
+def _translated(error: Exception) -> LedgerError:
+    """Return what an error of the binding means; its text may hold a path, never a value."""
+    text = str(error)
+    if any(sign in text for sign in _FULL):
+        return StoreFull(
+            "The state folder is full. Free space; the worker goes on by itself, and nothing is lost."
+        )
+    kind = text.partition(":")[0] if text[:1].isupper() else type(error).__name__
+    return StoreCorrupt(
+        f"A local state store cannot be used ({kind}). It is a cache: the worker wipes it and "
+        "restores it from its changelog."
+    )

@@ -65,6 +65,10 @@ class PassStateCodec:
         """Return the key group that seals a table in this pass."""
         return view_group(table) if table.sealing == "view" else f"state:{self._pass}"
 
+    def unused_generation(self, table: Table[T]) -> int:
+        """Return the first generation that no key of the table's group has reached, for anybody."""
+        return self._vault.unused_generation(self.group(table))
+
     def seal(
         self, changes: Sequence[Changes], *, generation: Callable[[bytes], int], now: datetime
     ) -> list[list[bytes | None]]:

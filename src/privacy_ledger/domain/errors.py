@@ -8,9 +8,16 @@ LedgerError
 ├── UnknownKey            retriable=False   a key id that this keystore never held
 ├── HomeUnusable          retriable=False   wrong, foreign or locked home
 ├── StoreFull             retriable=True    no space left on a device
+├── StoreUnfit            retriable=True    a local store must not be folded over: wiped and restored
+│   └── StoreCorrupt                        its own files are damaged
+├── ChangelogLost         retriable=True    a pass's state is not whole in its topics: built again
 ├── LogUnavailable        retriable=True    broker or log file cannot be reached
 ├── LedgerRewound         retriable=False   the log ends below, or differs at, a known position
+├── LedgerTruncated       retriable=False   records were deleted that a pass has not folded
 ├── Fenced                retriable=False   another owner took over
+├── BuildRefused          retriable=False   this build must not run a pass: a newer one may
+│   ├── ProcessorChanged                    it is not what its rows were folded by
+│   └── ProcessorMoved                      it runs in another pass now
 ├── NotCaughtUp           retriable=True    the views did not pass an offset in time
 ├── UnsafeSettings        retriable=False   a client or its host would lose or double records
 └── InvariantViolation    retriable=False   a promise of this program was broken
@@ -20,17 +27,24 @@ from privacy_ledger.domain.refusals import Refusal
 
 __all__ = [
     "BadInput",
+    "BuildRefused",
+    "ChangelogLost",
     "Fenced",
     "HomeUnusable",
     "InvariantViolation",
     "KeyUnavailable",
     "LedgerError",
     "LedgerRewound",
+    "LedgerTruncated",
     "LogUnavailable",
     "NotCaughtUp",
+    "ProcessorChanged",
+    "ProcessorMoved",
     "RefusedByPolicy",
     "SchemaMismatch",
+    "StoreCorrupt",
     "StoreFull",
+    "StoreUnfit",
     "UnknownKey",
     "UnsafeSettings",
 ]
@@ -40,6 +54,11 @@ class LedgerError(Exception):
     """The root: `str(error)` is one plain sentence and the next step, free of personal values."""
 
     retriable: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The name of what happened, in two or three words, for logs and readiness."""
+        return "".join(f" {c.lower()}" if c.isupper() else c for c in type(self).__name__).strip()
 
 
 class BadInput(LedgerError):
@@ -96,6 +115,50 @@ class StoreFull(LedgerError):
     retriable = True
 
 
+class StoreUnfit(LedgerError):
+    """A local store must not be folded over; it is only a cache, so it is wiped and filled again."""
+
+    retriable = True
+
+    def __init__(self, how: str, message: str) -> None:
+        """Keep the one word that names the outcome beside the message."""
+        super().__init__(message)
+        self.how = how
+
+    @property
+    def outcome(self) -> str:
+        """`store stale`, `store foreign` and so on."""
+        return f"store {self.how}"
+
+
+class StoreCorrupt(StoreUnfit):
+    """A local store cannot be read as it was written."""
+
+    def __init__(self, message: str) -> None:
+        """Take the message."""
+        super().__init__("corrupt", message)
+
+
+class ChangelogLost(LedgerError):
+    """The state of a pass is not whole in its topics; it is built again from the ledger."""
+
+    retriable = True
+
+    def __init__(self, how: str, *, topic: str, partition: int, message: str) -> None:
+        """Keep the one word that names the outcome; say where, what, and what happens now."""
+        super().__init__(
+            f"{topic} partition {partition} {message} The pass's state is built again from the ledger; "
+            "look at the topic's settings with `privacy-ledger topics plan`."
+        )
+        self.how = how
+        self.topic = topic
+
+    @property
+    def outcome(self) -> str:
+        """`changelog truncated`, `changelog shortened` and so on."""
+        return f"changelog {self.how}"
+
+
 class LogUnavailable(LedgerError):
     """The broker or the log file cannot be reached."""
 
@@ -106,8 +169,43 @@ class LedgerRewound(LedgerError):
     """The log ends below a known position or holds another record there: stop the partition."""
 
 
+class LedgerTruncated(LedgerError):
+    """Records of the ledger were deleted that a pass has not folded: nothing can stand for them."""
+
+
 class Fenced(LedgerError):
     """Another owner of this pass and partition took over; this one must not write again."""
+
+
+class BuildRefused(LedgerError):
+    """This build must not run a pass: the worker ends, so that one with another build may."""
+
+
+class ProcessorChanged(BuildRefused):
+    """A processor's declaration is not the one that its rows were folded by."""
+
+    def __init__(self, *, processor: str, runs_in: str, partition: int, how: str) -> None:
+        """Name the processor, where it runs, and what differs."""
+        self.processor = processor
+        super().__init__(
+            f"The processor {processor} of the pass {runs_in} (partition {partition}) has {how}: "
+            "its rows would mix two projections. Put the earlier declaration back, or declare the next "
+            f"version and build it beside with `privacy-ledger replay build {processor}`."
+        )
+
+
+class ProcessorMoved(BuildRefused):
+    """A processor runs in another pass than this build says; its view has one writer."""
+
+    def __init__(self, *, processor: str, runs_in: str, partition: int, to: str) -> None:
+        """Name the processor, where this build runs it, and where it is now."""
+        self.processor = processor
+        super().__init__(
+            f"The processor {processor} moved from {runs_in} to the pass {to} (partition {partition}), "
+            "and this build does not know of it. Nothing was written. Start a worker of the build that "
+            "moved it (`privacy-ledger worker run`); in a build of your own, name the passes that it "
+            "comes from in `moved_from`."
+        )
 
 
 class NotCaughtUp(LedgerError):

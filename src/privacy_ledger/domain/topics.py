@@ -9,6 +9,7 @@ __all__ = [
     "ANALYTICS_RELEASES",
     "AUDIT_LEAVES",
     "CONTROL_HINTS",
+    "DELETE_RETENTION_MS",
     "DLQ",
     "LEDGER_EVENTS",
     "LEDGER_REGISTRY",
@@ -25,6 +26,8 @@ __all__ = [
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
+DELETE_RETENTION_MS: Final = 7 * DAY_MS
+"""How long a tombstone stays after the cleaner first saw it: who reads slower misses a deletion."""
 PARTITIONS_DEFAULT: Final = 16
 PARTITIONS_EMBEDDED: Final = 4
 
@@ -64,7 +67,7 @@ class Topic(Struct, frozen=True, kw_only=True):
             "max.compaction.lag.ms": str(lag),
             "segment.ms": str(lag),
             "min.cleanable.dirty.ratio": "0.1" if scale_ms is None else "0.01",
-            "delete.retention.ms": str(7 * DAY_MS if scale_ms is None else scale_ms + 1000),
+            "delete.retention.ms": str(DELETE_RETENTION_MS if scale_ms is None else scale_ms + 1000),
             "file.delete.delay.ms": "60000" if scale_ms is None else "1000",
         }
 

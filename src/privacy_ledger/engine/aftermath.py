@@ -5,6 +5,7 @@ idempotent append. Both stay on the pass's list until they are seen done: a cras
 """
 
 from datetime import datetime
+from typing import cast
 
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.cycle import PartitionCycle, Work
@@ -12,6 +13,7 @@ from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
+from privacy_ledger.streams.states import Table
 
 __all__ = ["carry_out"]
 
@@ -32,8 +34,9 @@ async def carry_out(
     for key, shred in work.shreds:
         ref = SubjectRef(key[:16])
         if shred.group == "view":
-            for processor in declaration.processors:
-                vault.shred(ref, now=now, group=states.group(processor.table), below=shred.below)
+            own = cast("tuple[Table[object], ...]", tuple(one.table for one in declaration.processors))
+            for table in (*own, *cycle.roll.seats.departed):
+                vault.shred(ref, now=now, group=states.group(table), below=shred.below)
         else:
             vault.shred(ref, now=now, group=shred.group, generation=shred.generation)
     if work.shreds:

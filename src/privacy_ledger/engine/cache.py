@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
-from privacy_ledger.ports.codec import StateCodec
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.streams.states import Changes, Table
 
@@ -79,6 +79,12 @@ class StateCache:
         for (key, _), value in zip(pairs, opened, strict=True):
             if value is not None:
                 yield key, value
+
+    def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:
+        """Yield the committed keys from `start` on, in order."""
+        for key, _ in self._store.scan(table.code, start=start):
+            if key[1:] != HEARTBEAT_KEY:  # a home's states are its topics, with all that is in them
+                yield key[1:]
 
     def commit(
         self,

@@ -19,6 +19,7 @@ from privacy_ledger.domain.topics import DLQ, state_topic
 from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.roll import Roll
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.ports.passes import PassPosition
@@ -26,6 +27,7 @@ from privacy_ledger.ports.runtime import Ids, StateStore
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.protocol import Emit, Reread
 from privacy_ledger.streams.record import Record, Undecodable
+from privacy_ledger.streams.roster import Claim
 from privacy_ledger.streams.states import (
     GENERATIONS,
     INDEX,
@@ -132,6 +134,8 @@ class PartitionCycle:
         self.position = (
             PassPosition() if stored is None else msgspec.msgpack.decode(stored, type=PassPosition)
         )
+        self.roll = Roll(declaration, partition, cache=self._cache, states=states, fold=self._fold)
+        self.roll.seat(self.position.offset)
         self._pending_shreds: list[bytes] = []
         self._has_books = False
         self._hand: Record | None = None
@@ -226,7 +230,7 @@ class PartitionCycle:
             for record in self._marked(self._codec.decode(rows)):
                 self._hand = record
                 if demand.is_refold:
-                    self._fold.refold(work, record)
+                    self._fold.refold(work, record, only=demand.only)
                 else:
                     await self._follow(work, emits, *self._fold.again(work, demand, record))
         self._fold.finish(work, demand)
@@ -247,6 +251,35 @@ class PartitionCycle:
         for ref in refs:
             for demand in self._fold.retry(work, SubjectRef(ref), partition=self._partition):
                 await self._serve(work, demand, emits)
+        return work, emits
+
+    # Processors that come and go ------------------------------------------------------------
+
+    def enrol(self, *, now: datetime, claims: Mapping[str, Claim] | None = None) -> Batch | None:
+        """Return what brings the roster to the declaration, or None when it is that already.
+
+        Raises:
+            BuildRefused: a processor changed, or moved away; nothing may be folded.
+        """
+        work = self._workspace()
+        self.roll.enrol(work, self.position.offset, claims=claims or {})
+        return self._batch(work, (), (), (), now=now) if len(work) else None
+
+    def check_roll(self) -> None:
+        """Raise `BuildRefused` where `enrol` would; nothing changes."""
+        self.roll.enrol(Workspace(self._cache), self.position.offset, claims={})
+
+    async def bring_up(self, *, now: datetime) -> Batch:
+        """Return one bounded slice for the processors that are brought up, or that leave."""
+        await self._load_books()
+        work, emits = await self._around_failures(self._slice)
+        return self._batch(work, emits, (), (), now=now)
+
+    async def _slice(self) -> tuple[Workspace, list[Emit]]:
+        work = self._workspace()
+        emits: list[Emit] = []
+        for demand in self.roll.next_demands(work):
+            await self._serve(work, demand, emits)
         return work, emits
 
     # Steps that fail ------------------------------------------------------------------------
@@ -346,7 +379,10 @@ class PartitionCycle:
     ) -> Batch:
         """Seal the changes and put position, outputs and pointers beside them."""
         changes = work.changes()
-        sealed = self._states.seal(changes, generation=lambda ref: work.get(GENERATIONS, ref) or 0, now=now)
+        floor = self.roll.seats.floor
+        sealed = self._states.seal(
+            changes, generation=lambda ref: max(work.get(GENERATIONS, ref) or 0, floor), now=now
+        )
         parked = [record for record in notable if isinstance(record.body, Undecodable)]
         ticks = [record for record in notable if isinstance(record.body, Tick)]
         position = self._advance(ticks, rows)
@@ -429,6 +465,7 @@ class PartitionCycle:
             raise InvariantViolation("a committed batch lies behind the position")
         self._cache.commit((*batch.store, *marks), batch.changes, batch.sealed)
         self.position = batch.position
+        self.roll.follow(batch.changes, batch.position.offset)
         self._pending_shreds = []
 
     def shredded(self, work: Work) -> None:

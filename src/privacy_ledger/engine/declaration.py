@@ -6,7 +6,9 @@ from typing import Final, cast
 
 from msgspec import Struct
 
+from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.streams.protocol import Processor, Published
+from privacy_ledger.streams.roster import MOVED, ROSTER
 from privacy_ledger.streams.states import (
     FROZEN,
     GENERATIONS,
@@ -32,19 +34,23 @@ FOLDED: Final = cast(
     "tuple[Table[object], ...]",
     (
         PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, PARKED, WAITING, FROZEN, WINDOWS,
-        MEMBERS,
+        MEMBERS, ROSTER, MOVED,
     ),
 )  # fmt: skip
 """The tables that every pass keeps for itself."""
 
 
 class PassDeclaration(Struct, frozen=True, kw_only=True):
-    """One pass: its processors, and which tables go to their public view."""
+    """One pass: its processors, and which tables go to their public view.
+
+    `elsewhere`: the processors of the build's other passes, and how often each has moved.
+    """
 
     name: str
     source: str
     processors: tuple[Processor[object], ...]
     publishes: frozenset[str]
+    elsewhere: dict[str, int] = {}
 
     @property
     def writes_tombstones(self) -> bool:
@@ -59,7 +65,12 @@ class PassDeclaration(Struct, frozen=True, kw_only=True):
 
 
 def passes(declared: Iterable[Processor[object] | Published]) -> dict[str, PassDeclaration]:
-    """Return the passes that these declarations make up, by name, processors sorted by name."""
+    """Return the passes that these declarations make up, by name, processors sorted by name.
+
+    Raises:
+        InvariantViolation: two tables of a pass have one code or name, or a processor moved to
+            where it came from last.
+    """
     members: dict[str, list[Processor[object]]] = defaultdict(list)
     published: dict[str, set[str]] = defaultdict(set)
     sources: dict[str, str] = {}
@@ -69,12 +80,39 @@ def passes(declared: Iterable[Processor[object] | Published]) -> dict[str, PassD
             members[one.runs_in].append(one)
         if one.table.view is not None:
             published[one.runs_in].add(one.table.name)
-    return {
+    found = {
         name: PassDeclaration(
             name=name,
             source=source,
             processors=tuple(members[name]),
             publishes=frozenset(published[name]),
+            elsewhere={
+                one.name: len(one.moved_from)
+                for other, those in members.items()
+                for one in those
+                if other != name
+            },
         )
         for name, source in sorted(sources.items())
     }
+    for declaration in found.values():
+        _check(declaration)
+    return found
+
+
+def _check(declaration: PassDeclaration) -> None:
+    """Refuse a pass whose rows could not be told apart."""
+    seen: set[bytes | str] = set()
+    for table in declaration.tables:
+        if table.code in seen or table.name in seen:
+            raise InvariantViolation(
+                f"Two tables of the pass {declaration.name} share the code {table.code!r} or the name "
+                f"{table.name}. Give the new one its own."
+            )
+        seen |= {table.code, table.name}
+    for processor in declaration.processors:
+        if processor.moved_from[-1:] == (declaration.name,):
+            raise InvariantViolation(
+                f"The processor {processor.name} says that it moved from {declaration.name} to itself. "
+                "`moved_from` names the passes before this one."
+            )

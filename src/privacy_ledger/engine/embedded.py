@@ -9,11 +9,14 @@ from privacy_ledger.domain.errors import NotCaughtUp
 from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.moving import claim_moved
+from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock
+from privacy_ledger.streams.roster import Claim
 
 __all__ = ["EmbeddedPasses", "Lane", "Lock"]
 
@@ -116,16 +119,35 @@ class EmbeddedPasses:
 
     async def _open_all(self) -> None:
         """Open every cycle; half an acquisition must never look like a whole one."""
-        for lane in self._lanes:
-            for partition in range(self._log.partitions(lane.declaration.source)):
-                await self._log.open_writer(self._writer(lane, partition))
-                cycle = lane.open_cycle(partition)
-                lane.cycles[partition] = cycle
-                # What an earlier owner decided and may not have finished.
-                await self._carry_out(lane, cycle, cycle.outstanding())
-                await self._retry_parked(lane, partition, cycle)
+        places = [
+            (lane, partition)
+            for lane in self._lanes
+            for partition in range(self._log.partitions(lane.declaration.source))
+        ]
+        # All moves first: they fence the passes that something moved from.
+        moved = [
+            await claim_moved(
+                self._log, lane.declaration, partition, cycle=lane.open_cycle(partition),
+                states=lane.states, vault=self._vault, now=self._clock.now(),
+            )
+            for lane, partition in places
+        ]  # fmt: skip
+        for (lane, partition), claims in zip(places, moved, strict=True):
+            await self._open(lane, partition, claims)
         if self.on_acquire is not None:
             await self.on_acquire()
+
+    async def _open(self, lane: Lane, partition: int, claims: Mapping[str, Claim]) -> None:
+        """Fence earlier owners of one place, and finish what they left."""
+        await self._log.open_writer(self._writer(lane, partition))
+        cycle = lane.open_cycle(partition)
+        enrolled = cycle.enrol(now=self._clock.now(), claims=claims)
+        if enrolled is not None:
+            await self._commit(lane, partition, cycle, enrolled)
+        lane.cycles[partition] = cycle
+        # What an earlier owner decided and may not have finished.
+        await self._carry_out(lane, cycle, cycle.outstanding())
+        await self._retry_parked(lane, partition, cycle)
 
     def release(self) -> None:
         """Forget the cycles and free the lock."""
@@ -147,14 +169,19 @@ class EmbeddedPasses:
         return total
 
     async def _cycle(self, lane: Lane, partition: int) -> int:
-        """Run one cycle; return how many rows it took."""
+        """Run one cycle; return how many rows it took, or 1 for a slice of a join alone."""
         cycle = lane.cycles[partition]
         source = lane.declaration.source
         rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
-        if not rows:
+        if not rows and not cycle.roll.seats.is_moving:
             return 0
-        await self._commit(lane, partition, cycle, await cycle.run(rows, now=self._clock.now()))
-        return len(rows)
+
+        async def commit(batch: Batch) -> bool:
+            await self._commit(lane, partition, cycle, batch)
+            return True
+
+        await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
+        return max(1, len(rows))
 
     async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
         await carry_out(

@@ -5,36 +5,27 @@ changelog, written in the transaction of the states that it belongs to.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from privacy_ledger.domain.errors import LedgerRewound
 from privacy_ledger.engine.progress import RestoreProgress
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
-from privacy_ledger.ports.log import EventLog, NewRecord, Row
+from privacy_ledger.ports.log import EventLog, Row
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import OutOfRange
 
 __all__ = [
-    "FencedLog",
     "applied",
     "check_not_rewound",
+    "marked_topics",
     "marks_of",
-    "note_progress",
     "restore",
     "stored_marks",
 ]
 
 RESTORE_READ: Final = 5000
 _PROGRESS: Final = b"\0chg:"
-
-
-class FencedLog(EventLog, Protocol):
-    """An event log whose named writers fence each other."""
-
-    async def open_writer(self, writer: str) -> int:
-        """Become the owner of `writer`; end what an earlier owner left open. Return the epoch."""
-        ...
 
 
 async def restore(
@@ -80,6 +71,11 @@ def stored_marks(store: StateStore, changelogs: Iterable[str]) -> dict[str, int]
     return {topic: -1 if value is None else int(value) for topic, value in zip(topics, found, strict=True)}
 
 
+def marked_topics(store: StateStore) -> tuple[str, ...]:
+    """Return the topics of which a store has applied something."""
+    return tuple(key[len(_PROGRESS) :].decode() for key, _ in store.scan(_PROGRESS))
+
+
 def applied(topic: str, code: bytes, rows: Sequence[Row]) -> list[tuple[bytes, bytes | None]]:
     """Return what rows of a changelog change in a store, and the mark that says so: one batch."""
     changes: list[tuple[bytes, bytes | None]] = [
@@ -102,26 +98,6 @@ def marks_of(
     ]
 
 
-async def note_progress(
-    log: EventLog,
-    store: StateStore,
-    partition: int,
-    *,
-    changelogs: Mapping[str, bytes],
-    writer: str,
-) -> None:
-    """Store how far the changelogs reach now, so that the next restore starts there.
-
-    A heartbeat in each, in one transaction, shows that this process still is the owner.
-
-    Raises:
-        Fenced: another owner took over; nothing was noted.
-    """
-    beat = NewRecord(partition, HEARTBEAT_KEY, b"\0")
-    ends = await log.append_atomically([(topic, beat) for topic in sorted(changelogs)], writer=writer)
-    store.write(marks_of(ends, partition, changelogs))
-
-
 async def check_not_rewound(log: EventLog, source: str, partition: int, position: PassPosition) -> None:
     """Compare the ledger with the last applied record and Tick; a missing offset is compaction.
 
@@ -131,7 +107,7 @@ async def check_not_rewound(log: EventLog, source: str, partition: int, position
     if position.offset < 0:
         return
     where = f"{source} partition {partition}"
-    way_out = "Restore the topic, or rebuild the pass from a fresh state topic."
+    way_out = "Restore the topic from a backup, then start the worker again."
     end = await log.end(source, partition)
     if end <= position.offset:
         raise LedgerRewound(f"{where} ends at {end}, below offset {position.offset}. {way_out}")

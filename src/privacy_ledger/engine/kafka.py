@@ -10,32 +10,21 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Protocol
 
-from privacy_ledger.domain.errors import (
-    Fenced,
-    InvariantViolation,
-    LedgerError,
-    LedgerRewound,
-    LogUnavailable,
-    UnknownKey,
-)
-from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle, Work
+from privacy_ledger.domain.errors import BuildRefused, LedgerError, LogUnavailable, StoreFull, StoreUnfit
+from privacy_ledger.engine.cycle import Batch, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.engine.handover import (
-    FencedLog,
-    check_not_rewound,
-    marks_of,
-    note_progress,
-    restore,
-)
-from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled, Restoring
+from privacy_ledger.engine.entrance import Entrance
+from privacy_ledger.engine.outcomes import Outcome, Outcomes
+from privacy_ledger.engine.progress import RestoreProgress, Restoring
+from privacy_ledger.engine.soundness import Place
 from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
+from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import Row
-from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
+from privacy_ledger.ports.log import EventLog, Row
+from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder
 from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
 
 __all__ = ["KafkaEngine", "Wiring"]
@@ -101,23 +90,31 @@ class KafkaEngine:
         declaration: PassDeclaration,
         wiring: Wiring,
         *,
-        log: FencedLog,
+        log: EventLog,
         vault: KeyVault,
         states: StateCodec,
         clock: Clock,
+        ids: Ids,
     ) -> None:
         """Take the collaborators."""
         self._declaration = declaration
         self._wiring = wiring
-        self._log = log
-        self._vault = vault
-        self._states = states
         self._clock = clock
         self._source = wiring.source()
-        self._changelogs = dict(wiring.changelogs)
-        self._stores = Stores(wiring.folder)
+        changelogs = dict(wiring.changelogs)
+        self._outcomes = Outcomes(declaration.name)
+        self._stores = Stores(
+            wiring.folder, clock=clock, report=self._outcomes.mended,
+            place=lambda partition: Place(
+                pass_name=declaration.name, partition=partition, changelogs=changelogs,
+                source=declaration.source,
+            ),
+        )  # fmt: skip
+        self._entrance = Entrance(
+            declaration, log=log, vault=vault, states=states, clock=clock, ids=ids, stores=self._stores
+        )
         self._standby = Standby(
-            wiring.tail(), self._stores, pass_name=declaration.name, changelogs=self._changelogs
+            wiring.tail(), self._stores, pass_name=declaration.name, changelogs=changelogs
         )
         self._owned: dict[int, _Owned] = {}
         self._share = Share()
@@ -127,6 +124,7 @@ class KafkaEngine:
         self._slots = asyncio.Semaphore(ACQUIRING_AT_ONCE)
         self._stopping = asyncio.Event()
         self._failing_since: float | None = None
+        self._refusal: BuildRefused | None = None
         self._lag_at = 0.0
         self._lag: asyncio.Task[None] | None = None
         self.on_acquired: Callable[[int], None] | None = None
@@ -138,6 +136,7 @@ class KafkaEngine:
 
         Raises:
             Fenced: another worker runs under the identity of this one.
+            BuildRefused: this build must not run the pass; a worker of another build may.
         """
         following = asyncio.create_task(self._standby.run())
         try:
@@ -152,6 +151,8 @@ class KafkaEngine:
             await asyncio.gather(*tasks, *self._sweeps, following, return_exceptions=True)
             self._stores.close()
             await self._source.leave()
+        if self._refusal is not None:
+            raise self._refusal
 
     def stop(self) -> None:
         """Finish the cycle in hand and end `run`."""
@@ -176,6 +177,11 @@ class KafkaEngine:
     def restoring(self) -> dict[int, Restoring]:
         """How far each assigned partition is that does not fold yet."""
         return {p: owned.progress.now() for p, owned in sorted(self._owned.items()) if not owned.is_running}
+
+    @property
+    def outcomes(self) -> dict[int, Outcome]:
+        """What last went wrong in each partition, by name, and whether it is over."""
+        return self._outcomes.last
 
     @property
     def following(self) -> dict[int, Following]:
@@ -244,15 +250,15 @@ class KafkaEngine:
             return
         async with owned.lock:
             started = time.monotonic()
-            store, records = await self._bring_up(owned, partition)
-            cycle = self._wiring.open_cycle(partition, store)
-            await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
-            await self._finish_predecessor(cycle, partition)
+            cycle, records = await self._entrance.enter(
+                partition, self._wiring.open_cycle, progress=owned.progress, report=self._outcomes.mended
+            )
             if generation != self._generation:
                 return
             owned.cycle = cycle
             self._source.resume(partition, offset=cycle.position.offset + 1)
             owned.is_running = True
+            self._outcomes.over(partition)
             log_line.info(
                 "partition running", **self._where(partition), records=records,
                 offset=cycle.position.offset,
@@ -261,59 +267,6 @@ class KafkaEngine:
         if self.on_acquired is not None:
             self.on_acquired(partition)
 
-    async def _bring_up(self, owned: _Owned, partition: int) -> tuple[StateStore, int]:
-        """Fence the predecessor and restore the store; an attempt that stands still is given up.
-
-        Raises:
-            RestoreStalled: nothing was read for too long.
-        """
-        progress = owned.progress
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(progress.stall_s) as limit:
-                progress.on_move = lambda: limit.reschedule(loop.time() + progress.stall_s)
-                await self._log.open_writer(self._writer(partition))
-                return await self._restored(partition, progress)
-        except TimeoutError:
-            raise RestoreStalled("The changelogs cannot be read. Look at the brokers.") from None
-        finally:
-            progress.on_move = None
-
-    async def _restored(self, partition: int, progress: RestoreProgress) -> tuple[StateStore, int]:
-        """Restore the store; one that its changelogs do not know is removed, and begun anew."""
-        for _ in range(2):
-            store = self._stores.open(partition)
-            try:
-                records = await restore(
-                    self._log, store, partition, changelogs=self._changelogs, progress=progress
-                )
-            except OutOfRange as error:
-                log_line.warning("store begins anew", **self._where(partition), reason=str(error))
-                await self._stores.remove(partition)
-            else:
-                return store, records
-        raise InvariantViolation("an empty store reaches beyond its changelogs")
-
-    async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
-        """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
-        await self._carry_out(cycle, cycle.outstanding())
-        parked = cycle.parked()
-        batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
-        if batch is not None:
-            await self._write(cycle, partition, batch)
-
-    async def _write(self, cycle: PartitionCycle, partition: int, batch: Batch) -> None:
-        """Commit a batch; the store follows, with how far the changelogs now are applied."""
-        ends = await self._log.append_atomically(batch.writes, writer=self._writer(partition))
-        cycle.settle(batch, marks_of(ends, partition, self._changelogs))
-        await self._carry_out(cycle, batch.work)
-
-    async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
-        await carry_out(
-            work, cycle, declaration=self._declaration, log=self._log,
-            vault=self._vault, states=self._states, now=self._clock.now(),
-        )  # fmt: skip
-
     # Folding ----------------------------------------------------------------------------------
 
     async def _poll_patiently(self) -> None:
@@ -321,6 +274,10 @@ class KafkaEngine:
         try:
             await self._poll()
             self._failing_since = None
+        except OutOfRange as error:
+            # The ledger does not reach where it is read: entering again tells what that means.
+            for partition in {partition for _, partition in error.places} & self._owned.keys():
+                self._drop(partition, self._owned[partition], delay_s=0)
         except LogUnavailable as error:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
@@ -333,8 +290,10 @@ class KafkaEngine:
         """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
         started = time.monotonic()
         fetched = await self._source.poll(timeout_s=COMMIT_S, limit=ROWS_PER_POLL)
-        if fetched:
-            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
+        joining = [p for p, owned in self._owned.items() if owned.cycle and owned.cycle.roll.seats.is_moving]
+        todo: dict[int, Sequence[Row]] = {**dict.fromkeys(joining, ()), **fetched}
+        if todo:
+            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in todo.items()))
         await self._tend()
         interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
         rest = interval - (time.monotonic() - started)
@@ -359,18 +318,21 @@ class KafkaEngine:
     async def _commit(
         self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
     ) -> None:
-        batch = await cycle.run(rows, now=self._clock.now())
-        if not batch.records or owned.cycle is not cycle or self._owned.get(partition) is not owned:
-            return
-        await self._write(cycle, partition, batch)
+        async def commit(batch: Batch) -> bool:
+            if owned.cycle is not cycle or self._owned.get(partition) is not owned:
+                return False
+            await self._entrance.write(cycle, partition, batch)
 
-        # A deleted value stays in the store's files until they are rewritten: at the next tick.
-        owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
-        # And what lies in memory only would make an old store of one that is read after a crash.
-        if batch.is_tick:
-            store = self._stores.open(partition)
-            await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
-            owned.has_residue = False
+            # A deleted value stays in the store's files until they are rewritten: at the next tick.
+            owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)
+            # And what lies in memory only would make an old store of one that is read after a crash.
+            if batch.is_tick:
+                store = self._stores.open(partition)
+                await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
+                owned.has_residue = False
+            return True
+
+        await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
 
     def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:
         """Stop folding a partition and acquire it again later, from its own position."""
@@ -393,7 +355,7 @@ class KafkaEngine:
                 owned.noted_at = now
                 async with owned.lock:
                     if owned.is_running:
-                        await self._note(partition, owned)
+                        await self._note(partition, owned, owned.cycle)
         if self._lag is not None and self._lag.done():
             task, self._lag = self._lag, None
             task.result()  # Fenced: this worker is not the one that it takes itself for
@@ -408,15 +370,9 @@ class KafkaEngine:
         except LogUnavailable as error:
             log_line.info("lag not committed", pass_name=self._declaration.name, reason=str(error))
 
-    async def _note(self, partition: int, owned: _Owned) -> None:
+    async def _note(self, partition: int, owned: _Owned, cycle: PartitionCycle) -> None:
         try:
-            await note_progress(
-                self._log,
-                self._stores.open(partition),
-                partition,
-                changelogs=self._changelogs,
-                writer=self._writer(partition),
-            )
+            await self._entrance.note(cycle, partition)
         except LedgerError as error:
             # The writer has ended: whoever owns the partition now, it is acquired before it folds.
             self._drop(partition, owned, delay_s=self._report("progress not noted", partition, error))
@@ -425,23 +381,17 @@ class KafkaEngine:
 
     def _report(self, event: str, partition: int, error: Exception) -> float:
         """Say what went wrong, without frames, which may hold values; return when to try again."""
-        where = self._where(partition)
         match error:
-            case LedgerRewound() | UnknownKey() | ControlUnreadable():
-                log_line.error("partition stopped", **where, reason=str(error))
-                return STOPPED_RETRY_S
-            case Fenced():
-                log_line.warning("fenced", **where)
-                return FENCED_RETRY_S
-            case LedgerError() | OSError():
-                log_line.warning(event, **where, reason=_reason(error))
-                return RETRY_S
+            case BuildRefused():
+                self._refusal = error
+                self.stop()
+            case StoreFull():
+                self._stores.close_one(partition)  # the database would stay stuck
+            case StoreUnfit():
+                self._stores.condemn(partition)
             case _:
-                log_line.error(event, **where, reason=_reason(error))
-                return STOPPED_RETRY_S
-
-    def _writer(self, partition: int) -> str:
-        return f"{self._declaration.name}.{partition}"
+                pass
+        return self._outcomes.stopped(event, partition, error)
 
     def _where(self, partition: int) -> dict[str, object]:
         return {"pass_name": self._declaration.name, "partition": partition}

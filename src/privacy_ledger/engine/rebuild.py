@@ -57,10 +57,10 @@ class MemoryStore:
         """Return the values of these keys, in order."""
         return [self._values.get(key) for key in keys]
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (key, value) under a prefix, in key order."""
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) under a prefix, in key order, from `prefix` + `start` on."""
         found: list[tuple[bytes, bytes]] = []
-        for key in self._keys[bisect_left(self._keys, prefix) :]:
+        for key in self._keys[bisect_left(self._keys, prefix + start) :]:
             if not key.startswith(prefix):
                 break
             found.append((key, self._values[key]))
@@ -99,6 +99,9 @@ class _PlainStates:
 
     def group(self, table: Table[T]) -> str:
         return table.name
+
+    def unused_generation(self, table: Table[T]) -> int:  # noqa: ARG002 - no keys, no generations
+        return 0
 
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         return table.code + key

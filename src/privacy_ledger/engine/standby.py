@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from privacy_ledger.domain.errors import LedgerError
+from privacy_ledger.domain.errors import LedgerError, StoreFull, StoreUnfit
 from privacy_ledger.engine.handover import applied, stored_marks
 from privacy_ledger.engine.stores import Stores
 from privacy_ledger.logging import get_logger
@@ -27,6 +27,8 @@ POLL_S: Final = 0.5
 LOOK_S: Final = 1.0
 RETRY_S: Final = 5.0
 COMPACT_S: Final = 3600.0
+WHOLE_S: Final = 60.0
+"""So often a store that holds all there is says when that was."""
 
 log_line = get_logger()
 
@@ -47,6 +49,7 @@ class _Followed:
         self.is_ready = False
         self.has_residue = False
         self.compacted_at = time.monotonic()
+        self.whole_at = 0.0
 
 
 class Standby:
@@ -110,7 +113,13 @@ class Standby:
         fetched = await self._tail.poll(timeout_s=POLL_S, limit=ROWS_PER_POLL)
         count = 0
         for (topic, partition), rows in fetched.items():
-            count += self._apply(topic, partition, rows)
+            try:
+                count += self._apply(topic, partition, rows)
+            except StoreUnfit as unfit:
+                await self._start_over((partition,), reason=str(unfit))
+            except StoreFull:
+                self._stores.close_one(partition)
+                raise
         await self._look()
         rest = count / ROWS_PER_S - (time.monotonic() - started)
         if rest > 0:
@@ -153,6 +162,11 @@ class Standby:
                 log_line.info(
                     "standby ready", pass_name=self._pass_name, partition=partition, records=one.records
                 )
+            if one.left == 0 and now - one.whole_at > WHOLE_S and partition in self._followed:
+                one.whole_at = now
+                if (unfit := self._stores.note_whole(partition)) is not None:
+                    await self._start_over((partition,), reason=str(unfit))
+                    continue
             if one.has_residue and now - one.compacted_at > COMPACT_S:
                 async with self._stores.lock(partition):
                     if partition in self._followed:

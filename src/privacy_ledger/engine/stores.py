@@ -4,7 +4,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 
-from privacy_ledger.ports.runtime import StateStore, StoreFolder
+from privacy_ledger.domain.errors import LedgerError, StoreUnfit
+from privacy_ledger.engine.soundness import Place, examine, prepare, time_stamp
+from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
 
 __all__ = ["Stores"]
 
@@ -17,9 +19,19 @@ class Stores:
     whoever has the partition's lock.
     """
 
-    def __init__(self, folder: StoreFolder) -> None:
-        """Open nothing yet."""
+    def __init__(
+        self,
+        folder: StoreFolder,
+        *,
+        place: Callable[[int], Place],
+        clock: Clock,
+        report: Callable[[int, StoreUnfit], None],
+    ) -> None:
+        """Open nothing yet; `report` is told of each store that is wiped because it is of no use."""
         self._folder = folder
+        self.place = place
+        self._clock = clock
+        self._report = report
         self._open: dict[int, StateStore] = {}
         # A lock outlives its assignment: a cycle of an earlier one may still be in its commit.
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -29,11 +41,53 @@ class Stores:
         return self._locks[partition]
 
     def open(self, partition: int) -> StateStore:
-        """Return a partition's store; the caller has its lock."""
+        """Return a partition's store; the caller has its lock.
+
+        One that cannot be opened, or must not be used, is removed and begun anew.
+
+        Raises:
+            StoreFull: the device has no space for one.
+        """
         store = self._open.get(partition)
         if store is None:
-            store = self._open[partition] = self._folder.open(partition)
+            try:
+                store = self._open_sound(partition)
+            except StoreUnfit as unfit:
+                self._report(partition, unfit)
+                self._folder.remove(partition)
+                store = self._open_sound(partition)
+            self._open[partition] = store
         return store
+
+    def _open_sound(self, partition: int) -> StateStore:
+        store = self._folder.open(partition)
+        try:
+            unfit = prepare(store, self.place(partition), now=self._clock.now())
+            if unfit is not None:
+                raise unfit
+        except LedgerError:
+            store.close()
+            raise
+        return store
+
+    def note_whole(self, partition: int) -> StoreUnfit | None:
+        """Say in a followed store that it holds all there is; return why it must not, if it is too old."""
+        store, now = self.open(partition), self._clock.now()
+        unfit = examine(store, self.place(partition), now=now)
+        if unfit is None:
+            store.write([time_stamp(now)])
+        return unfit
+
+    def condemn(self, partition: int) -> None:
+        """Remove a store that turned out to be of no use; the next use begins an empty one."""
+        self.close_one(partition)
+        self._folder.remove(partition)
+
+    def close_one(self, partition: int) -> None:
+        """Close a store, so that the next use opens it again: one that met a full device stays stuck."""
+        store = self._open.pop(partition, None)
+        if store is not None:
+            store.close()
 
     def kept(self) -> tuple[int, ...]:
         """Return the partitions of which this worker has a store, open or not."""

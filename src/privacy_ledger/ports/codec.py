@@ -113,6 +113,10 @@ class StateCodec(Protocol):
         """Return the key group that seals the table in this pass."""
         ...
 
+    def unused_generation(self, table: Table[T]) -> int:
+        """Return the first generation that no key of the table's group has reached, for anybody."""
+        ...
+
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         """Return the key of a state in its changelog topic."""
         ...

@@ -152,6 +152,13 @@ class KeyVault(Protocol):
         """Return a new generation of its own for each (reference, group): record grain."""
         ...
 
+    def unused_generation(self, group: str) -> int:
+        """Return the first generation that no key of this group has, over all references.
+
+        A look through the whole group: for the moment at which a pass begins to use it.
+        """
+        ...
+
     def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded]:
         """Return the keys of these ids; an id that was never held here is absent.
 

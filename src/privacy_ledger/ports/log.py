@@ -81,6 +81,16 @@ class EventLog(Protocol):
         """
         ...
 
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Fence every owner of `writer`, append everything in one transaction, and own nothing after.
+
+        An owner in this very instance is fenced like any other.
+
+        Raises:
+            Fenced: a newer owner came in between; nothing was appended.
+        """
+        ...
+
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` committed records with an offset above `after`, oldest first.
 
@@ -101,6 +111,10 @@ class EventLog(Protocol):
 
     async def end(self, topic: str, partition: int) -> int:
         """Return the offset that the next committed record will at least have (stable end)."""
+        ...
+
+    async def first(self, topic: str, partition: int) -> int:
+        """Return the lowest offset that is kept; compaction never raises it, deletion does."""
         ...
 
     async def close(self) -> None:

@@ -14,12 +14,16 @@ T = TypeVar("T")
 
 
 class PassPosition(Struct, frozen=True, kw_only=True):
-    """How far a pass came in one partition: offset and key of the last applied record and Tick."""
+    """How far a pass came in one partition: offset and key of the last applied record and Tick.
+
+    `life`: a random name of the state, drawn when it began from nothing.
+    """
 
     offset: int = -1
     key: bytes = b""
     tick_offset: int = -1
     tick_key: bytes = b""
+    life: bytes = b""
 
 
 class Views(Protocol):

@@ -32,11 +32,18 @@ class StateStore(Protocol):
     """
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of these keys, in order."""
+        """Return the values of these keys, in order.
+
+        Raises:
+            StoreCorrupt: the store's own files are damaged; it never answers from such a file.
+        """
         ...
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, in key order."""
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, in key order.
+
+        It begins at `prefix` followed by `start`. Raises `StoreCorrupt` as `get_many` does.
+        """
         ...
 
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:

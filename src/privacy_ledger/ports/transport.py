@@ -72,7 +72,11 @@ class Source(Protocol):
         ...
 
     async def poll(self, *, timeout_s: float, limit: int) -> Mapping[int, Sequence[Row]]:
-        """Return at most `limit` rows of the resumed partitions, each in offset order."""
+        """Return at most `limit` rows of the resumed partitions, each in offset order.
+
+        Raises:
+            OutOfRange: an offset that a partition was resumed from lies outside the topic.
+        """
         ...
 
     def pause(self, partition: int) -> None:

@@ -11,9 +11,9 @@ from typing import Final
 
 from msgspec import structs
 
-from privacy_ledger.domain.admission import Candidate, admit
+from privacy_ledger.domain.admission import Candidate, admit, has_effect
+from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.domain.events import (
-    ConsentGranted,
     ConsentWithdrawn,
     ControlFact,
     ErasureRequested,
@@ -33,10 +33,12 @@ from privacy_ledger.domain.events import (
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
-from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef, month_of
+from privacy_ledger.domain.values import NOBODY, REF_BYTES, Category, SubjectRef, month_of
 from privacy_ledger.streams import analytics, removal
+from privacy_ledger.streams.joins import live_offsets
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
 from privacy_ledger.streams.record import Erased, Heartbeat, Record, Removed, Undecodable
+from privacy_ledger.streams.roster import Seats
 from privacy_ledger.streams.states import (
     FROZEN,
     INDEX,
@@ -62,6 +64,7 @@ TICK_JUMP_MAX: Final = timedelta(days=40)
 _META_KEY: Final = b""
 _NO_META: Final = Meta()
 _UNKNOWN: Final = Permissions()
+_NO_END: Final = b"\xff" * (REF_BYTES + 1)
 
 
 class PassFold:
@@ -81,18 +84,24 @@ class PassFold:
         `initial` is in force until the first `RulesAdopted`; `rules` may grow while the pass
         runs, and a digest that it does not hold stops the partition.
         """
-        self._processors = tuple(processors)
+        self._writes_tombstones = writes_tombstones
+        self.seat(Seats(processors=tuple(processors)))
         self._books = rules
         self._initial = initial
-        self._removal = removal.Removal(self._processors, writes_tombstones=writes_tombstones)
         self._sampling_key = sampling_key
         self._again: Moment | None = None
         self._meta = _NO_META
         self._now = Moment(None, None)
-        self._by_type: dict[str, tuple[Processor[object], ...]] = {}
         self._passed: dict[tuple[bytes, tuple[int, ...]], int] = {}
 
     # What the shell asks -----------------------------------------------------------
+
+    def seat(self, seats: Seats) -> None:
+        """Let these processors take part from the next record on."""
+        self._processors = seats.processors
+        self._cursors = seats.cursors
+        self._removal = removal.Removal(seats, writes_tombstones=self._writes_tombstones)
+        self._by_type: dict[str, tuple[Processor[object], ...]] = {}
 
     def rules(self, work: Workspace) -> Rules:
         """Return the rules in force at this point of the partition.
@@ -147,10 +156,11 @@ class PassFold:
             return self._control_fact(work, record, body), []
         return self._data(work, record), []
 
-    def refold(self, work: Workspace, record: Record) -> None:
+    def refold(self, work: Workspace, record: Record, *, only: str | None = None) -> None:
         """Fold one live record again into the projections, in order, after `Reread`.
 
-        A record whose row is gone meanwhile is skipped; an undecodable one parks its subject.
+        `only`: into that processor's, which is being brought up. A record whose row is gone
+        meanwhile is skipped; an undecodable one parks its subject.
         """
         row = work.get(INDEX, record.ref + record.tag)
         if row is None or row.offset != record.offset or isinstance(record.body, Erased):
@@ -158,7 +168,7 @@ class PassFold:
         if isinstance(record.body, Undecodable):
             self._park(work, record, record.body)
             return
-        self._project(work, structs.replace(record, purposes=row.purposes), row.month)
+        self._project(work, structs.replace(record, purposes=row.purposes), row.month, only=only)
 
     def again(self, work: Workspace, demand: Reread, record: Record) -> tuple[list[Reread], list[Emit]]:
         """Apply one record that waited, at its own moment, after the ticks that came before it."""
@@ -197,9 +207,11 @@ class PassFold:
             is_known_copy=None if row is None else row.digest == record.digest,
         )
         if row is not None and row.record_id == record.record_id:
-            # The very same record, written again: compaction keeps the later copy.
+            # The very same record, written again: compaction keeps the later copy. One that a
+            # refold could not read is taken up again here: what was folded without it is not right.
             work.put(INDEX, row_key, structs.replace(row, offset=record.offset))
-            return []
+            parked = self._again is not None
+            return self._refold(work, record.ref, record.partition, permissions) if parked else []
         if isinstance(decision, Refusal):
             self._removal.refuse(work, record, cause=decision, rules=rules)
             return []
@@ -213,7 +225,7 @@ class PassFold:
             ),
         )  # fmt: skip
         removal.start_timer(work, record.ref, category, month)
-        if isinstance(record.body, Fact) and _has_effect(record.body, rules):
+        if isinstance(record.body, Fact) and has_effect(record.body, rules):
             changed = apply_fact(permissions, record.body)
             if changed is not permissions:
                 work.put(PERMISSIONS, record.ref, changed)
@@ -222,12 +234,15 @@ class PassFold:
             is_whole = decision == record.purposes
             self._project(work, record if is_whole else structs.replace(record, purposes=decision), month)
         body = record.body
-        if isinstance(body, ConsentWithdrawn | ObjectionRaised) and _has_effect(body, rules):
+        if isinstance(body, ConsentWithdrawn | ObjectionRaised) and has_effect(body, rules):
             return self._withdraw(work, record, (body.purpose,), permissions)
         return []
 
-    def _project(self, work: Workspace, record: Record, month: int) -> None:
-        """Fold an accepted record into every projection that may see it."""
+    def _project(self, work: Workspace, record: Record, month: int, *, only: str | None = None) -> None:
+        """Fold an accepted record into every projection that may see it, or into one (`only`).
+
+        One that is being brought up sees the subjects that it has reached.
+        """
         if not isinstance(record.body, Fact):
             return
         processors = self._by_type.get(record.type)
@@ -237,6 +252,11 @@ class PassFold:
         part_key = removal.part_key(record.category or Category.EVIDENCE, month)
         for processor in processors:
             step = processor.step
+            if only is not None:
+                if processor.name != only:
+                    continue
+            elif self._cursors and record.ref >= self._cursors.get(processor.name, _NO_END):
+                continue
             if step.purpose is not None and step.purpose not in record.purposes:
                 continue
             windows = step.windows(record)
@@ -324,18 +344,10 @@ class PassFold:
     def _refold(
         self, work: Workspace, ref: SubjectRef, partition: int, permissions: Permissions
     ) -> list[Reread]:
-        """Empty the subject's projections and ask for its live records again.
-
-        Under restriction only what came before it is folded: the rest is held.
-        """
+        """Empty the subject's projections and ask for its live records again."""
         self._removal.clear_projections(work, ref)
-        until = permissions.restricted_since
-        offsets = sorted(
-            row.offset for _, row in work.scan(INDEX, ref) if until is None or row.offset < until
-        )
-        if not offsets:
-            return []
-        return [Reread(ref=ref, partition=partition, offsets=tuple(offsets), is_refold=True)]
+        offsets = live_offsets(work, ref, permissions)
+        return [Reread(ref=ref, partition=partition, offsets=offsets, is_refold=True)] if offsets else []
 
     # Parking --------------------------------------------------------------------------
 
@@ -469,26 +481,14 @@ class PassFold:
         """Sum the per-subject states of the window at this very offset, once."""
         for processor in self._processors:
             if isinstance(processor.step, analytics.CourseViews):
+                if processor.name in self._cursors:
+                    raise InvariantViolation("A window was sealed before its processor was brought up.")
                 return analytics.seal_window(
                     work, processor, sealed,
                     partition=record.partition, rules=self.rules(work), key=self._sampling_key,
                 )  # fmt: skip
         key = analytics.window_key(sealed.product, sealed.window)
-        work.put(WINDOWS, key, Window(is_sealed=True, release=sealed.release))
+        known = work.get(WINDOWS, key)
+        if self.rules(work).product(sealed.product) is not None and not (known and known.is_sealed):
+            work.put(WINDOWS, key, Window(is_sealed=True, release=sealed.release))
         return []
-
-
-def _has_effect(fact: Fact, rules: Rules) -> bool:
-    """Return whether a fact may change permissions under the rules in force.
-
-    Consent exists for purposes based on consent (GDPR Art. 7), objection for those based on a
-    legitimate interest (Art. 21): nothing else can be withdrawn or objected to.
-    """
-    match fact:
-        case ConsentGranted() | ConsentWithdrawn():
-            return fact.purpose in rules.consent_purposes
-        case ObjectionRaised():
-            rule = rules.purpose(fact.purpose)
-            return rule is not None and rule.basis is LawfulBasis.LEGITIMATE_INTEREST
-        case _:
-            return True

@@ -45,13 +45,18 @@ class Step(Protocol[P]):
 
 
 class Processor(Struct, Generic[P], frozen=True, kw_only=True):
-    """A processor: the pass it runs in, the topic it reads, its table and its step."""
+    """A processor: the pass it runs in, the topic it reads, its table and its step.
+
+    `moved_from`: the passes it ran in before, oldest first. Each move adds one, so that of two
+    builds the one that knows more moves is the newer, and the older never takes it back.
+    """
 
     name: str
     runs_in: str
     source: str
     table: Table[Parts[P]]
     step: Step[P]
+    moved_from: tuple[str, ...] = ()
 
 
 class Published(Struct, frozen=True, kw_only=True):
@@ -66,9 +71,9 @@ class Published(Struct, frozen=True, kw_only=True):
 class Reread(Struct, frozen=True, kw_only=True):
     """A demand of the fold: read these records of one subject again, in order.
 
-    `refold`: through the steps, from empty state (removals, lifts). Otherwise they waited
-    behind a parked record and are applied in their own order, each at its own moment, with the
-    ticks that passed in between (`moments`).
+    `refold`: through the steps, from empty state (removals, lifts), or through that of the
+    processor `only` (joins). Otherwise they waited behind a parked record and are applied in
+    their own order, each at its own moment, with the ticks that passed in between (`moments`).
     """
 
     ref: SubjectRef
@@ -76,6 +81,7 @@ class Reread(Struct, frozen=True, kw_only=True):
     offsets: tuple[int, ...]
     is_refold: bool
     moments: tuple[Waiting, ...] = ()
+    only: str | None = None
 
 
 class Emit(Struct, frozen=True, kw_only=True):

@@ -15,8 +15,8 @@ from msgspec import structs
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import REF_BYTES, Category, Grain, SubjectRef, month_of
-from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
+from privacy_ledger.streams.roster import Seats
 from privacy_ledger.streams.states import (
     FROZEN,
     GENERATIONS,
@@ -37,7 +37,16 @@ from privacy_ledger.streams.states import (
     Workspace,
 )
 
-__all__ = ["Removal", "is_fine", "part_key", "parts_of", "start_timer", "timer_key", "work_key"]
+__all__ = [
+    "Removal",
+    "is_fine",
+    "leave_windows",
+    "part_key",
+    "parts_of",
+    "start_timer",
+    "timer_key",
+    "work_key",
+]
 
 T = TypeVar("T")
 _CATEGORIES = tuple(Category)
@@ -63,9 +72,11 @@ def timer_key(category: Category, month: int, ref: SubjectRef) -> bytes:
 class Removal:
     """Removals over the tables of one pass."""
 
-    def __init__(self, processors: Sequence[Processor[object]], *, writes_tombstones: bool) -> None:
+    def __init__(self, seats: Seats, *, writes_tombstones: bool) -> None:
         """Know the projections to clear, and whether this pass owns the tombstones."""
-        self._processors = tuple(processors)
+        self._processors = seats.processors
+        self._floor = seats.floor
+        self._has_departed = bool(seats.departed)
         self._writes_tombstones = writes_tombstones
 
     # One record -------------------------------------------------------------------------
@@ -216,16 +227,19 @@ class Removal:
             if row.category is category and row.month == month:
                 self.bury(work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row))
         name = part_key(category, month)
+        is_touched = self._has_departed  # nobody writes their view: the removal reaches it by the key
         for processor in self._processors:
             state = work.get(processor.table, ref)
             if state is None or name not in state.parts:
                 continue
-            _leave_windows(work, ref, state.parts[name])
+            is_touched = True
+            leave_windows(work, ref, state.parts[name])
             kept = {key: part for key, part in state.parts.items() if key != name}
             if kept:
                 work.put(processor.table, ref, Parts(kept))
             else:
                 work.delete(processor.table, ref)
+        if is_touched:
             self._rotate(work, ref)
 
     # Projections ------------------------------------------------------------------------
@@ -237,15 +251,22 @@ class Removal:
             if state is None:
                 continue
             for part in state.parts.values():
-                _leave_windows(work, ref, part)
+                leave_windows(work, ref, part)
             work.delete(processor.table, ref)
         self._rotate(work, ref)
 
     def _rotate(self, work: Workspace, ref: SubjectRef) -> None:
-        """Move the subject's view keys to the next generation; the old one is shredded."""
-        generation = (work.get(GENERATIONS, ref) or 0) + 1
+        """Move the subject's view keys to the next generation; the old one is shredded.
+
+        One number serves all projections of the subject, so those that stay are sealed anew.
+        """
+        generation = max(work.get(GENERATIONS, ref) or 0, self._floor) + 1
         work.put(GENERATIONS, ref, generation)
         work.put(SHREDS, ref + b"view", Shred("view", below=generation))
+        for processor in self._processors:
+            state = work.get(processor.table, ref)
+            if state is not None:
+                work.put(processor.table, ref, state)
 
     def _shred(self, work: Workspace, ref: SubjectRef, shred: Shred) -> None:
         """Put keys on the list of those to destroy, where this pass owns the tombstones."""
@@ -280,7 +301,7 @@ def start_timer(work: Workspace, ref: SubjectRef, category: Category, month: int
         work.put(TIMERS, key, value=True)
 
 
-def _leave_windows(work: Workspace, ref: SubjectRef, part: object) -> None:
+def leave_windows(work: Workspace, ref: SubjectRef, part: object) -> None:
     """Take the subject out of the windows of a part that goes."""
     for window in getattr(part, "windows", ()):
         work.delete(MEMBERS, window.encode() + ref)

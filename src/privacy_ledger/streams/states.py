@@ -169,6 +169,10 @@ class Loader(Protocol):
         """Yield committed (key, value) pairs in key order."""
         ...
 
+    def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:
+        """Yield the committed keys from `start` on, in order."""
+        ...
+
 
 class Changes(Struct, frozen=True):
     """The changed values of one table, by key in the order of first change; None deletes."""
@@ -218,6 +222,10 @@ class Workspace:
                 else:
                     found[key] = value
         return sorted(found.items())
+
+    def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:
+        """Yield the keys from `start` on as committed, without this cycle's changes, in order."""
+        return self._loader.keys(table, start)
 
     def changes(self) -> tuple[Changes, ...]:
         """Return every change of this cycle, table by table."""

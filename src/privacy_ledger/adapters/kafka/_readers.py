@@ -45,6 +45,11 @@ class PartitionReader:
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets([self._partition])
         return ends[self._partition]
 
+    async def first(self) -> int:
+        """Return the lowest offset that the cluster keeps."""
+        starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets([self._partition])
+        return starts[self._partition]
+
     async def read(self, *, after: int, limit: int) -> tuple[Row, ...]:
         """Return at most `limit` records above `after`; empty only when the stable end is reached."""
         if limit <= 0:
@@ -112,8 +117,7 @@ class PartitionReader:
             )
         except OffsetOutOfRangeError:
             # Retention removed the beginning of the log after this position.
-            starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets([self._partition])
-            self._consumer.seek(self._partition, starts[self._partition])
+            self._consumer.seek(self._partition, await self.first())
             return ()
         return to_rows(fetched.get(self._partition, ()))
 

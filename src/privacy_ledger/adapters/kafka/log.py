@@ -32,6 +32,7 @@ __all__ = ["KafkaLog"]
 
 _IDLE_READERS: Final = 16
 _ABORT_TIMEOUT_S: Final = 3.0
+_Groups = defaultdict[tuple[str, int], list[NewRecord]]
 
 
 class _Writer:
@@ -155,14 +156,7 @@ class KafkaLog:
             Fenced: a newer owner of `writer` exists; nothing was appended.
             LogUnavailable: it is not known whether the transaction was committed.
         """
-        self._opened()
-        groups: defaultdict[tuple[str, int], list[NewRecord]] = defaultdict(list)
-        for topic, record in writes:
-            groups[topic, record.partition].append(record)
-        physical: dict[str, str] = {}
-        for (topic, partition), records in groups.items():
-            self._check(topic, partition, records)
-            physical[topic] = await self._physical(topic)
+        groups, physical = await self._grouped(writes)
         if writer not in self._writers:
             await self.open_writer(writer)
         entry = self._writers[writer]
@@ -180,6 +174,34 @@ class KafkaLog:
                 # under way, and would end the next one half done; a new epoch refuses it.
                 self._end(entry, LogUnavailable(f"The writer {writer} was answered late. Open it again."))
             return ends
+
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Fence every owner of `writer`, append everything in one transaction, and own nothing after.
+
+        An owner in this very instance is fenced like any other: it opens the writer again.
+
+        Raises:
+            Fenced: a newer owner came in between; nothing was appended.
+        """
+        groups, physical = await self._grouped(writes)
+        with translated_errors(self._cluster):
+            producer = await open_producer(self._cluster, transactional_id=self._prefix + writer)
+            try:
+                await _transact(producer, groups, physical)
+            finally:
+                self._discard(producer)
+
+    async def _grouped(self, writes: Sequence[tuple[str, NewRecord]]) -> tuple[_Groups, dict[str, str]]:
+        """Return the records by place, and the names of their topics in the cluster."""
+        self._opened()
+        groups: _Groups = defaultdict(list)
+        for topic, record in writes:
+            groups[topic, record.partition].append(record)
+        physical: dict[str, str] = {}
+        for (topic, partition), records in groups.items():
+            self._check(topic, partition, records)
+            physical[topic] = await self._physical(topic)
+        return groups, physical
 
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` committed records above `after`, oldest first; empty at the stable end."""
@@ -200,6 +222,11 @@ class KafkaLog:
         """Return the last stable offset, which the next committed record will at least have."""
         async with self._reading(topic, partition) as reader:
             return await reader.end()
+
+    async def first(self, topic: str, partition: int) -> int:
+        """Return the lowest offset that the cluster keeps; compaction never raises it, deletion does."""
+        async with self._reading(topic, partition) as reader:
+            return await reader.first()
 
     async def close(self) -> None:
         """Close every connection; idempotent. Unacknowledged records are given up."""

@@ -127,7 +127,6 @@ def group_options(
     """
     return reader_options(cluster) | {
         "group_id": group,
-        "auto_offset_reset": "earliest",
         "session_timeout_ms": session_ms,
         "heartbeat_interval_ms": _HEARTBEAT_INTERVAL_MS,
         "rebalance_timeout_ms": _REBALANCE_TIMEOUT_MS,

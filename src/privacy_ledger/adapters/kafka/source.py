@@ -8,7 +8,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError, ProducerFenced
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import (
@@ -23,7 +23,7 @@ from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
 from privacy_ledger.domain.errors import Fenced
 from privacy_ledger.ports.log import Row
-from privacy_ledger.ports.transport import Claim, Member, Plan, Share
+from privacy_ledger.ports.transport import Claim, Member, OutOfRange, Plan, Share
 
 __all__ = ["GroupMember", "GroupSource"]
 
@@ -96,6 +96,12 @@ class GroupSource:
                     fetched = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=limit)
             except TimeoutError:
                 return {}
+            except NoOffsetForPartitionError:
+                return {}  # a partition that nobody has resumed yet
+            except OffsetOutOfRangeError as error:
+                raise OutOfRange(
+                    frozenset((self._topic, place.partition) for place in error.args[0])
+                ) from None
         return {place.partition: to_rows(records) for place, records in fetched.items()}
 
     def pause(self, partition: int) -> None:

@@ -157,6 +157,12 @@ class KeyTable:
             self._cache.keep(key.kid, key)
         return keys
 
+    def unused_generation(self, group: str) -> int:
+        """Return the first generation that no key of a group has."""
+        with self._store.read():
+            ((top,),) = self._store.select("SELECT max(generation) FROM keys WHERE grp = ?", (group,))
+        return 0 if top is None else cast("int", top) + 1
+
     def _create(
         self, uses: dict["_Name", int], *, at: int, is_single: bool = False
     ) -> dict["_Name", DataKey]:

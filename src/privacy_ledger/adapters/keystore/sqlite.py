@@ -134,6 +134,10 @@ class SqliteKeyVault:
         self._be_fresh()
         return self._keys.fresh(wants, now=now)
 
+    def unused_generation(self, group: str) -> int:
+        """Return the first generation that no key of this group has, shredded ones included."""
+        return self._keys.unused_generation(group)
+
     def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded]:
         """Return the keys of these ids; an id that was never held here is absent."""
         self._be_fresh()

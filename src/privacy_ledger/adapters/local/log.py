@@ -113,6 +113,12 @@ class LocalLog:
             (topic, record.partition): offset for (topic, record), offset in zip(writes, offsets, strict=True)
         }
 
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Fence every owner of `writer`, this instance's too, append everything, and own nothing after."""
+        self._check(writes)
+        epoch = await self._in_thread(lambda: self._writer.next_epoch(writer))
+        await self._commit(writes, owner=(writer, epoch))
+
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` records with an offset above `after`, oldest first.
 
@@ -138,18 +144,26 @@ class LocalLog:
         lane = self._lane(topic, partition)
         return 0 if lane is None else self._reader.end(lane)
 
+    async def first(self, topic: str, partition: int) -> int:  # noqa: ARG002 - nothing is deleted here
+        """Return 0: a home deletes no beginning of a log; it compacts, and drops what is past its time."""
+        return 0
+
     def latest_many(self, topic: str, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the newest value of each key, in order; None for an absent key or a tombstone."""
         lane = self._lane(topic, partition)
         return [None] * len(keys) if lane is None else self._reader.latest_many(_table(topic), lane, keys)
 
-    def scan_latest(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan_latest(
+        self, topic: str, partition: int, prefix: bytes, *, start: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) of every live key that starts with `prefix`, in key order.
+
+        It begins at `prefix` followed by `start`.
 
         It reads in pages, so a change made meanwhile may be seen or not.
         """
         lane = self._lane(topic, partition)
-        return iter(()) if lane is None else self._reader.scan_latest(_table(topic), lane, prefix)
+        return iter(()) if lane is None else self._reader.scan_latest(_table(topic), lane, prefix, start)
 
     def live_tags(
         self, partition: int, pairs: Sequence[tuple[bytes, bytes]]

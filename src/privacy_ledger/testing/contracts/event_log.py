@@ -361,6 +361,21 @@ class EventLogContract:
         await first.append_atomically([(_STATE, payload(b"again"))], writer=_WRITER)
         assert values(await eventually_reads(first, _STATE, 1)) == [b"again"]
 
+    async def test_who_supersedes_a_writer_fences_its_owner_in_this_instance_too(self, log: EventLog) -> None:
+        """What it appends is all that comes after; the owner opens the writer again and goes on."""
+        await log.append_atomically([(_STATE, payload(b"1", key=b"1"))], writer=_WRITER)
+        await log.supersede([(_STATE, payload(b"2", key=b"2"))], writer=_WRITER)
+        with pytest.raises(Fenced):
+            await log.append_atomically([(_STATE, payload(b"3", key=b"3"))], writer=_WRITER)
+        await log.open_writer(_WRITER)
+        await log.append_atomically([(_STATE, payload(b"4", key=b"4"))], writer=_WRITER)
+        assert values(await eventually_reads(log, _STATE, 3)) == [b"1", b"2", b"4"]
+
+    async def test_a_log_keeps_its_beginning(self, log: EventLog) -> None:
+        """Whatever was appended: only a deletion raises the first offset."""
+        await log.append(LEDGER_EVENTS, [payload(b"x")] * 3)
+        assert await log.first(LEDGER_EVENTS, 0) == 0
+
     async def test_writers_of_other_names_do_not_fence_each_other(self, open_log: OpenLog) -> None:
         """One per pass and partition."""
         first, second = await open_log(), await open_log()

@@ -180,6 +180,15 @@ class KeyVaultContract(ABC):
 
     # Sealing ---------------------------------------------------------------------------------
 
+    def test_an_unused_generation_lies_above_every_key_of_the_group(self, vault: KeyVault) -> None:
+        """Whoever has them, and shredded ones too: what is sealed under it can be opened by no old key."""
+        top = 3
+        assert vault.unused_generation("usage") == 0
+        wants = [KeyWant(REF, "usage", top), KeyWant(OTHER, "usage", 1), KeyWant(REF, "device", 9)]
+        vault.sealing_keys(wants, now=NOW)
+        vault.shred(REF, now=NOW, group="usage")
+        assert vault.unused_generation("usage") == top + 1
+
     def test_equal_wants_get_one_key(self, vault: KeyVault) -> None:
         """Wants are answered in order, one key per reference and group."""
         wants = [

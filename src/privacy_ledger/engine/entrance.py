@@ -1,0 +1,236 @@
+"""Entering a partition: fence, restore, make sure of everything, and only then fold on.
+
+What is wrong with the local store alone is mended on the way: it is a cache. What is wrong with the
+changelogs is mended from the ledger. What is wrong with the ledger stops the partition.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import structs
+
+from privacy_ledger.domain.errors import ChangelogLost, LedgerError, StoreUnfit
+from privacy_ledger.engine.aftermath import carry_out
+from privacy_ledger.engine.anew import build_anew
+from privacy_ledger.engine.cycle import POSITION_KEY, Batch, PartitionCycle, Work
+from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.handover import check_not_rewound, marks_of, restore, stored_marks
+from privacy_ledger.engine.moving import claim_moved
+from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled
+from privacy_ledger.engine.soundness import (
+    CHRONICLE_KEY,
+    Chronicle,
+    Place,
+    check_ledger,
+    check_life,
+    check_whole,
+    chronicle_of,
+    examine,
+    look_back,
+    own_stamp,
+    time_stamp,
+)
+from privacy_ledger.engine.stores import Stores
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.runtime import Clock, Ids, StateStore
+from privacy_ledger.ports.transport import OutOfRange
+
+__all__ = ["Entrance"]
+
+MENDINGS_MAX: Final = 3
+
+OpenCycle = Callable[[int, StateStore], PartitionCycle]
+
+
+class Entrance:
+    """How the partitions of one pass are entered, written, and kept such that they can be entered again."""
+
+    def __init__(
+        self,
+        declaration: PassDeclaration,
+        *,
+        log: EventLog,
+        vault: KeyVault,
+        states: StateCodec,
+        clock: Clock,
+        ids: Ids,
+        stores: Stores,
+    ) -> None:
+        """Take the collaborators of an engine."""
+        self._declaration = declaration
+        self._log = log
+        self._vault = vault
+        self._states = states
+        self._clock = clock
+        self._ids = ids
+        self._stores = stores
+
+    async def enter(
+        self,
+        partition: int,
+        open_cycle: OpenCycle,
+        *,
+        progress: RestoreProgress,
+        report: Callable[[int, LedgerError], None],
+    ) -> tuple[PartitionCycle, int]:
+        """Return a cycle over the whole state, which this build may fold on, and the records restored.
+
+        `report` is told of everything that is mended on the way.
+
+        Raises:
+            BuildRefused: this build must not run the pass.
+            LedgerRewound, LedgerTruncated: the ledger is not the one that was folded.
+        """
+        mended = 0
+        while True:
+            try:
+                return await self._try(partition, open_cycle, progress)
+            except (StoreUnfit, ChangelogLost) as fault:
+                mended += 1
+                if mended > MENDINGS_MAX:
+                    raise
+                report(partition, fault)
+                await self._stores.remove(partition)
+                if isinstance(fault, ChangelogLost):
+                    await self._build_anew(partition, open_cycle)
+
+    async def _try(
+        self, partition: int, open_cycle: OpenCycle, progress: RestoreProgress
+    ) -> tuple[PartitionCycle, int]:
+        store, records = await self._restored(partition, progress)
+        cycle = open_cycle(partition, store)
+        cycle.check_roll()
+        claims = await claim_moved(
+            self._log, self._declaration, partition, cycle=cycle, states=self._states,
+            vault=self._vault, now=self._clock.now(),
+        )  # fmt: skip
+        if claims:
+            store, more = await self._restored(partition, progress)
+            cycle, records = open_cycle(partition, store), records + more
+        place = self._stores.place(partition)
+        taken = (one.table for one in self._declaration.processors if one.name in claims)
+        await check_whole(self._log, store, place, awaited=frozenset(map(self._states.topic, taken)))
+        await check_ledger(self._log, place, cycle.position)
+        await check_not_rewound(self._log, place.source, partition, cycle.position)
+        if chronicle_of(store) is None or not cycle.position.life:
+            await self._begin(cycle, store, place)
+        store.write([own_stamp(place, cycle.position.life)])
+        batch = cycle.enrol(now=self._clock.now(), claims=claims)
+        if batch is not None:
+            await self.write(cycle, partition, batch)
+        await self._finish_predecessor(cycle, partition)
+        return cycle, records
+
+    async def _restored(self, partition: int, progress: RestoreProgress) -> tuple[StateStore, int]:
+        """Fence the predecessor and restore the store; an attempt that stands still is given up.
+
+        Raises:
+            RestoreStalled: nothing was read for too long.
+            StoreUnfit: the store is not one that can be brought up to date.
+        """
+        place = self._stores.place(partition)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(progress.stall_s) as limit:
+                progress.on_move = lambda: limit.reschedule(loop.time() + progress.stall_s)
+                await self._log.open_writer(place.writer)
+                store = self._stores.open(partition)
+                now = self._clock.now()
+                if (unfit := examine(store, place, now=now)) is not None:
+                    raise unfit
+                await look_back(self._log, store, place)
+                records = await restore(
+                    self._log, store, partition, changelogs=place.changelogs, progress=progress
+                )
+        except OutOfRange as error:
+            raise StoreUnfit("ahead", f"{error} The store is wiped and restored.") from None
+        except TimeoutError:
+            raise RestoreStalled("The changelogs cannot be read. Look at the brokers.") from None
+        finally:
+            progress.on_move = None
+        check_life(store, place)
+        store.write([time_stamp(now)])
+        return store, records
+
+    async def _begin(self, cycle: PartitionCycle, store: StateStore, place: Place) -> None:
+        """Give a state that has none a life of its own, and begin its chronicle."""
+        position = cycle.position
+        if not position.life:
+            position = structs.replace(position, life=self._ids.token())
+        starts = {topic: await self._log.first(topic, place.partition) for topic in place.changelogs}
+        chronicle = Chronicle(life=position.life, starts=starts, reached={})
+        encoded = msgspec.msgpack.encode(position)
+        writes = [NewRecord(place.partition, POSITION_KEY, encoded), chronicle.record(place.partition)]
+        ends = await self._log.append_atomically(
+            [(place.own, record) for record in writes], writer=place.writer
+        )
+        store.write(
+            [
+                *((record.key, record.value) for record in writes),
+                *marks_of(ends, place.partition, (place.own,)),
+            ]
+        )
+        cycle.position = position
+
+    async def _build_anew(self, partition: int, open_cycle: OpenCycle) -> None:
+        store = self._stores.open(partition)
+        await build_anew(
+            self._log, self._declaration, self._stores.place(partition), open_cycle(partition, store), store,
+            states=self._states, clock=self._clock, life=self._ids.token(),
+        )  # fmt: skip
+        await self._stores.remove(partition)
+
+    async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
+        """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
+        await self._carry_out(cycle, cycle.outstanding())
+        parked = cycle.parked()
+        batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
+        if batch is not None:
+            await self.write(cycle, partition, batch)
+
+    # While it is owned ---------------------------------------------------------------------------
+
+    async def write(self, cycle: PartitionCycle, partition: int, batch: Batch) -> None:
+        """Commit a batch; the store follows, with how far the changelogs now are applied."""
+        place = self._stores.place(partition)
+        ends = await self._log.append_atomically(batch.writes, writer=place.writer)
+        cycle.settle(batch, marks_of(ends, partition, place.changelogs))
+        await self._carry_out(cycle, batch.work)
+
+    async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
+        await carry_out(
+            work, cycle, declaration=self._declaration, log=self._log,
+            vault=self._vault, states=self._states, now=self._clock.now(),
+        )  # fmt: skip
+
+    async def note(self, cycle: PartitionCycle, partition: int) -> None:
+        """Say in the changelogs how far they reach, and in the store that it is whole now.
+
+        A heartbeat in each, in one transaction, shows that this process still is the owner.
+
+        Raises:
+            Fenced: another owner took over; nothing was noted.
+            ChangelogLost: a changelog ends below what was acknowledged.
+            LedgerRewound, LedgerTruncated: the ledger is not the one that is folded.
+        """
+        place, store = self._stores.place(partition), self._stores.open(partition)
+        await check_ledger(self._log, place, cycle.position)
+        await check_not_rewound(self._log, place.source, partition, cycle.position)
+        reached = stored_marks(store, place.changelogs)
+        chronicle = chronicle_of(store)
+        if chronicle is None:
+            raise ChangelogLost("missing", topic=place.own, partition=partition, message="has no chronicle.")
+        record = structs.replace(chronicle, reached=reached).record(partition)
+        beat = NewRecord(partition, HEARTBEAT_KEY, b"\0")
+        writes = [*((topic, beat) for topic in sorted(place.changelogs)), (place.own, record)]
+        ends = await self._log.append_atomically(writes, writer=place.writer)
+        for topic, end in reached.items():
+            if ends.get((topic, partition), end + 1) <= end:
+                message = f"took a record at {ends[topic, partition]} after {end}."
+                raise ChangelogLost("shortened", topic=topic, partition=partition, message=message)
+        marks = marks_of(ends, partition, place.changelogs)
+        store.write([*marks, (CHRONICLE_KEY, record.value), time_stamp(self._clock.now())])

@@ -1,0 +1,87 @@
+"""What goes wrong with the partitions of a pass, each by a name: for log lines and for readiness."""
+
+from typing import Final
+
+from msgspec import Struct, structs
+
+from privacy_ledger.domain.errors import (
+    BuildRefused,
+    ChangelogLost,
+    Fenced,
+    LedgerError,
+    LedgerRewound,
+    LedgerTruncated,
+    StoreUnfit,
+    UnknownKey,
+)
+from privacy_ledger.engine.cycle import ControlUnreadable
+from privacy_ledger.logging import get_logger
+
+__all__ = ["Outcome", "Outcomes"]
+
+RETRY_S: Final = 1.0
+FENCED_RETRY_S: Final = 3.0
+STOPPED_RETRY_S: Final = 30.0
+
+log_line = get_logger()
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """One named outcome: what happened, where, and what to do; `is_over` once the partition folds again."""
+
+    name: str
+    text: str
+    is_over: bool = False
+
+
+class Outcomes:
+    """The last outcome of each partition of one pass."""
+
+    def __init__(self, pass_name: str) -> None:
+        """Nothing has happened yet."""
+        self._pass_name = pass_name
+        self.last: dict[int, Outcome] = {}
+
+    def mended(self, partition: int, error: LedgerError) -> None:
+        """Take what is being mended; the partition goes on by itself."""
+        self._keep(partition, error)
+        event = "store begins anew" if isinstance(error, StoreUnfit) else "state begins anew"
+        log_line.warning(
+            event, pass_name=self._pass_name, partition=partition, state=error.outcome, reason=str(error)
+        )
+
+    def stopped(self, event: str, partition: int, error: Exception) -> float:
+        """Take what ended an attempt, and say so without frames; return when to try again, in seconds."""
+        where = {"pass_name": self._pass_name, "partition": partition}
+        if not isinstance(error, LedgerError):
+            # The message of a foreign error may carry a value.
+            reason = type(error).__name__
+            log_line.error(event, **where, reason=reason)
+            self.last[partition] = Outcome(name="unexpected error", text=reason)
+            return RETRY_S if isinstance(error, OSError) else STOPPED_RETRY_S
+        self._keep(partition, error)
+        match error:
+            case BuildRefused():
+                log_line.error("build refused", **where, state=error.outcome, reason=str(error))
+                return STOPPED_RETRY_S
+            case LedgerRewound() | LedgerTruncated() | UnknownKey() | ControlUnreadable():
+                log_line.error("partition stopped", **where, state=error.outcome, reason=str(error))
+                return STOPPED_RETRY_S
+            case Fenced():
+                log_line.warning("fenced", **where)
+                return FENCED_RETRY_S
+            case StoreUnfit() | ChangelogLost():
+                log_line.warning(event, **where, state=error.outcome, reason=str(error))
+                return 0.0
+            case _:
+                log_line.warning(event, **where, state=error.outcome, reason=str(error))
+                return RETRY_S
+
+    def over(self, partition: int) -> None:
+        """Take that a partition folds."""
+        last = self.last.get(partition)
+        if last is not None:
+            self.last[partition] = structs.replace(last, is_over=True)
+
+    def _keep(self, partition: int, error: LedgerError) -> None:
+        self.last[partition] = Outcome(name=error.outcome, text=str(error))

@@ -72,6 +72,10 @@ class StateCache:
             if value is not None:
                 yield key, value
 
+    def count(self, table: Table[T], *, limit: int) -> int:
+        """Return how many committed rows a table has, counted up to `limit`; nothing is opened."""
+        return sum(1 for _ in islice(self._store.scan(table.code), limit))
+
     def commit(
         self,
         store: Sequence[tuple[bytes, bytes | None]],

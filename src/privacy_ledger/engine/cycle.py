@@ -4,6 +4,8 @@ The caller commits `Batch.writes` in one transaction and only then calls `settle
 the local store up to date: a crash leaves at worst a store that is behind its changelog.
 """
 
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
@@ -20,7 +22,7 @@ from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
-from privacy_ledger.ports.log import NewRecord, Row
+from privacy_ledger.ports.log import NewRecord, Row, received_at
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import Ids, StateStore
 from privacy_ledger.streams.fold import PassFold
@@ -72,14 +74,21 @@ class Books(Protocol):
 
 
 class Work(Struct, frozen=True, kw_only=True):
-    """What the shell does once a batch is committed, outside its transaction."""
+    """What the shell does once a batch is committed, outside its transaction.
+
+    `causes` counts the tombstones that were decided now, by cause.
+    """
 
     tombstones: tuple[NewRecord, ...]
     shreds: tuple[tuple[bytes, Shred], ...]
+    causes: Mapping[str, int] = {}
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """The writes of one cycle: commit them together, then `settle`."""
+    """The writes of one cycle: commit them together, then `settle`.
+
+    `received_at` is that of the last record that has one; `fold_s` is what making the batch took.
+    """
 
     writes: tuple[tuple[str, NewRecord], ...]
     store: tuple[tuple[bytes, bytes | None], ...]
@@ -90,6 +99,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     records: int
     parked: int
     is_tick: bool
+    received_at: datetime | None
+    fold_s: float
 
 
 ReadAt = Callable[[Sequence[int]], Awaitable[Sequence[Row]]]
@@ -149,12 +160,13 @@ class PartitionCycle:
             UnknownKey: many records in a row name keys that this keystore never held.
             ControlUnreadable: a control record for all cannot be read.
         """
+        started = time.perf_counter()
         await self._load_books()
         last = self.position.offset
         fresh = rows if rows and rows[0].offset > last else [row for row in rows if row.offset > last]
         notable: list[Record] = []
         work, emits = await self._around_failures(lambda: self._fold_all(fresh, notable))
-        return self._batch(work, emits, notable, fresh, now=now)
+        return self._batch(work, emits, notable, fresh, now=now, started=started)
 
     async def _load_books(self) -> None:
         """Load every rule book that the committed states name, once after a take-over."""
@@ -238,9 +250,10 @@ class PartitionCycle:
 
         A subject on whose record a step fails again stays parked; the others are taken up.
         """
+        started = time.perf_counter()
         await self._load_books()
         work, emits = await self._around_failures(lambda: self._retry_all(refs))
-        return self._batch(work, emits, (), (), now=now) if len(work) else None
+        return self._batch(work, emits, (), (), now=now, started=started) if len(work) else None
 
     async def _retry_all(self, refs: Sequence[bytes]) -> tuple[Workspace, list[Emit]]:
         """Take parked subjects up again in one workspace."""
@@ -338,6 +351,7 @@ class PartitionCycle:
         rows: Sequence[Row],
         *,
         now: datetime,
+        started: float,
     ) -> Batch:
         """Seal the changes and put position, outputs and pointers beside them."""
         changes = work.changes()
@@ -372,6 +386,8 @@ class PartitionCycle:
             records=len(rows),
             parked=len(parked),
             is_tick=bool(ticks),
+            received_at=next((at for at in map(received_at, reversed(rows)) if at is not None), None),
+            fold_s=time.perf_counter() - started,
         )
 
     def _advance(self, ticks: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
@@ -407,7 +423,11 @@ class PartitionCycle:
         by_table = {one.table.name: one.values for one in changes}
         decided = [value for value in by_table.get(WORK.name, {}).values() if value is not None]
         shreds = [pair for pair in by_table.get(SHREDS.name, {}).items() if pair[1] is not None]
-        return Work(tombstones=self._tombstones(decided), shreds=tuple(shreds))
+        return Work(
+            tombstones=self._tombstones(decided),
+            shreds=tuple(shreds),
+            causes=Counter(one.cause for one in decided),
+        )
 
     def _tombstones(self, decided: Iterable[Tombstone]) -> tuple[NewRecord, ...]:
         """Return the records that free what was decided, in decision order."""
@@ -440,6 +460,10 @@ class PartitionCycle:
     def parked(self) -> tuple[bytes, ...]:
         """Return the references of parked subjects, sorted."""
         return tuple(key for key, _ in self._cache.scan(PARKED, b""))
+
+    def count(self, table: Table[T], *, limit: int) -> int:
+        """Return how many committed rows a table has, counted up to `limit`."""
+        return self._cache.count(table, limit=limit)
 
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return a committed value (commands and tests look through this)."""

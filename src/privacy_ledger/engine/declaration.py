@@ -52,6 +52,11 @@ class PassDeclaration(Struct, frozen=True, kw_only=True):
         return self.name == CORE
 
     @property
+    def projections(self) -> tuple[str, ...]:
+        """What the pass folds records into, by name: its processors and what it publishes beside them."""
+        return tuple(sorted({processor.name for processor in self.processors} | self.publishes))
+
+    @property
     def tables(self) -> tuple[Table[object], ...]:
         """Every table of the pass, folded and projected."""
         projected = tuple(processor.table for processor in self.processors)

@@ -9,9 +9,11 @@ from privacy_ledger.domain.errors import NotCaughtUp
 from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock
 
@@ -47,6 +49,7 @@ class Lane:
         self.states = states
         self.open_cycle = open_cycle
         self.cycles: dict[int, PartitionCycle] = {}
+        self.meters: dict[int, PartitionMeter] = {}
 
 
 class EmbeddedPasses:
@@ -61,6 +64,7 @@ class EmbeddedPasses:
         views: Views,
         clock: Clock,
         lock: Lock,
+        meters: Meters = SILENT,
     ) -> None:
         """Take the lanes; `on_acquire` may be set by the wiring (ticks)."""
         self._lanes = tuple(lanes)
@@ -69,6 +73,7 @@ class EmbeddedPasses:
         self._views = views
         self._clock = clock
         self._lock = lock
+        self._meters = meters
         self.on_acquire: Callable[[], Awaitable[object]] | None = None
         self._is_held = False
 
@@ -117,19 +122,28 @@ class EmbeddedPasses:
     async def _open_all(self) -> None:
         """Open every cycle; half an acquisition must never look like a whole one."""
         for lane in self._lanes:
-            for partition in range(self._log.partitions(lane.declaration.source)):
+            name = lane.declaration.name
+            partitions = range(self._log.partitions(lane.declaration.source))
+            self._meters.note(Assigned(pass_name=name, partitions=tuple(partitions)))
+            for partition in partitions:
+                meter = PartitionMeter(self._meters, pass_name=name, partition=partition)
+                lane.meters[partition] = meter
                 await self._log.open_writer(self._writer(lane, partition))
                 cycle = lane.open_cycle(partition)
                 lane.cycles[partition] = cycle
                 # What an earlier owner decided and may not have finished.
                 await self._carry_out(lane, cycle, cycle.outstanding())
                 await self._retry_parked(lane, partition, cycle)
+                meter.outstanding(cycle)
+                meter.stands(Standing.RUNNING)
         if self.on_acquire is not None:
             await self.on_acquire()
 
     def release(self) -> None:
         """Forget the cycles and free the lock."""
         for lane in self._lanes:
+            if lane.cycles:
+                self._meters.note(Revoked(pass_name=lane.declaration.name))
             lane.cycles.clear()
         self._is_held = False
         self._lock.release()
@@ -149,11 +163,15 @@ class EmbeddedPasses:
     async def _cycle(self, lane: Lane, partition: int) -> int:
         """Run one cycle; return how many rows it took."""
         cycle = lane.cycles[partition]
-        source = lane.declaration.source
+        source, meter = lane.declaration.source, lane.meters[partition]
         rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
         if not rows:
+            meter.lag(cycle.position.offset, 0, now=self._clock.now())
             return 0
         await self._commit(lane, partition, cycle, await cycle.run(rows, now=self._clock.now()))
+        behind = await self._log.end(source, partition) - rows[-1].offset - 1
+        meter.lag(cycle.position.offset, behind, now=self._clock.now())
+        meter.outstanding(cycle)
         return len(rows)
 
     async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
@@ -173,7 +191,7 @@ class EmbeddedPasses:
 
     async def _commit(self, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch) -> None:
         """Make a batch durable, and do what it decided."""
-        await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
+        await lane.meters[partition].commit(self._log, batch)
         cycle.settle(batch)
         await self._carry_out(lane, cycle, batch.work)
 

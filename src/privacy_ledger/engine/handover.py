@@ -12,6 +12,7 @@ from privacy_ledger.domain.errors import LedgerRewound
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.observe import SILENT, Meters, Restoring
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 
@@ -39,12 +40,14 @@ async def restore(
     *,
     pass_name: str,
     changelogs: Mapping[str, bytes],
+    meters: Meters = SILENT,
 ) -> int:
     """Bring the store up to the stable end of its changelogs; return the records applied.
 
     `changelogs`: topic → the table code that its keys lack (b"" for the private changelog).
     Progress is stored with the values, in the same batch, so that an interrupted restore goes
-    on where it was. The caller has fenced every earlier owner before.
+    on where it was. The caller has fenced every earlier owner before. `eta_s` is that of the
+    changelog in hand.
     """
     started = reported = time.monotonic()
     total = 0
@@ -64,10 +67,14 @@ async def restore(
                 reported = time.monotonic()
                 end = await log.end(topic, partition)
                 rate = total / (reported - started)
+                eta_s = max(0, end - after) / rate
                 log_line.info(
                     "restoring", pass_name=pass_name, topic=topic, partition=partition,
-                    records=total, rate=round(rate), eta_s=round(max(0, end - after) / rate),
+                    records=total, rate=round(rate), eta_s=round(eta_s),
                 )  # fmt: skip
+                meters.note(
+                    Restoring(pass_name=pass_name, partition=partition, records=total, rate=rate, eta_s=eta_s)
+                )
     return total
 
 

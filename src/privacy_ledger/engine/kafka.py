@@ -24,10 +24,12 @@ from privacy_ledger.engine.handover import (
     note_progress,
     restore,
 )
+from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import Row
+from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
 from privacy_ledger.ports.runtime import Clock, StateStore
 
 __all__ = ["KafkaEngine", "Wiring"]
@@ -38,6 +40,7 @@ ROWS_PER_POLL: Final = 8000
 ACQUIRING_AT_ONCE: Final = 8
 NOTE_PROGRESS_S: Final = 10.0
 LAG_COMMIT_S: Final = 5.0
+LAG_NOTE_S: Final = 1.0
 RETRY_S: Final = 1.0
 FENCED_RETRY_S: Final = 3.0
 STOPPED_RETRY_S: Final = 30.0
@@ -69,8 +72,9 @@ class Wiring(Protocol):
 class _Owned:
     """One assigned partition."""
 
-    def __init__(self, lock: asyncio.Lock) -> None:
+    def __init__(self, lock: asyncio.Lock, meter: PartitionMeter) -> None:
         self.lock = lock
+        self.meter = meter
         self.cycle: PartitionCycle | None = None
         self.is_running = False
         self.noted_at = 0.0
@@ -90,6 +94,7 @@ class KafkaEngine:
         states: StateCodec,
         clock: Clock,
         topic: str,
+        meters: Meters = SILENT,
     ) -> None:
         """Take the collaborators; `topic` is the source's name in the cluster."""
         self._declaration = declaration
@@ -99,6 +104,7 @@ class KafkaEngine:
         self._states = states
         self._clock = clock
         self._topic = topic
+        self._meters = meters
         self._consumer = wiring.consumer()
         self._owned: dict[int, _Owned] = {}
         # A lock outlives its assignment: a cycle of an earlier one may still be in its commit.
@@ -108,7 +114,7 @@ class KafkaEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(ACQUIRING_AT_ONCE)
         self._stopping = asyncio.Event()
-        self._lag_at = 0.0
+        self._lag_at = self._noted_at = 0.0
         self.on_acquired: Callable[[int], None] | None = None
 
     # Life -----------------------------------------------------------------------------------
@@ -154,8 +160,9 @@ class KafkaEngine:
         places = [TopicPartition(self._topic, partition) for partition in partitions]
         if places:
             self._consumer.pause(*places)
+        self._meters.note(Assigned(pass_name=self._declaration.name, partitions=tuple(partitions)))
         for partition in partitions:
-            self._owned.setdefault(partition, _Owned(self._locks[partition])).is_running = False
+            self._owned.setdefault(partition, self._unowned(partition)).is_running = False
             self._acquire_later(partition, delay_s=0)
 
     def revoked(self) -> None:
@@ -164,8 +171,13 @@ class KafkaEngine:
         for owned in self._owned.values():
             owned.is_running = False
         self._owned = {}
+        self._meters.note(Revoked(pass_name=self._declaration.name))
         for task in self._tasks:
             task.cancel()
+
+    def _unowned(self, partition: int) -> _Owned:
+        meter = PartitionMeter(self._meters, pass_name=self._declaration.name, partition=partition)
+        return _Owned(self._locks[partition], meter)
 
     def _acquire_later(self, partition: int, *, delay_s: float) -> None:
         generation = self._generation
@@ -186,16 +198,18 @@ class KafkaEngine:
             log_line.error(  # noqa: TRY400
                 "partition stopped", **self._where(partition), reason=str(error)
             )
-            self._again(partition, generation, delay_s=STOPPED_RETRY_S)
+            self._again(partition, generation, error, delay_s=STOPPED_RETRY_S)
         except (LedgerError, KafkaError, OSError) as error:
             log_line.warning("acquire failed", **self._where(partition), reason=_code(error))
-            self._again(partition, generation, delay_s=RETRY_S)
+            self._again(partition, generation, error, delay_s=RETRY_S)
         except Exception as error:  # noqa: BLE001 - a task's outermost frame: nothing may stay paused unseen
             log_line.error("acquire failed", **self._where(partition), reason=_code(error))  # noqa: TRY400
-            self._again(partition, generation, delay_s=STOPPED_RETRY_S)
+            self._again(partition, generation, error, delay_s=STOPPED_RETRY_S)
 
-    def _again(self, partition: int, generation: int, *, delay_s: float) -> None:
-        if generation == self._generation and not self._stopping.is_set():
+    def _again(self, partition: int, generation: int, error: Exception, *, delay_s: float) -> None:
+        owned = self._owned.get(partition)
+        if owned is not None and generation == self._generation and not self._stopping.is_set():
+            owned.meter.stands(_standing(delay_s), error)
             self._acquire_later(partition, delay_s=delay_s)
 
     async def _take_over(self, partition: int, generation: int) -> None:
@@ -209,12 +223,12 @@ class KafkaEngine:
                 store = self._stores[partition] = self._wiring.open_store(partition)
             started = time.monotonic()
             records = await restore(
-                self._log, store, partition,
-                pass_name=self._declaration.name, changelogs=self._wiring.changelogs,
+                self._log, store, partition, pass_name=self._declaration.name,
+                changelogs=self._wiring.changelogs, meters=self._meters,
             )  # fmt: skip
             cycle = self._wiring.open_cycle(partition, store)
             await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
-            await self._finish_predecessor(cycle, partition)
+            await self._finish_predecessor(owned, cycle)
             if generation != self._generation:
                 return
             owned.cycle = cycle
@@ -222,6 +236,7 @@ class KafkaEngine:
             self._consumer.seek(place, cycle.position.offset + 1)
             self._consumer.resume(place)
             owned.is_running = True
+            owned.meter.stands(Standing.RUNNING)
             log_line.info(
                 "partition running", **self._where(partition), records=records,
                 offset=cycle.position.offset,
@@ -230,13 +245,13 @@ class KafkaEngine:
         if self.on_acquired is not None:
             self.on_acquired(partition)
 
-    async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
+    async def _finish_predecessor(self, owned: _Owned, cycle: PartitionCycle) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
         await self._carry_out(cycle, cycle.outstanding())
         parked = cycle.parked()
         batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
         if batch is not None:
-            await self._log.append_atomically(batch.writes, writer=self._writer(partition))
+            await owned.meter.commit(self._log, batch)
             cycle.settle(batch)
             await self._carry_out(cycle, batch.work)
 
@@ -280,13 +295,13 @@ class KafkaEngine:
                 log_line.error(  # noqa: TRY400 - no frames in logs
                     "partition stopped", **self._where(partition), reason=str(error)
                 )
-                self._drop(partition, owned, delay_s=STOPPED_RETRY_S)
-            except Fenced:
+                self._drop(partition, owned, error, delay_s=STOPPED_RETRY_S)
+            except Fenced as error:
                 log_line.warning("fenced", **self._where(partition))
-                self._drop(partition, owned, delay_s=FENCED_RETRY_S)
+                self._drop(partition, owned, error, delay_s=FENCED_RETRY_S)
             except (LedgerError, KafkaError, OSError) as error:
                 log_line.warning("cycle failed", **self._where(partition), reason=_code(error))
-                self._drop(partition, owned, delay_s=RETRY_S)
+                self._drop(partition, owned, error, delay_s=RETRY_S)
 
     async def _commit(
         self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
@@ -294,7 +309,7 @@ class KafkaEngine:
         batch = await cycle.run(rows, now=self._clock.now())
         if not batch.records or owned.cycle is not cycle or self._owned.get(partition) is not owned:
             return
-        await self._log.append_atomically(batch.writes, writer=self._writer(partition))
+        await owned.meter.commit(self._log, batch)
         cycle.settle(batch)
         await self._carry_out(cycle, batch.work)
 
@@ -306,24 +321,31 @@ class KafkaEngine:
             await asyncio.to_thread(store.compact if owned.has_residue else store.flush)
             owned.has_residue = False
 
-    def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:
+    def _drop(self, partition: int, owned: _Owned, error: Exception, *, delay_s: float) -> None:
         """Stop folding a partition and acquire it again later, from its own position."""
         owned.is_running = False
         owned.cycle = None
         if partition in self._owned:
+            owned.meter.stands(_standing(delay_s), error)
             self._consumer.pause(TopicPartition(self._topic, partition))
             self._acquire_later(partition, delay_s=delay_s)
 
     async def _tend(self) -> None:
         """Now and then: note changelog progress, and commit offsets as a lag figure."""
         now = time.monotonic()
+        is_lag_due = now - self._noted_at > LAG_NOTE_S
         offsets: dict[TopicPartition, int] = {}
         for partition, owned in list(self._owned.items()):
             if not owned.is_running or owned.cycle is None:
                 continue
-            offsets[TopicPartition(self._topic, partition)] = owned.cycle.position.offset + 1
+            place = TopicPartition(self._topic, partition)
+            offsets[place] = owned.cycle.position.offset + 1
+            if is_lag_due:
+                self._noted_at = now
+                await self._note_lag(place, owned)
             if now - owned.noted_at > NOTE_PROGRESS_S:
                 owned.noted_at = now
+                owned.meter.outstanding(owned.cycle)
                 async with owned.lock:
                     if owned.is_running:
                         await self._note(partition, owned)
@@ -333,6 +355,13 @@ class KafkaEngine:
                 await self._consumer.commit(offsets)
             except KafkaError as error:
                 log_line.info("lag not committed", reason=_code(error))
+
+    async def _note_lag(self, place: TopicPartition, owned: _Owned) -> None:
+        """Note what lies between the consumer, which has passed what is no record, and the stable end."""
+        end: int | None = self._consumer.last_stable_offset(place)
+        if end is not None and owned.cycle is not None:
+            passed: int = await self._consumer.position(place)
+            owned.meter.lag(owned.cycle.position.offset, end - passed, now=self._clock.now())
 
     async def _note(self, partition: int, owned: _Owned) -> None:
         try:
@@ -346,7 +375,7 @@ class KafkaEngine:
         except LedgerError as error:
             # The writer has ended: whoever owns the partition now, it is acquired before it folds.
             log_line.info("progress not noted", **self._where(partition), reason=_code(error))
-            self._drop(partition, owned, delay_s=FENCED_RETRY_S)
+            self._drop(partition, owned, error, delay_s=FENCED_RETRY_S)
 
     async def _close_stores(self) -> None:
         for store in self._stores.values():
@@ -383,6 +412,11 @@ def _rows(records: Sequence[ConsumerRecord]) -> tuple[Row, ...]:
         )
         for record in records
     )  # fmt: skip
+
+
+def _standing(delay_s: float) -> Standing:
+    """Return where a partition stands that is tried again so much later."""
+    return Standing.STOPPED if delay_s >= STOPPED_RETRY_S else Standing.WAITING
 
 
 def _code(error: BaseException) -> str:

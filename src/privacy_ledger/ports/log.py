@@ -1,11 +1,12 @@
 """The event log: topics of partitions of records, embedded or on Kafka."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
 
-__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header"]
+__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header", "received_at"]
 
 Headers = tuple[tuple[str, bytes], ...]
 """Record headers in order; names and values are ASCII."""
@@ -37,6 +38,15 @@ def header(headers: Headers, name: str) -> bytes | None:
         if key == name:
             return value
     return None
+
+
+def received_at(row: Row) -> datetime | None:
+    """Return when a ledger record was received, as it says itself; a tombstone does not."""
+    stated = header(row.headers, "received")
+    try:
+        return None if stated is None else datetime.fromisoformat(stated.decode("ascii"))
+    except ValueError:
+        return None
 
 
 class EventLog(Protocol):

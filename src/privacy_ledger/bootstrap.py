@@ -27,6 +27,8 @@ from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.noise import OpenDpNoise
+from privacy_ledger.adapters.observe.health import HealthAddress, serving
+from privacy_ledger.adapters.observe.switch import watch_of
 from privacy_ledger.adapters.rocks_store import RocksStore
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
 from privacy_ledger.adapters.state_codec import PassStateCodec
@@ -50,6 +52,7 @@ from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.ports.passes import Passes
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore
 from privacy_ledger.settings import Settings
@@ -65,6 +68,7 @@ __all__ = [
     "host_folder",
     "ingest_of",
     "open_runtime",
+    "open_worker",
     "rebuild_of",
     "release_of",
     "rules_in_force",
@@ -96,6 +100,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     books: RegistryBooks
     registrar: Registrar
     declared: dict[str, PassDeclaration]
+    meters: Meters = SILENT
 
     @property
     def partitions(self) -> int:
@@ -126,16 +131,17 @@ def worker_host() -> Callable[..., Coroutine[object, object, None]]:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, trial: datetime | None = None, prepare: bool = True
+    settings: Settings, *, trial: datetime | None = None, prepare: bool = True, meters: Meters = SILENT
 ) -> AsyncIterator[Runtime]:
     """Yield the wired home or cluster; closes everything after.
 
-    `prepare`: adopt the registry seed and write a first tick where none is in force.
+    `prepare`: adopt the registry seed and write a first tick where none is in force. `meters` see
+    what the passes do that run here.
     """
     if settings.cluster is None:
-        runtime = _embedded(settings, trial=trial)
+        runtime = _embedded(settings, trial=trial, meters=meters)
     else:
-        runtime = await _on_kafka(settings, settings.cluster)
+        runtime = await _on_kafka(settings, settings.cluster, meters=meters)
     try:
         if prepare:
             await _prepare(runtime)
@@ -145,6 +151,31 @@ async def open_runtime(
             runtime.embedded.release()
         await runtime.log.close()
         runtime.vault.close()
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, passes: Sequence[str], *, meters: Meters, on_serving: Callable[[HealthAddress], None]
+) -> AsyncIterator[Runtime]:
+    """Yield a runtime for a worker of these passes; it answers health checks where settings say so.
+
+    Without that setting no port is opened, and nothing of it is loaded.
+    """
+    if settings.health is None:
+        async with open_runtime(settings, meters=meters) as runtime:
+            yield runtime
+        return
+    declared = declared_passes()
+    watch = watch_of({name: declared[name].projections for name in passes}, beside=meters)
+    async with (
+        open_runtime(settings, meters=watch) as runtime,
+        serving(settings.health, watch.pages) as address,
+    ):
+        vault = runtime.vault
+        if isinstance(vault, SqliteKeyVault):
+            watch.ask_keys(lambda: vault.cache_figures)
+        on_serving(address)
+        yield runtime
 
 
 async def rules_in_force(runtime: Runtime) -> Rules:
@@ -169,7 +200,7 @@ async def _prepare(runtime: Runtime) -> None:
 # Embedded ----------------------------------------------------------------------------------
 
 
-def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
+def _embedded(settings: Settings, *, trial: datetime | None, meters: Meters) -> Runtime:
     ids = SystemIds()
     home = open_home(settings.home, ids=ids, trial=trial)
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / home.file.id
@@ -191,13 +222,13 @@ def _embedded(settings: Settings, *, trial: datetime | None) -> Runtime:
     ]
     embedded = EmbeddedPasses(
         lanes, log=log, vault=vault, views=views, clock=home.clock,
-        lock=WorkerLock(home.path / "worker.lock"),
+        lock=WorkerLock(home.path / "worker.lock"), meters=meters,
     )  # fmt: skip
     registrar = Registrar(log, codec, views=views, clock=home.clock, ids=ids)
     return Runtime(
         settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
         codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
-        kafka=None, books=books, registrar=registrar, declared=declared,
+        kafka=None, books=books, registrar=registrar, declared=declared, meters=meters,
     )  # fmt: skip
 
 
@@ -259,7 +290,7 @@ def _cycle_opener(
 # Kafka -------------------------------------------------------------------------------------
 
 
-async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
+async def _on_kafka(settings: Settings, cluster: ClusterSettings, *, meters: Meters) -> Runtime:
     keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
     ids, clock = SystemIds(), SystemClock()
@@ -282,6 +313,7 @@ async def _on_kafka(settings: Settings, cluster: ClusterSettings) -> Runtime:
         passes=RemotePasses(log, views, tuple(declared.values())),
         embedded=None, local=None, kafka=log, books=RegistryBooks(log),
         registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared,
+        meters=meters,
     )  # fmt: skip
 
 
@@ -346,6 +378,7 @@ def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
         states=_codec_of(declaration, runtime.vault),
         clock=runtime.clock,
         topic=runtime.settings.topic_prefix + declaration.source,
+        meters=runtime.meters,
     )
 
 

@@ -8,10 +8,12 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.observe.health import LOOPBACK, HealthAddress
 
 __all__ = ["Settings", "from_environment"]
 
 _DATA_HOME = "XDG_DATA_HOME"
+_PORTS = 1 << 16
 _Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 
 
@@ -27,6 +29,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     topic_prefix: str
     partitions: int | None
     data_home: Path
+    health: HealthAddress | None = None
+    traces: str | None = None
 
 
 def from_environment(*, home: str | None = None, kafka: str | None = None) -> Settings:
@@ -34,7 +38,9 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
 
     `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
     `PRIVACY_LEDGER_KEYSTORE`, `PRIVACY_LEDGER_STATE`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
-    `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, and for the cluster
+    `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_HEALTH` (where
+    a worker answers health checks; default nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of
+    traces; default none), and for the cluster
     `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
     """
@@ -51,11 +57,28 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         topic_prefix=read("PRIVACY_LEDGER_TOPIC_PREFIX") or "",
         partitions=int(partitions) if partitions else None,
         data_home=Path(read(_DATA_HOME) or Path.home() / ".local" / "share"),
+        health=_health(read("PRIVACY_LEDGER_HEALTH")),
+        traces=read("PRIVACY_LEDGER_TRACES") or None,
     )
 
 
 def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
+
+
+def _health(value: str | None) -> HealthAddress | None:
+    """Return `HOST:PORT`, with this machine alone for a host that is left out.
+
+    Raises:
+        ValueError: there is no port, or none of this form.
+    """
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    number = int(port)
+    if not 0 <= number < _PORTS:
+        raise ValueError(port)
+    return HealthAddress(host.strip("[]") or LOOPBACK, number)
 
 
 def _cluster(address: str) -> ClusterSettings:

@@ -34,6 +34,7 @@ from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity, KeyVault
 from privacy_ledger.ports.log import EventLog, Row
+from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.settings import Settings, from_environment
 
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
@@ -200,13 +201,13 @@ def settings(folder: Path) -> Settings:
 
 @asynccontextmanager
 async def home(
-    folder: Path, *, trial: datetime | None = None, is_exact: bool = True
+    folder: Path, *, trial: datetime | None = None, is_exact: bool = True, meters: Meters = SILENT
 ) -> AsyncIterator[TestHome]:
     """Yield a home with the seed in force; `trial` gives it a time of its own.
 
-    `is_exact` False: ingest cannot look live tags up, as on Kafka.
+    `is_exact` False: ingest cannot look live tags up, as on Kafka. `meters` see its passes.
     """
-    async with bootstrap.open_runtime(settings(folder), trial=trial) as runtime:
+    async with bootstrap.open_runtime(settings(folder), trial=trial, meters=meters) as runtime:
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
         lane_codec: Codec = LedgerCodec(

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
-from privacy_ledger.bootstrap import Runtime, rebuild_of, worker_host
+from privacy_ledger.bootstrap import Runtime, declared_passes, rebuild_of, worker_host
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
@@ -113,17 +113,19 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with shell.open() as runtime:
+    declared = declared_passes()
+    if set(passes) - set(declared):
+        raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(declared))}.")
+    # A home has one worker, which runs all passes whatever was named.
+    chosen = passes if passes and shell.settings.cluster is not None else tuple(declared)
+    async with shell.open_worker(chosen) as runtime:
         shell.announce(runtime)
-        unknown = sorted(set(passes) - set(runtime.declared))
-        if unknown:
-            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(runtime.declared))}.")
         if runtime.embedded is not None:
             await _embedded_worker(shell, runtime, stop)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
-                await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+                await host(runtime, chosen, stop, say=shell.talk.print)
     shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
 

@@ -166,7 +166,7 @@ async def open_worker(
             yield runtime
         return
     declared = declared_passes()
-    watch = watch_of({name: declared[name].projections for name in passes}, beside=meters)
+    watch = watch_of({name: tuple(declared[name].projections) for name in passes}, beside=meters)
     async with (
         open_runtime(settings, meters=watch) as runtime,
         serving(settings.health, watch.pages) as address,

@@ -52,9 +52,10 @@ class PassDeclaration(Struct, frozen=True, kw_only=True):
         return self.name == CORE
 
     @property
-    def projections(self) -> tuple[str, ...]:
+    def projections(self) -> dict[str, Table[object]]:
         """What the pass folds records into, by name: its processors and what it publishes beside them."""
-        return tuple(sorted({processor.name for processor in self.processors} | self.publishes))
+        own = {processor.table.name for processor in self.processors} | self.publishes
+        return {table.name: table for table in sorted(self.tables, key=lambda t: t.name) if table.name in own}
 
     @property
     def tables(self) -> tuple[Table[object], ...]:

@@ -102,7 +102,7 @@ class EventLog(Protocol):
     async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
         """Return the newest record of a key, tombstones included, or None.
 
-        Point look-up when embedded; on Kafka it reads the partition.
+        Point look-up when embedded; on Kafka it reads the partition, from its end.
         """
         ...
 

@@ -21,6 +21,7 @@ READ_TIMEOUT_S: Final = 30.0
 RANGE_GAP: Final = 256
 """Wanted offsets nearer than this are read through instead of seeking."""
 RANGE_READ: Final = 1000
+_STEP_GROWTH: Final = 4
 
 
 class PartitionReader:
@@ -96,13 +97,20 @@ class PartitionReader:
         return tuple(found)
 
     async def latest(self, key: bytes) -> Row | None:
-        """Return the newest record of a key by reading the whole partition, a page at a time."""
-        newest: Row | None = None
-        after = -1
-        while rows := await self.read(after=after, limit=RANGE_READ):
-            newest = next((row for row in reversed(rows) if row.key == key), newest)
-            after = rows[-1].offset
-        return newest
+        """Return the newest record of a key, looked for from the end in growing steps."""
+        end, step = await self.end(), RANGE_READ
+        while end > 0:
+            start = max(0, end - step)
+            newest: Row | None = None
+            after = start - 1
+            while after < end - 1 and (rows := await self.read(after=after, limit=RANGE_READ)):
+                below = [row for row in rows if row.offset < end and row.key == key]
+                newest = below[-1] if below else newest
+                after = rows[-1].offset
+            if newest is not None:
+                return newest
+            end, step = start, step * _STEP_GROWTH
+        return None
 
     async def _poll(self, wait_ms: int, limit: int) -> tuple[Row, ...]:
         try:

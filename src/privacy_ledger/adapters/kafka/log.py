@@ -182,7 +182,7 @@ class KafkaLog:
             return await reader.read_at(tuple(offsets))
 
     async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
-        """Return the newest record of a key, tombstones included, or None; reads the partition."""
+        """Return the newest record of a key, tombstones included, or None; reads from the end."""
         async with self._reading(topic, partition) as reader:
             return await reader.latest(key)
 

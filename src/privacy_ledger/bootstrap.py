@@ -61,6 +61,7 @@ from privacy_ledger.streams.protocol import Processor, Published
 __all__ = [
     "Runtime",
     "audit_of",
+    "changelogs_of",
     "declared_passes",
     "engine_for",
     "erasure_of",
@@ -351,12 +352,16 @@ class _KafkaWiring:
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The pass's changelog topics, and the table code that their keys lack."""
-        own = state_topic(self._declaration.name)
-        found = {own: b""}
-        for code, (topic, keeps) in _routes(self._declaration, self._states).items():
-            if not keeps:
-                found[topic] = code
-        return found
+        return changelogs_of(self._runtime, self._declaration)
+
+
+def changelogs_of(runtime: Runtime, declaration: PassDeclaration) -> dict[str, bytes]:
+    """Return a pass's changelog topics, and the table code that their keys lack."""
+    found = {state_topic(declaration.name): b""}
+    for code, (topic, keeps) in _routes(declaration, runtime.state_codec(declaration)).items():
+        if not keeps:
+            found[topic] = code
+    return found
 
 
 def host_folder(runtime: Runtime) -> Path:

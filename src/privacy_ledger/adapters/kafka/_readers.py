@@ -9,12 +9,13 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
+from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import open_reader, unavailable
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.ports.log import Row
 
-__all__ = ["PartitionReader", "ReaderPool"]
+__all__ = ["Appended", "PartitionReader", "ReaderPool"]
 
 POLL_MS: Final = 15
 READ_TIMEOUT_S: Final = 30.0
@@ -22,6 +23,13 @@ RANGE_GAP: Final = 256
 """Wanted offsets nearer than this are read through instead of seeking."""
 RANGE_READ: Final = 1000
 _STEP_GROWTH: Final = 4
+
+
+class Appended(Struct, frozen=True):
+    """An offset, and when it was appended by the log's own time."""
+
+    offset: int
+    appended_ms: int
 
 
 class PartitionReader:
@@ -44,6 +52,12 @@ class PartitionReader:
         """Return the last stable offset: no committed record lies at or above it."""
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets([self._partition])
         return ends[self._partition]
+
+    async def since(self, appended_ms: int) -> Appended | None:
+        """Return the first place that was appended at this time or later, or None."""
+        found = await self._consumer.offsets_for_times({self._partition: appended_ms})
+        place = found[self._partition]
+        return None if place is None else Appended(place.offset, place.timestamp)
 
     async def read(self, *, after: int, limit: int) -> tuple[Row, ...]:
         """Return at most `limit` records above `after`; empty only when the stable end is reached."""

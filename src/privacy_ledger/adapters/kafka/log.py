@@ -20,7 +20,7 @@ from privacy_ledger.adapters.kafka._clients import (
     translated_errors,
     unavailable,
 )
-from privacy_ledger.adapters.kafka._readers import PartitionReader, ReaderPool
+from privacy_ledger.adapters.kafka._readers import Appended, PartitionReader, ReaderPool
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, InvariantViolation, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS, Topic
@@ -190,6 +190,11 @@ class KafkaLog:
         """Return the last stable offset, which the next committed record will at least have."""
         async with self._reading(topic, partition) as reader:
             return await reader.end()
+
+    async def since(self, topic: str, partition: int, appended_ms: int) -> Appended | None:
+        """Return the first place that was appended at this time or later, or None; not only records."""
+        async with self._reading(topic, partition) as reader:
+            return await reader.since(appended_ms)
 
     async def close(self) -> None:
         """Close every connection; idempotent. Unacknowledged records are given up."""

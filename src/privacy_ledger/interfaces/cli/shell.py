@@ -172,7 +172,10 @@ def command(
 
 def _traced_name(context: click.Context) -> str | None:
     """Return a command's path, without arguments; a worker lasts too long for a trace of its own."""
-    path = context.command_path.split()[1:]
+    path: list[str] = []
+    while context.parent is not None:
+        path.insert(0, context.info_name or "")
+        context = context.parent
     return None if path == ["worker", "run"] else " ".join(path)
 
 

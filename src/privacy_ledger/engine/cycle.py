@@ -50,7 +50,6 @@ T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
 UNKNOWN_IN_A_ROW_MAX: Final = 20
 REREAD_SLICE: Final = 500
-_RULES: Final = "rules.adopted.v1"
 _BODY: Final = attrgetter("body")
 _NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable})
 FOLD_SLICE: Final = 500
@@ -219,10 +218,10 @@ class PartitionCycle:
                 await self._follow(work, emits, demands, out)
 
     async def _load_adopted(self, records: Sequence[Record]) -> None:
-        """Load the rule books that these records adopt; one that cannot be read stops the partition."""
+        """Load the rule books that these records adopt."""
         for record in records:
-            if record.type == _RULES:
-                await self._books.load(str(getattr(record.body, "digest", "")))
+            if isinstance(record.body, RulesAdopted):
+                await self._books.load(record.body.digest)
 
     async def _follow(
         self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]

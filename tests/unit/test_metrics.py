@@ -11,13 +11,16 @@ from typing import Final, get_args, get_origin, get_type_hints
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from privacy_ledger import bootstrap
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.observe.metrics import METRICS, Kind, Metric
 from privacy_ledger.adapters.observe.prometheus import PrometheusMeters
-from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.domain.errors import Fenced, InvariantViolation
 from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.engine import handover
 from privacy_ledger.engine.cycle import Batch, Work
 from privacy_ledger.engine.meter import PartitionMeter
+from privacy_ledger.engine.rebuild import MemoryStore
 from privacy_ledger.ports.observe import (
     LABELS,
     Assigned,
@@ -35,7 +38,7 @@ from privacy_ledger.ports.observe import (
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
-from tests.unit.home import home, played
+from tests.unit.home import home, played, settings
 
 NOON: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROJECTIONS: Final = {"core": ("progress", "subject_view"), "analytics": ("course_views",)}
@@ -346,3 +349,43 @@ async def test_the_keystore_counts_what_it_was_asked(tmp_path: Path) -> None:
     kids = {row.value[1:33] for row in rows if row.value}
     assert (after.asked - before.asked, after.missed - before.missed) == (len(kids), 0)
     assert after.opened >= 2
+
+
+# The engine's own sights ----------------------------------------------------------------------
+
+
+async def test_a_cycle_that_a_newer_owner_fences_is_seen_as_such(tmp_path: Path) -> None:
+    """Nothing of it counts."""
+    eyes = Eyes()
+    async with home(tmp_path, meters=eyes) as it:
+        await it.take([played("7", event="e1")])
+        runtime = it.runtime
+        assert runtime.embedded is not None
+        assert await runtime.embedded.hold()
+        await it.subjects.restrict("openedx:user_id:7", ground="claims")
+        async with bootstrap.open_runtime(settings(tmp_path), prepare=False) as other:
+            for partition in range(runtime.partitions):
+                await other.log.open_writer(f"core.{partition}")
+        seen = len(eyes.seen)
+        with pytest.raises(Fenced):
+            await runtime.embedded.drain()
+    (cycle,) = [one for one in eyes.seen[seen:] if isinstance(one, Cycle) and one.pass_name == "core"]
+    assert cycle.outcome is CycleOutcome.FENCED
+
+
+async def test_a_restore_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that only grow, up to those that it returns, and seconds to the end of each changelog."""
+    monkeypatch.setattr(handover, "REPORT_S", 0.0)
+    monkeypatch.setattr(handover, "RESTORE_READ", 50)
+    eyes = Eyes()
+    async with home(tmp_path) as it:
+        await it.take([played(str(number), event=f"e{number}") for number in range(200)])
+        records = await handover.restore(
+            it.runtime.log, MemoryStore(), 0, pass_name="core", changelogs={"state.core.v1": b""}, meters=eyes
+        )
+    told = [seen for seen in eyes.seen if isinstance(seen, Restoring)]
+    counts = [seen.records for seen in told]
+    assert counts == sorted(set(counts))
+    assert (counts[-1], len(told) > 2) == (records, True)
+    assert told[0].eta_s > told[-1].eta_s == 0
+    assert all(seen.rate > 0 for seen in told)

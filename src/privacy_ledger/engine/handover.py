@@ -67,7 +67,7 @@ async def restore(
                 reported = time.monotonic()
                 end = await log.end(topic, partition)
                 rate = total / (reported - started)
-                eta_s = max(0, end - after) / rate
+                eta_s = max(0, end - after - 1) / rate
                 log_line.info(
                     "restoring", pass_name=pass_name, topic=topic, partition=partition,
                     records=total, rate=round(rate), eta_s=round(eta_s),

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -359,7 +360,9 @@ class KafkaEngine:
     async def _note_lag(self, place: TopicPartition, owned: _Owned) -> None:
         """Note what lies between the consumer, which has passed what is no record, and the stable end."""
         end: int | None = self._consumer.last_stable_offset(place)
-        if end is not None and owned.cycle is not None:
+        if end is None or owned.cycle is None:
+            return
+        with suppress(KafkaError):  # taken away meanwhile: no figure is worth an engine
             passed: int = await self._consumer.position(place)
             owned.meter.lag(owned.cycle.position.offset, end - passed, now=self._clock.now())
 

@@ -21,6 +21,7 @@ from privacy_ledger.engine import handover
 from privacy_ledger.engine.cycle import Batch, Work
 from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.rebuild import MemoryStore
+from privacy_ledger.ports.log import Headers, Row, received_at
 from privacy_ledger.ports.observe import (
     LABELS,
     Assigned,
@@ -248,14 +249,32 @@ async def test_seconds_behind_count_from_the_last_folded_record(tmp_path: Path) 
     eyes = Eyes()
     meter = PartitionMeter(eyes, pass_name="core", partition=0)
     batch = Batch(
-        writes=(), store=(), changes=(), work=Work(tombstones=(), shreds=()), position=PassPosition(),
-        records=1, parked=0, is_tick=False, received_at=NOON, fold_s=0.0,
+        writes=(), store=(), changes=(), sealed=(), work=Work(tombstones=(), shreds=()),
+        position=PassPosition(), records=1, parked=0, is_tick=False, received_at=NOON, fold_s=0.0,
     )  # fmt: skip
     async with home(tmp_path) as it:
         meter.lag(-1, 5, now=NOON + timedelta(seconds=50))
         await meter.commit(it.runtime.log, batch)
     meter.lag(0, 4, now=NOON + timedelta(seconds=60))
     assert _seconds(eyes) == [None, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ((("received", b"2026-03-01T12:00:00.000000+00:00"),), NOON),
+        ((("received", b"2026-03-01T13:00:00+01:00"),), NOON),
+        ((("received", b"2026-03-01T12:00:00"),), None),
+        ((("received", b"yesterday"),), None),
+        ((("received", b"\xff"),), None),
+        ((), None),
+    ],
+)
+def test_only_a_whole_time_is_taken_for_when_a_record_was_received(
+    headers: Headers, expected: datetime | None
+) -> None:
+    """A foreign record must not stop a fold for a figure."""
+    assert received_at(Row(0, 0, b"key", b"value", headers, 0)) == expected
 
 
 # What goes, and what does not look right ------------------------------------------------------

@@ -53,6 +53,8 @@ REREAD_SLICE: Final = 500
 _BODY: Final = attrgetter("body")
 _NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable})
 FOLD_SLICE: Final = 500
+LOOK_BACK: Final = 8
+"""Among so many last rows one that says when it was received is looked for; tombstones do not."""
 
 
 class ControlUnreadable(LedgerError):
@@ -86,7 +88,7 @@ class Work(Struct, frozen=True, kw_only=True):
 class Batch(Struct, frozen=True, kw_only=True):
     """The writes of one cycle: commit them together, then `settle`.
 
-    `received_at` is that of the last record that has one; `fold_s` is what making the batch took.
+    `received_at` is that of the last records, where one has it; `fold_s` is what making it took.
     """
 
     writes: tuple[tuple[str, NewRecord], ...]
@@ -385,7 +387,7 @@ class PartitionCycle:
             records=len(rows),
             parked=len(parked),
             is_tick=bool(ticks),
-            received_at=next((at for at in map(received_at, reversed(rows)) if at is not None), None),
+            received_at=max(filter(None, map(received_at, rows[-LOOK_BACK:])), default=None),
             fold_s=time.perf_counter() - started,
         )
 

@@ -41,12 +41,13 @@ def header(headers: Headers, name: str) -> bytes | None:
 
 
 def received_at(row: Row) -> datetime | None:
-    """Return when a ledger record was received, as it says itself; a tombstone does not."""
+    """Return when a ledger record was received, as it says itself; tombstones and foreign ones may not."""
     stated = header(row.headers, "received")
     try:
-        return None if stated is None else datetime.fromisoformat(stated.decode("ascii"))
+        at = None if stated is None else datetime.fromisoformat(stated.decode("ascii"))
     except ValueError:
         return None
+    return at if at is not None and at.tzinfo is not None else None
 
 
 class EventLog(Protocol):

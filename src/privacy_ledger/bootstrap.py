@@ -8,7 +8,7 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 
@@ -28,11 +28,14 @@ from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.noise import OpenDpNoise
+from privacy_ledger.adapters.observe.health import HealthAddress, serving
+from privacy_ledger.adapters.observe.switch import watch_of
 from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
 from privacy_ledger.adapters.worker_slot import take_slot
+from privacy_ledger.adapters.wrapping import WrappedFolder, as_it_is
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
@@ -53,14 +56,16 @@ from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.ports.passes import Passes
-from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder, Wrap
+from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
 from privacy_ledger.settings import SESSION_S_DEFAULT, Settings
 from privacy_ledger.streams.protocol import Processor, Published
 
 __all__ = [
     "Runtime",
     "audit_of",
+    "changelogs_of",
     "declared_passes",
     "engine_for",
     "erasure_of",
@@ -68,6 +73,7 @@ __all__ = [
     "host_folder",
     "ingest_of",
     "open_runtime",
+    "open_worker",
     "rebuild_of",
     "release_of",
     "rules_in_force",
@@ -77,11 +83,6 @@ __all__ = [
 
 _ENTRY_POINTS: Final = "privacy_ledger.processors"
 _HOSTS: Final = "privacy_ledger.hosts"
-P = TypeVar("P")
-
-
-def _as_it_is(name: str, port: P) -> P:  # noqa: ARG001 - a `Wrap` that puts nothing around it
-    return port
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -103,7 +104,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     books: RegistryBooks
     registrar: Registrar
     declared: Mapping[str, PassDeclaration]
-    wrap: Wrap = _as_it_is
+    meters: Meters = SILENT
+    wrap: Wrap = as_it_is
     held: list[int] = []
     """Descriptors of the state folders that this runtime holds; the system frees them at a kill."""
 
@@ -141,20 +143,22 @@ async def open_runtime(
     *,
     trial: datetime | None = None,
     prepare: bool = True,
+    meters: Meters = SILENT,
     wrap: Wrap | None = None,
     declared: Mapping[str, PassDeclaration] | None = None,
 ) -> AsyncIterator[Runtime]:
     """Yield the wired home or cluster; closes everything after.
 
-    `prepare`: adopt the registry seed and write a first tick where none is in force. `wrap`: what
-    to put around each port that does I/O; every use of the port in this runtime goes through it.
-    `declared`: the passes, otherwise those of the installed processors.
+    `prepare`: adopt the registry seed and write a first tick where none is in force. `meters` see
+    what the passes do that run here. `wrap`: what to put around each port that does I/O; every use
+    of the port in this runtime goes through it. `declared`: the passes, otherwise those of the
+    installed processors.
     """
     declared = declared_passes() if declared is None else declared
     if settings.cluster is None:
-        runtime = _embedded(settings, declared, trial=trial, wrap=wrap or _as_it_is)
+        runtime = _embedded(settings, declared, trial=trial, wrap=wrap or as_it_is, meters=meters)
     else:
-        runtime = await _on_kafka(settings, settings.cluster, declared, wrap=wrap or _as_it_is)
+        runtime = await _on_kafka(settings, settings.cluster, declared, wrap=wrap or as_it_is, meters=meters)
     try:
         if prepare:
             await _prepare(runtime)
@@ -166,6 +170,31 @@ async def open_runtime(
         runtime.vault.close()
         for file in runtime.held:
             os.close(file)
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, passes: Sequence[str], *, meters: Meters, on_serving: Callable[[HealthAddress], None]
+) -> AsyncIterator[Runtime]:
+    """Yield a runtime for a worker of these passes; it answers health checks where settings say so.
+
+    Without that setting no port is opened, and nothing of it is loaded.
+    """
+    if settings.health is None:
+        async with open_runtime(settings, meters=meters) as runtime:
+            yield runtime
+        return
+    declared = declared_passes()
+    watch = watch_of({name: tuple(declared[name].projections) for name in passes}, beside=meters)
+    async with (
+        open_runtime(settings, meters=watch) as runtime,
+        serving(settings.health, watch.pages) as address,
+    ):
+        vault = runtime.vault
+        if isinstance(vault, SqliteKeyVault):
+            watch.ask_keys(lambda: vault.cache_figures)
+        on_serving(address)
+        yield runtime
 
 
 async def rules_in_force(runtime: Runtime) -> Rules:
@@ -191,7 +220,12 @@ async def _prepare(runtime: Runtime) -> None:
 
 
 def _embedded(
-    settings: Settings, declared: Mapping[str, PassDeclaration], *, trial: datetime | None, wrap: Wrap
+    settings: Settings,
+    declared: Mapping[str, PassDeclaration],
+    *,
+    trial: datetime | None,
+    wrap: Wrap,
+    meters: Meters,
 ) -> Runtime:
     ids: Ids = wrap("ids", SystemIds())
     home = open_home(settings.home, ids=ids, trial=trial)
@@ -214,13 +248,13 @@ def _embedded(
     ]
     embedded = EmbeddedPasses(
         lanes, log=log, vault=vault, views=views, clock=home.clock,
-        lock=wrap("lock", WorkerLock(home.path / "worker.lock")),
+        lock=wrap("lock", WorkerLock(home.path / "worker.lock")), meters=meters,
     )  # fmt: skip
     registrar = Registrar(log, codec, views=views, clock=home.clock, ids=ids)
     return Runtime(
         settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
         codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
-        kafka=None, books=books, registrar=registrar, declared=declared, wrap=wrap,
+        kafka=None, books=books, registrar=registrar, declared=declared, wrap=wrap, meters=meters,
     )  # fmt: skip
 
 
@@ -234,12 +268,6 @@ def _codec_of_views(declared: Mapping[str, PassDeclaration], vault: KeyVault) ->
     return PassStateCodec(CORE, vault, publishes=public)
 
 
-def _routes(declaration: PassDeclaration, states: PassStateCodec) -> dict[bytes, tuple[str, bool]]:
-    """Return where each table's states lie, and whether their keys carry the table's code."""
-    own = state_topic(declaration.name)
-    return {table.code: (states.topic(table), states.topic(table) == own) for table in declaration.tables}
-
-
 def _lane(
     declaration: PassDeclaration,
     *,
@@ -251,7 +279,7 @@ def _lane(
     wrap: Wrap,
 ) -> Lane:
     states = _codec_of(declaration, vault)
-    routes = _routes(declaration, states)
+    routes = states.routes(declaration.tables)
     own = state_topic(declaration.name)
     open_cycle = _cycle_opener(declaration, states, log=log, vault=vault, codec=codec, books=books, ids=ids)
 
@@ -295,6 +323,7 @@ async def _on_kafka(
     declared: Mapping[str, PassDeclaration],
     *,
     wrap: Wrap,
+    meters: Meters,
 ) -> Runtime:
     keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
@@ -318,22 +347,8 @@ async def _on_kafka(
         passes=RemotePasses(log, views, tuple(declared.values())),
         embedded=None, local=None, kafka=log, books=RegistryBooks(log),
         registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared, wrap=wrap,
+        meters=meters,
     )  # fmt: skip
-
-
-class _WrappedFolder:
-    """`StoreFolder` whose stores are wrapped one by one."""
-
-    def __init__(self, inner: StoreFolder, wrap: Wrap, name: str) -> None:
-        self._inner = inner
-        self._wrap = wrap
-        self._name = name
-        self.kept = inner.kept
-        self.remove = inner.remove
-
-    def open(self, partition: int) -> StateStore:
-        """Open or create a partition's store."""
-        return self._wrap(f"{self._name}.{partition}", self._inner.open(partition))
 
 
 class _KafkaWiring:
@@ -348,7 +363,7 @@ class _KafkaWiring:
         state = settings.state or settings.data_home / "privacy-ledger" / "state"
         self._slot = take_slot(state / declaration.name, ids=runtime.ids)
         runtime.held.append(self._slot.lock)
-        self.folder = _WrappedFolder(RocksFolder(self._slot.path), runtime.wrap, f"store.{declaration.name}")
+        self.folder = WrappedFolder(RocksFolder(self._slot.path), runtime.wrap, f"store.{declaration.name}")
         self._open_cycle = _cycle_opener(
             declaration, self._states, log=runtime.log, vault=runtime.vault,
             codec=runtime.codec, books=runtime.books, ids=runtime.ids,
@@ -382,12 +397,16 @@ class _KafkaWiring:
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The pass's changelog topics, and the table code that their keys lack."""
-        own = state_topic(self._declaration.name)
-        found = {own: b""}
-        for code, (topic, keeps) in _routes(self._declaration, self._states).items():
-            if not keeps:
-                found[topic] = code
-        return found
+        return changelogs_of(self._runtime, self._declaration)
+
+
+def changelogs_of(runtime: Runtime, declaration: PassDeclaration) -> dict[str, bytes]:
+    """Return a pass's changelog topics, and the table code that their keys lack."""
+    found = {state_topic(declaration.name): b""}
+    for code, (topic, keeps) in _routes(declaration, runtime.state_codec(declaration)).items():
+        if not keeps:
+            found[topic] = code
+    return found
 
 
 def host_folder(runtime: Runtime) -> Path:
@@ -410,6 +429,7 @@ def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
         states=_codec_of(declaration, runtime.vault),
         clock=runtime.clock,
         ids=runtime.ids,
+        meters=runtime.meters,
     )
 
 

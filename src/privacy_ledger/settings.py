@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.observe.health import LOOPBACK, HealthAddress
 
 __all__ = ["SESSION_S_DEFAULT", "Settings", "from_environment"]
 
@@ -17,6 +18,7 @@ _SESSION_S: Final = range(6, 1801)
 _STANDBYS: Final = range(64)
 
 _DATA_HOME = "XDG_DATA_HOME"
+_PORTS = 1 << 16
 _Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 
 
@@ -34,6 +36,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     data_home: Path
     session_s: int = SESSION_S_DEFAULT
     standbys: int = 1
+    health: HealthAddress | None = None
+    traces: str | None = None
 
 
 def from_environment(*, home: str | None = None, kafka: str | None = None) -> Settings:
@@ -42,7 +46,9 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
     `PRIVACY_LEDGER_KEYSTORE`, `PRIVACY_LEDGER_STATE`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
-    `PRIVACY_LEDGER_STANDBYS`, and for the cluster `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
+    `PRIVACY_LEDGER_STANDBYS`, `PRIVACY_LEDGER_HEALTH` (where a worker answers health checks; default
+    nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none), and for the cluster
+    `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
 
     Raises:
@@ -63,6 +69,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         data_home=Path(read(_DATA_HOME) or Path.home() / ".local" / "share"),
         session_s=_number("PRIVACY_LEDGER_SESSION_S", SESSION_S_DEFAULT, within=_SESSION_S),
         standbys=_number("PRIVACY_LEDGER_STANDBYS", 1, within=_STANDBYS),
+        health=_health(read("PRIVACY_LEDGER_HEALTH")),
+        traces=read("PRIVACY_LEDGER_TRACES") or None,
     )
 
 
@@ -89,3 +97,18 @@ def _cluster(address: str) -> ClusterSettings:
         password=read("PRIVACY_LEDGER_PASSWORD"),
         ca_file=read("PRIVACY_LEDGER_CA_FILE"),
     )
+
+
+def _health(value: str | None) -> HealthAddress | None:
+    """Return `HOST:PORT`, with this machine alone for a host that is left out.
+
+    Raises:
+        ValueError: there is no port, or none of this form.
+    """
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    number = int(port)
+    if not 0 <= number < _PORTS:
+        raise ValueError(port)
+    return HealthAddress(host.strip("[]") or LOOPBACK, number)

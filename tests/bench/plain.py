@@ -28,7 +28,8 @@ from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, TOPICS, state_topic, view_topic
 from privacy_ledger.engine import collector
 from privacy_ledger.engine.assignment import divide
-from privacy_ledger.engine.cycle import Batch, PartitionCycle
+from privacy_ledger.engine.batch import Batch
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.kafka import KafkaEngine
 from privacy_ledger.ports.log import Row

@@ -1,12 +1,19 @@
 """The compose file publishes on loopback only, and runs our code with as little as it needs."""
 
+import asyncio
 import shutil
 import subprocess
+import sys
+from asyncio.subprocess import DEVNULL
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
+
+from privacy_ledger.adapters.observe.board import Board
+from privacy_ledger.adapters.observe.health import HealthAddress, HealthPages, serving
+from privacy_ledger.ports.observe import Assigned, Standing, Stands
 
 COMPOSE_FILE: Final = Path(__file__).parents[2] / "docker-compose.yml"
 OURS: Final = ("init", "worker")
@@ -61,6 +68,27 @@ def test_our_code_is_not_root_and_cannot_write_its_image(
 def test_a_lasting_service_has_a_health_check(services: dict[str, dict[str, Any]], name: str) -> None:
     """What runs on is watched."""
     assert services[name]["healthcheck"]["test"]
+
+
+async def test_the_worker_is_healthy_when_it_is_ready(services: dict[str, dict[str, Any]]) -> None:
+    """The very command of the check, at the address that the worker is told, on its own loopback."""
+    address = services["worker"]["environment"]["PRIVACY_LEDGER_HEALTH"]
+    kind, *command = services["worker"]["healthcheck"]["test"]
+    assert (kind, command[0], f"http://{address}/readyz" in command[-1]) == ("CMD", "python", True)
+    assert address.startswith("127.0.0.1:")
+    board = Board()
+    pages = HealthPages(
+        readiness=lambda: board.readiness(("core",)), metrics=bytes, metrics_type="text/plain"
+    )
+    codes = []
+    async with serving(HealthAddress("127.0.0.1", 0), pages) as served:
+        code = command[-1].replace(address, str(served))
+        for state in (Standing.ACQUIRING, Standing.RUNNING, Standing.STOPPED):
+            board.note(Assigned(pass_name="core", partitions=(0,)))
+            board.note(Stands(pass_name="core", partition=0, standing=state))
+            check = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=DEVNULL)
+            codes.append(await asyncio.wait_for(check.wait(), COMMAND_TIMEOUT_S))
+    assert codes == [1, 0, 1]
 
 
 def test_the_worker_waits_for_a_healthy_broker_and_its_topics(services: dict[str, dict[str, Any]]) -> None:

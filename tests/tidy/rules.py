@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
+from privacy_ledger.logging import LOG_KEYS
+
 __all__ = ["RULES", "Rule", "Text", "problems"]
 
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 500
 TEST_MODULE_LINES_MAX = 800
 PROCESSOR_LINES_MAX = 60
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "exception")
 RESERVED_DOMAINS = ("example.com", "example.org", "example.net", "test", "invalid")
 
 _LEFTOVER = re.compile(r"\b(" + "|".join(("FIX" + "ME", "TO" + "DO", "X" + "XX")) + r")\b")
@@ -110,6 +113,10 @@ def _is_public_module(path: PurePosixPath) -> bool:
 
 def _is_test_module(path: PurePosixPath) -> bool:
     return path.parts[0] == "tests" and path.name.startswith("test_") and _is_python(path)
+
+
+def _is_program(path: PurePosixPath) -> bool:
+    return path.parts[0] in {"src", "processors"} and _is_python(path) and path.name != "logging.py"
 
 
 def _is_processor(path: PurePosixPath) -> bool:
@@ -261,10 +268,92 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
     return isinstance(last, ast.Raise) and last.exc is None
 
 
+def _logs(file: Text) -> Iterator[str]:
+    """Yield log calls whose event is no constant text, or whose keys are not all known."""
+    loggers = _loggers(file.tree)
+    for node in ast.walk(file.tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=logger), attr=method)) if logger in loggers:
+                if method not in LOG_LEVELS or method == "exception":
+                    yield (
+                        f"{node.lineno}: {logger}.{method} is no plain log line, or one with a traceback, "
+                        "whose frames hold values. Use a level, and `reason` for the class of an error."
+                    )
+                elif not _is_constant_event(node.args):
+                    yield (
+                        f"{node.lineno}: the event is not one constant text. Say what happened in words, "
+                        "and to whom and where in keys."
+                    )
+                elif foreign := sorted(_log_keys(node, file.tree) - LOG_KEYS):
+                    yield (
+                        f"{node.lineno}: {', '.join(foreign)} is not among the keys of logging.LOG_KEYS. "
+                        "Use one of them, or leave it out."
+                    )
+            case ast.Attribute(
+                value=ast.Name(id="logging"), attr=("debug" | "info" | "warning" | "error") as level
+            ):
+                yield f"{node.lineno}: logging.{level} passes by the fixed keys. Use `logging.get_logger`."
+            case _:
+                pass
+
+
+def _loggers(tree: ast.Module) -> frozenset[str]:
+    """Return the names that hold a logger."""
+    return frozenset(
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "get_logger"
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    )
+
+
+def _is_constant_event(args: list[ast.expr]) -> bool:
+    match args:
+        case [ast.Constant(value=str(event))]:
+            return bool(event)
+        case _:
+            return False
+
+
+def _log_keys(call: ast.Call, tree: ast.Module) -> set[str]:
+    """Return the keys of a log call; what is spread into it must be a function that returns a literal."""
+    keys: set[str] = set()
+    for keyword in call.keywords:
+        keys |= {keyword.arg} if keyword.arg is not None else _spread_keys(keyword.value, tree)
+    return keys
+
+
+def _spread_keys(value: ast.expr, tree: ast.Module) -> set[str]:
+    match value:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            literals = [
+                returned.value
+                for node in ast.walk(tree)
+                if isinstance(node, ast.FunctionDef) and node.name == name
+                for returned in ast.walk(node)
+                if isinstance(returned, ast.Return)
+            ]
+        case _:
+            literals = [value]
+    if not literals or not all(isinstance(literal, ast.Dict) for literal in literals):
+        return {f"**{ast.unparse(value)}"}
+    return {
+        key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else "**"
+        for literal in literals
+        if isinstance(literal, ast.Dict)
+        for key in literal.keys
+    }
+
+
 def _text(path: str, content: str) -> Text:
     return Text(PurePosixPath(path), content)
 
 
+_LOGGER = "log_line = get_logger()\n"
 _LONG_BODY = "def f() -> None:\n" + "    pass\n" * (FUNCTION_LINES_MAX + 1)
 
 RULES = (
@@ -309,6 +398,24 @@ RULES = (
         _is_python,
         _broad_excepts,
         _text("src/a.py", "try:\n    pass\nexcept Exception:  # noqa: BLE001\n    pass\n"),
+    ),
+    Rule(
+        "log lines have fixed keys",
+        _is_program,
+        _logs,
+        _text("src/_a.py", _LOGGER + 'log_line.info("erasing", email=address)\n'),
+        _text("src/_a.py", _LOGGER + 'log_line.info(f"erasing {address}")\n'),
+        _text("src/_a.py", _LOGGER + 'log_line.info("erasing", address)\n'),
+        _text("src/_a.py", _LOGGER + "log_line.info(event)\n"),
+        _text("src/_a.py", _LOGGER + 'log_line.warning("cycle failed", **where)\n'),
+        _text("src/_a.py", _LOGGER + 'log_line.warning("cycle failed", **{"email": 1})\n'),
+        _text(
+            "src/_a.py",
+            _LOGGER + 'def where():\n    return {"ref": 1}\n\nlog_line.warning("cycle failed", **where())\n',
+        ),
+        _text("processors/a.py", _LOGGER + 'log_line.exception("cycle failed")\n'),
+        _text("processors/a.py", _LOGGER + "log_line.bind(email=address)\n"),
+        _text("src/_a.py", 'import logging\n\nlogging.info("erasing")\n'),
     ),
 )
 """Every rule; a rule's planted files show that it bites."""

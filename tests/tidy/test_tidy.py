@@ -24,6 +24,15 @@ PLACES = (
     "tests/**/*.md",
     "tests/**/*.py",
 )
+_LOGGED = """log_line = get_logger()
+
+
+def _where() -> dict[str, object]:
+    return {"partition": 1}
+
+
+log_line.info("fenced", topic="t", **_where())
+"""
 EACH_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name.replace(" ", "-"))
 
 
@@ -74,6 +83,7 @@ def test_no_rule_is_without_a_planted_violation() -> None:
         ("a.md", "# One\n\n```sh\n# a comment\n```\n\n## Two\n"),
         ("src/a.py", '__all__ = ["A2", "A10", "TOPICS", "Key2", "Key10", "f"]\n'),
         ("src/_a.py", "def f() -> None: ...\n"),
+        ("src/_a.py", _LOGGED),
         ("src/a.py", "def _f() -> None: ...\n"),
         (
             "src/a.py",
@@ -88,6 +98,7 @@ def test_no_rule_is_without_a_planted_violation() -> None:
         "fenced",
         "ordered",
         "private module",
+        "fixed keys",
         "private name",
         "reason",
         "raised again",

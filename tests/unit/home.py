@@ -35,6 +35,7 @@ from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity, KeyVault
 from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
+from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.ports.runtime import Ids, Wrap
 from privacy_ledger.settings import Settings, from_environment
 
@@ -215,13 +216,16 @@ async def home(
     is_exact: bool = True,
     wrap: Wrap | None = None,
     declared: Mapping[str, PassDeclaration] | None = None,
+    meters: Meters = SILENT,
 ) -> AsyncIterator[TestHome]:
     """Yield a home with the seed in force; `trial` gives it a time of its own.
 
     `is_exact` False: ingest cannot look live tags up, as on Kafka. `wrap`: around every port.
-    `declared`: other passes.
+    `declared`: other passes. `meters` see its passes.
     """
-    async with bootstrap.open_runtime(settings(folder), trial=trial, wrap=wrap, declared=declared) as runtime:
+    async with bootstrap.open_runtime(
+        settings(folder), trial=trial, wrap=wrap, declared=declared, meters=meters
+    ) as runtime:
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
         lane_codec: Codec = LedgerCodec(

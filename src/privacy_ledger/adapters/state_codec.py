@@ -4,7 +4,7 @@ First byte 0: plain (ids, enums, counts). First byte 1: the envelope of `envelop
 an ended person is plain: it must outlive the shred.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar, cast
 
@@ -54,6 +54,11 @@ class PassStateCodec:
             known = view_topic(table.view or "", table.version) if public else state_topic(self._pass)
             self._topics[table.name] = known
         return known
+
+    def routes(self, tables: Iterable[Table[T]]) -> dict[bytes, tuple[str, bool]]:
+        """Return, by code, where each table's states lie, and whether their keys carry the code."""
+        own = state_topic(self._pass)
+        return {table.code: (self.topic(table), self.topic(table) == own) for table in tables}
 
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         """Return the key as it stands in a view, with the table's code in a private changelog."""

@@ -26,6 +26,10 @@ class Latest(Protocol):
         """Return the newest value of a key, or None."""
         ...
 
+    async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest value of a key that is written often; nothing else is kept."""
+        ...
+
     async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
         """Return live (key, value) pairs under a prefix, in key order."""
         ...
@@ -50,6 +54,10 @@ class IndexedLatest:
         """Return the newest value of a key, or None."""
         return self._log.latest_many(topic, partition, [key])[0]
 
+    async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest value of a key, or None."""
+        return await self.get(topic, partition, key)
+
     async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
         """Return live pairs under a prefix, in key order."""
         return list(self._log.scan_latest(topic, partition, prefix))
@@ -62,6 +70,7 @@ class TailedLatest:
         """Start with nothing read."""
         self._log = log
         self._read: dict[tuple[str, int], tuple[int, dict[bytes, bytes]]] = {}
+        self._followed: dict[tuple[str, int, bytes], tuple[int, bytes | None]] = {}
 
     async def _caught_up(self, topic: str, partition: int) -> dict[bytes, bytes]:
         after, values = self._read.get((topic, partition), (-1, {}))
@@ -78,6 +87,19 @@ class TailedLatest:
     async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
         """Return the newest committed value of a key, or None."""
         return (await self._caught_up(topic, partition)).get(key)
+
+    async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest committed value of a key: once from the end, then what came since."""
+        place = (topic, partition, key)
+        if place not in self._followed:
+            row = await self._log.latest(topic, partition, key)
+            self._followed[place] = (-1, None) if row is None else (row.offset, row.value)
+        after, value = self._followed[place]
+        while rows := await self._log.read(topic, partition, after=after, limit=5000):
+            value = next((row.value for row in reversed(rows) if row.key == key), value)
+            after = rows[-1].offset
+        self._followed[place] = (after, value)
+        return value
 
     async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
         """Return live pairs under a prefix, in key order."""
@@ -117,7 +139,7 @@ class LogViews:
 
     async def position(self, pass_name: str, partition: int) -> PassPosition:
         """Return how far a pass has committed."""
-        value = await self._latest.get(state_topic(pass_name), partition, _POSITION_KEY)
+        value = await self._latest.newest(state_topic(pass_name), partition, _POSITION_KEY)
         if value is None:
             return PassPosition()
         return msgspec.msgpack.decode(value, type=PassPosition)

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import cast
 
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.engine.cycle import PartitionCycle, Work
+from privacy_ledger.engine.batch import Work
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault

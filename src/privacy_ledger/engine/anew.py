@@ -14,7 +14,8 @@ import msgspec
 from msgspec import structs
 
 from privacy_ledger.domain.errors import LedgerTruncated
-from privacy_ledger.engine.cycle import POSITION_KEY, Batch, PartitionCycle
+from privacy_ledger.engine.batch import Batch
+from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.soundness import CHRONICLE_KEY, Chronicle, Place
 from privacy_ledger.engine.turns import fold_in_turn

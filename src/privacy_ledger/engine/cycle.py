@@ -4,24 +4,26 @@ The caller commits `Batch.writes` in one transaction and only then calls `settle
 the local store up to date: a crash leaves at worst a store that is behind its changelog.
 """
 
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from privacy_ledger.domain.errors import InvariantViolation, LedgerError, UnknownKey
 from privacy_ledger.domain.events import RulesAdopted, Tick
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, state_topic
 from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
+from privacy_ledger.engine.batch import Batch, Books, Work
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.roll import Roll
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
-from privacy_ledger.ports.log import NewRecord, Row
+from privacy_ledger.ports.log import NewRecord, Row, received_at
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import Ids, StateStore
 from privacy_ledger.streams.fold import PassFold
@@ -38,60 +40,26 @@ from privacy_ledger.streams.states import (
     WAITING,
     WORK,
     Changes,
-    Shred,
     Table,
     Tombstone,
     Workspace,
 )
 
-__all__ = ["POSITION_KEY", "Batch", "Books", "ControlUnreadable", "PartitionCycle", "Work"]
+__all__ = ["POSITION_KEY", "ControlUnreadable", "PartitionCycle"]
 
 T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
 UNKNOWN_IN_A_ROW_MAX: Final = 20
 REREAD_SLICE: Final = 500
-_RULES: Final = "rules.adopted.v1"
 _BODY: Final = attrgetter("body")
 _NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable})
 FOLD_SLICE: Final = 500
+LOOK_BACK: Final = 8
+"""Among so many last rows one that says when it was received is looked for; tombstones do not."""
 
 
 class ControlUnreadable(LedgerError):
     """A control record for all cannot be read: the partition stops until it can."""
-
-
-class Books(Protocol):
-    """The registry's rule books by digest."""
-
-    @property
-    def known(self) -> Mapping[str, Rules]:
-        """The books loaded so far."""
-        ...
-
-    async def load(self, digest: str) -> None:
-        """Load a registry document by its content hash; raises `LogUnavailable` when absent."""
-        ...
-
-
-class Work(Struct, frozen=True, kw_only=True):
-    """What the shell does once a batch is committed, outside its transaction."""
-
-    tombstones: tuple[NewRecord, ...]
-    shreds: tuple[tuple[bytes, Shred], ...]
-
-
-class Batch(Struct, frozen=True, kw_only=True):
-    """The writes of one cycle: commit them together, then `settle`."""
-
-    writes: tuple[tuple[str, NewRecord], ...]
-    store: tuple[tuple[bytes, bytes | None], ...]
-    changes: tuple[Changes, ...]
-    sealed: tuple[list[bytes | None], ...]
-    work: Work
-    position: PassPosition
-    records: int
-    parked: int
-    is_tick: bool
 
 
 ReadAt = Callable[[Sequence[int]], Awaitable[Sequence[Row]]]
@@ -138,6 +106,7 @@ class PartitionCycle:
         self.roll.seat(self.position.offset)
         self._pending_shreds: list[bytes] = []
         self._has_books = False
+        self._started = 0.0
         self._hand: Record | None = None
         self._failed: set[int] = set()
 
@@ -209,10 +178,10 @@ class PartitionCycle:
                 await self._follow(work, emits, demands, out)
 
     async def _load_adopted(self, records: Sequence[Record]) -> None:
-        """Load the rule books that these records adopt; one that cannot be read stops the partition."""
+        """Load the rule books that these records adopt."""
         for record in records:
-            if record.type == _RULES:
-                await self._books.load(str(getattr(record.body, "digest", "")))
+            if isinstance(record.body, RulesAdopted):
+                await self._books.load(record.body.digest)
 
     async def _follow(
         self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]
@@ -307,6 +276,7 @@ class PartitionCycle:
 
     def _workspace(self) -> Workspace:
         """Return a workspace in which the shreds that were carried out are off the list."""
+        self._started = time.perf_counter()
         work = Workspace(self._cache)
         for key in self._pending_shreds:
             work.delete(SHREDS, key)
@@ -413,6 +383,8 @@ class PartitionCycle:
             records=len(rows),
             parked=len(parked),
             is_tick=bool(ticks),
+            received_at=max(filter(None, map(received_at, rows[-LOOK_BACK:])), default=None),
+            fold_s=time.perf_counter() - self._started,
         )
 
     def _advance(self, ticks: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
@@ -448,7 +420,11 @@ class PartitionCycle:
         by_table = {one.table.name: one.values for one in changes}
         decided = [value for value in by_table.get(WORK.name, {}).values() if value is not None]
         shreds = [pair for pair in by_table.get(SHREDS.name, {}).items() if pair[1] is not None]
-        return Work(tombstones=self._tombstones(decided), shreds=tuple(shreds))
+        return Work(
+            tombstones=self._tombstones(decided),
+            shreds=tuple(shreds),
+            causes=Counter(one.cause for one in decided),
+        )
 
     def _tombstones(self, decided: Iterable[Tombstone]) -> tuple[NewRecord, ...]:
         """Return the records that free what was decided, in decision order."""
@@ -482,6 +458,10 @@ class PartitionCycle:
     def parked(self) -> tuple[bytes, ...]:
         """Return the references of parked subjects, sorted."""
         return tuple(key for key, _ in self._cache.scan(PARKED, b""))
+
+    def count(self, table: Table[T], *, limit: int) -> int:
+        """Return how many committed rows a table has, counted up to `limit`."""
+        return self._cache.count(table, limit=limit)
 
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return a committed value (commands and tests look through this)."""

@@ -58,6 +58,12 @@ class PassDeclaration(Struct, frozen=True, kw_only=True):
         return self.name == CORE
 
     @property
+    def projections(self) -> dict[str, Table[object]]:
+        """What the pass folds records into, by name: its processors and what it publishes beside them."""
+        own = {processor.table.name for processor in self.processors} | self.publishes
+        return {table.name: table for table in sorted(self.tables, key=lambda t: t.name) if table.name in own}
+
+    @property
     def tables(self) -> tuple[Table[object], ...]:
         """Every table of the pass, folded and projected."""
         projected = tuple(processor.table for processor in self.processors)

@@ -7,13 +7,16 @@ from typing import Final, Protocol
 
 from privacy_ledger.domain.errors import NotCaughtUp
 from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
+from privacy_ledger.engine.batch import Batch, Work
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.moving import claim_moved
 from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.roster import Claim
@@ -50,6 +53,7 @@ class Lane:
         self.states = states
         self.open_cycle = open_cycle
         self.cycles: dict[int, PartitionCycle] = {}
+        self.meters: dict[int, PartitionMeter] = {}
 
 
 class EmbeddedPasses:
@@ -64,6 +68,7 @@ class EmbeddedPasses:
         views: Views,
         clock: Clock,
         lock: Lock,
+        meters: Meters = SILENT,
     ) -> None:
         """Take the lanes; `on_acquire` may be set by the wiring (ticks)."""
         self._lanes = tuple(lanes)
@@ -72,6 +77,7 @@ class EmbeddedPasses:
         self._views = views
         self._clock = clock
         self._lock = lock
+        self._meters = meters
         self.on_acquire: Callable[[], Awaitable[object]] | None = None
         self._is_held = False
 
@@ -119,6 +125,11 @@ class EmbeddedPasses:
 
     async def _open_all(self) -> None:
         """Open every cycle; half an acquisition must never look like a whole one."""
+        for lane in self._lanes:
+            partitions = tuple(range(self._log.partitions(lane.declaration.source)))
+            name = lane.declaration.name
+            lane.meters = {p: PartitionMeter(self._meters, pass_name=name, partition=p) for p in partitions}
+            self._meters.note(Assigned(pass_name=name, partitions=partitions))
         places = [
             (lane, partition)
             for lane in self._lanes
@@ -148,10 +159,14 @@ class EmbeddedPasses:
         # What an earlier owner decided and may not have finished.
         await self._carry_out(lane, cycle, cycle.outstanding())
         await self._retry_parked(lane, partition, cycle)
+        lane.meters[partition].outstanding(cycle)
+        lane.meters[partition].stands(Standing.RUNNING)
 
     def release(self) -> None:
         """Forget the cycles and free the lock."""
         for lane in self._lanes:
+            if lane.cycles:
+                self._meters.note(Revoked(pass_name=lane.declaration.name))
             lane.cycles.clear()
         self._is_held = False
         self._lock.release()
@@ -171,9 +186,10 @@ class EmbeddedPasses:
     async def _cycle(self, lane: Lane, partition: int) -> int:
         """Run one cycle; return how many rows it took, or 1 for a slice of a join alone."""
         cycle = lane.cycles[partition]
-        source = lane.declaration.source
+        source, meter = lane.declaration.source, lane.meters[partition]
         rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
         if not rows and not cycle.roll.seats.is_moving:
+            meter.lag(cycle.position.offset, 0, now=self._clock.now())
             return 0
 
         async def commit(batch: Batch) -> bool:
@@ -181,6 +197,10 @@ class EmbeddedPasses:
             return True
 
         await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
+        if rows:
+            behind = await self._log.end(source, partition) - rows[-1].offset - 1
+            meter.lag(cycle.position.offset, behind, now=self._clock.now())
+        meter.outstanding(cycle)
         return max(1, len(rows))
 
     async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
@@ -200,7 +220,7 @@ class EmbeddedPasses:
 
     async def _commit(self, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch) -> None:
         """Make a batch durable, and do what it decided."""
-        await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
+        await lane.meters[partition].commit(self._log, batch)
         cycle.settle(batch)
         await self._carry_out(lane, cycle, batch.work)
 

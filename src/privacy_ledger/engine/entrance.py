@@ -14,9 +14,11 @@ from msgspec import structs
 from privacy_ledger.domain.errors import ChangelogLost, LedgerError, StoreUnfit
 from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.anew import build_anew
-from privacy_ledger.engine.cycle import POSITION_KEY, Batch, PartitionCycle, Work
+from privacy_ledger.engine.batch import Batch, Work
+from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import check_not_rewound, marks_of, restore, stored_marks
+from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.moving import claim_moved
 from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled
 from privacy_ledger.engine.soundness import (
@@ -59,8 +61,10 @@ class Entrance:
         clock: Clock,
         ids: Ids,
         stores: Stores,
+        meter: Callable[[int], PartitionMeter],
     ) -> None:
         """Take the collaborators of an engine."""
+        self._meter = meter
         self._declaration = declaration
         self._log = log
         self._vault = vault
@@ -197,7 +201,7 @@ class Entrance:
     async def write(self, cycle: PartitionCycle, partition: int, batch: Batch) -> None:
         """Commit a batch; the store follows, with how far the changelogs now are applied."""
         place = self._stores.place(partition)
-        ends = await self._log.append_atomically(batch.writes, writer=place.writer)
+        ends = await self._meter(partition).commit(self._log, batch)
         cycle.settle(batch, marks_of(ends, partition, place.changelogs))
         await self._carry_out(cycle, batch.work)
 

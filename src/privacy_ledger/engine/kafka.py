@@ -11,10 +11,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Protocol
 
 from privacy_ledger.domain.errors import BuildRefused, LedgerError, LogUnavailable, StoreFull, StoreUnfit
-from privacy_ledger.engine.cycle import Batch, PartitionCycle
+from privacy_ledger.engine.batch import Batch
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.entrance import Entrance
-from privacy_ledger.engine.outcomes import Outcome, Outcomes
+from privacy_ledger.engine.meter import PartitionMeter
+from privacy_ledger.engine.outcomes import STOPPED_RETRY_S, Outcome, Outcomes
 from privacy_ledger.engine.progress import RestoreProgress, Restoring
 from privacy_ledger.engine.soundness import Place
 from privacy_ledger.engine.standby import Following, Standby
@@ -24,6 +26,8 @@ from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog, Row
+from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
+from privacy_ledger.ports.observe import Restoring as Restored
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder
 from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
 
@@ -35,11 +39,11 @@ ROWS_PER_POLL: Final = 8000
 ACQUIRING_AT_ONCE: Final = 8
 NOTE_PROGRESS_S: Final = 10.0
 LAG_COMMIT_S: Final = 5.0
+LAG_NOTE_S: Final = 1.0
 POLL_FAILURES_S: Final = 60.0
 """A worker that cannot read for so long ends, and says why: a new one joins from the beginning."""
 RETRY_S: Final = 1.0
 FENCED_RETRY_S: Final = 3.0
-STOPPED_RETRY_S: Final = 30.0
 
 log_line = get_logger()
 
@@ -95,8 +99,11 @@ class KafkaEngine:
         states: StateCodec,
         clock: Clock,
         ids: Ids,
+        meters: Meters = SILENT,
     ) -> None:
         """Take the collaborators."""
+        self._meters = meters
+        self._meter_of: dict[int, PartitionMeter] = {}
         self._declaration = declaration
         self._wiring = wiring
         self._clock = clock
@@ -111,7 +118,14 @@ class KafkaEngine:
             ),
         )  # fmt: skip
         self._entrance = Entrance(
-            declaration, log=log, vault=vault, states=states, clock=clock, ids=ids, stores=self._stores
+            declaration,
+            log=log,
+            vault=vault,
+            states=states,
+            clock=clock,
+            ids=ids,
+            stores=self._stores,
+            meter=self._meter,
         )
         self._standby = Standby(
             wiring.tail(), self._stores, pass_name=declaration.name, changelogs=changelogs
@@ -125,7 +139,7 @@ class KafkaEngine:
         self._stopping = asyncio.Event()
         self._failing_since: float | None = None
         self._refusal: BuildRefused | None = None
-        self._lag_at = 0.0
+        self._lag_at = self._seen_at = 0.0
         self._lag: asyncio.Task[None] | None = None
         self.on_acquired: Callable[[int], None] | None = None
 
@@ -200,6 +214,8 @@ class KafkaEngine:
         self._share = share
         self._standby.follow(share.followed)
         log_line.info("share given", pass_name=self._declaration.name, count=len(share.owned))
+        self._meter_of.clear()
+        self._meters.note(Assigned(pass_name=self._declaration.name, partitions=share.owned))
         for partition in share.owned:
             progress = RestoreProgress(self._declaration.name, partition)
             self._owned[partition] = _Owned(self._stores.lock(partition), progress)
@@ -219,6 +235,7 @@ class KafkaEngine:
             owned.is_running = False
         self._owned = {}
         self._share = Share()
+        self._meters.note(Revoked(pass_name=self._declaration.name))
         for task in self._tasks:
             task.cancel()
 
@@ -239,7 +256,7 @@ class KafkaEngine:
             async with self._slots:
                 await self._take_over(partition, generation)
         except Exception as error:  # noqa: BLE001 - a task's outermost frame: nothing may stay paused unseen
-            delay_s = self._report("acquire failed", partition, error)
+            delay_s = self._report(partition, error)
             if generation == self._generation and not self._stopping.is_set():
                 self._owned[partition].progress.failed(_reason(error))
                 self._acquire_later(partition, delay_s=delay_s)
@@ -259,6 +276,7 @@ class KafkaEngine:
             self._source.resume(partition, offset=cycle.position.offset + 1)
             owned.is_running = True
             self._outcomes.over(partition)
+            self._meter(partition).stands(Standing.RUNNING)
             log_line.info(
                 "partition running", **self._where(partition), records=records,
                 offset=cycle.position.offset,
@@ -313,7 +331,7 @@ class KafkaEngine:
             try:
                 await self._commit(owned, cycle, partition, rows)
             except Exception as error:  # noqa: BLE001 - a partition's outermost frame: the others go on
-                self._drop(partition, owned, delay_s=self._report("cycle failed", partition, error))
+                self._drop(partition, owned, delay_s=self._report(partition, error))
 
     async def _commit(
         self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
@@ -347,7 +365,11 @@ class KafkaEngine:
         """Now and then: note changelog progress, and commit offsets as a lag figure."""
         now = time.monotonic()
         offsets: dict[int, int] = {}
+        if is_due := now - self._seen_at > LAG_NOTE_S:
+            self._seen_at = now
         for partition, owned in list(self._owned.items()):
+            if is_due:
+                await self._let_see(partition, owned)
             if not owned.is_running or owned.cycle is None:
                 continue
             offsets[partition] = owned.cycle.position.offset + 1
@@ -364,6 +386,31 @@ class KafkaEngine:
             self._lag_at = now
             self._lag = asyncio.create_task(self._commit_lag(offsets))
 
+    async def _let_see(self, partition: int, owned: _Owned) -> None:
+        """Note how far a partition is: its lag where it folds, its restore where it does not yet."""
+        meter, cycle = self._meter(partition), owned.cycle
+        if cycle is None or not owned.is_running:
+            seen = owned.progress.now()
+            if seen.eta_s is not None:
+                self._meters.note(
+                    Restored(
+                        pass_name=self._declaration.name, partition=partition, records=seen.records,
+                        rate=seen.rate, eta_s=seen.eta_s,
+                    )
+                )  # fmt: skip
+            return
+        behind = await self._source.behind(partition)
+        if behind is not None:
+            meter.lag(cycle.position.offset, behind, now=self._clock.now())
+        meter.outstanding(cycle)
+
+    def _meter(self, partition: int) -> PartitionMeter:
+        meter = self._meter_of.get(partition)
+        if meter is None:
+            meter = PartitionMeter(self._meters, pass_name=self._declaration.name, partition=partition)
+            self._meter_of[partition] = meter
+        return meter
+
     async def _commit_lag(self, offsets: Mapping[int, int]) -> None:
         try:
             await self._source.commit_lag(offsets)
@@ -375,11 +422,11 @@ class KafkaEngine:
             await self._entrance.note(cycle, partition)
         except LedgerError as error:
             # The writer has ended: whoever owns the partition now, it is acquired before it folds.
-            self._drop(partition, owned, delay_s=self._report("progress not noted", partition, error))
+            self._drop(partition, owned, delay_s=self._report(partition, error))
 
     # Words --------------------------------------------------------------------------------------
 
-    def _report(self, event: str, partition: int, error: Exception) -> float:
+    def _report(self, partition: int, error: Exception) -> float:
         """Say what went wrong, without frames, which may hold values; return when to try again."""
         match error:
             case BuildRefused():
@@ -391,7 +438,10 @@ class KafkaEngine:
                 self._stores.condemn(partition)
             case _:
                 pass
-        return self._outcomes.stopped(event, partition, error)
+        delay_s = self._outcomes.stopped(partition, error)
+        standing = Standing.STOPPED if delay_s >= STOPPED_RETRY_S else Standing.WAITING
+        self._meter(partition).stands(standing, error)
+        return delay_s
 
     def _where(self, partition: int) -> dict[str, object]:
         return {"pass_name": self._declaration.name, "partition": partition}

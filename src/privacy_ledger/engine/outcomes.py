@@ -17,7 +17,7 @@ from privacy_ledger.domain.errors import (
 from privacy_ledger.engine.cycle import ControlUnreadable
 from privacy_ledger.logging import get_logger
 
-__all__ = ["Outcome", "Outcomes"]
+__all__ = ["STOPPED_RETRY_S", "Outcome", "Outcomes"]
 
 RETRY_S: Final = 1.0
 FENCED_RETRY_S: Final = 3.0
@@ -45,36 +45,34 @@ class Outcomes:
     def mended(self, partition: int, error: LedgerError) -> None:
         """Take what is being mended; the partition goes on by itself."""
         self._keep(partition, error)
-        event = "store begins anew" if isinstance(error, StoreUnfit) else "state begins anew"
-        log_line.warning(
-            event, pass_name=self._pass_name, partition=partition, state=error.outcome, reason=str(error)
-        )
+        if isinstance(error, StoreUnfit):
+            log_line.warning("store begins anew", **self._what(partition, error))
+        else:
+            log_line.warning("state begins anew", **self._what(partition, error))
 
-    def stopped(self, event: str, partition: int, error: Exception) -> float:
+    def stopped(self, partition: int, error: Exception) -> float:
         """Take what ended an attempt, and say so without frames; return when to try again, in seconds."""
-        where = {"pass_name": self._pass_name, "partition": partition}
         if not isinstance(error, LedgerError):
             # The message of a foreign error may carry a value.
-            reason = type(error).__name__
-            log_line.error(event, **where, reason=reason)
-            self.last[partition] = Outcome(name="unexpected error", text=reason)
+            self.last[partition] = Outcome(name="unexpected error", text=type(error).__name__)
+            log_line.error("unexpected error", **self._what(partition, error))
             return RETRY_S if isinstance(error, OSError) else STOPPED_RETRY_S
         self._keep(partition, error)
         match error:
             case BuildRefused():
-                log_line.error("build refused", **where, state=error.outcome, reason=str(error))
+                log_line.error("build refused", **self._what(partition, error))
                 return STOPPED_RETRY_S
             case LedgerRewound() | LedgerTruncated() | UnknownKey() | ControlUnreadable():
-                log_line.error("partition stopped", **where, state=error.outcome, reason=str(error))
+                log_line.error("partition stopped", **self._what(partition, error))
                 return STOPPED_RETRY_S
             case Fenced():
-                log_line.warning("fenced", **where)
+                log_line.warning("fenced", **self._what(partition, error))
                 return FENCED_RETRY_S
             case StoreUnfit() | ChangelogLost():
-                log_line.warning(event, **where, state=error.outcome, reason=str(error))
+                log_line.warning("state unfit", **self._what(partition, error))
                 return 0.0
             case _:
-                log_line.warning(event, **where, state=error.outcome, reason=str(error))
+                log_line.warning("attempt failed", **self._what(partition, error))
                 return RETRY_S
 
     def over(self, partition: int) -> None:
@@ -85,3 +83,12 @@ class Outcomes:
 
     def _keep(self, partition: int, error: LedgerError) -> None:
         self.last[partition] = Outcome(name=error.outcome, text=str(error))
+
+    def _what(self, partition: int, error: Exception) -> dict[str, object]:
+        is_ours = isinstance(error, LedgerError)
+        return {
+            "pass_name": self._pass_name,
+            "partition": partition,
+            "state": error.outcome if isinstance(error, LedgerError) else "unexpected error",
+            "reason": str(error) if is_ours else type(error).__name__,
+        }

@@ -47,7 +47,8 @@ class RestoreProgress:
     ) -> None:
         """Start counting the seconds."""
         self._clock = clock
-        self._where = {"pass_name": pass_name, "partition": partition}
+        self._pass_name = pass_name
+        self._partition = partition
         self._started = self._moved = self._reported = self._clock()
         self._alarmed = 0.0
         self._left: dict[str, int] = {}
@@ -73,7 +74,7 @@ class RestoreProgress:
             self._reported = now
             seen = self.now()
             log_line.info(
-                "restoring", **self._where, topic=topic, records=seen.records, rate=round(seen.rate),
+                "restoring", **self._where(), topic=topic, records=seen.records, rate=round(seen.rate),
                 eta_s=None if seen.eta_s is None else round(seen.eta_s),
             )  # fmt: skip
 
@@ -99,6 +100,9 @@ class RestoreProgress:
         if now - self._moved > self.stall_s and now - self._alarmed > self.stall_s:
             self._alarmed = now
             log_line.error(
-                "restore stalled", **self._where, records=self._records, reason=reason,
+                "restore stalled", **self._where(), records=self._records, reason=reason,
                 duration_ms=round((now - self._moved) * 1000),
             )  # fmt: skip
+
+    def _where(self) -> dict[str, object]:
+        return {"pass_name": self._pass_name, "partition": self._partition}

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import state_topic
-from privacy_ledger.engine.cycle import Books, PartitionCycle
+from privacy_ledger.engine.batch import Books
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, Partial, StateCodec
 from privacy_ledger.ports.log import EventLog, NewRecord, Row

@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from privacy_ledger.engine.cycle import Batch, PartitionCycle
+from privacy_ledger.engine.batch import Batch
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import Clock
 

@@ -1,11 +1,12 @@
 """The event log: topics of partitions of records, embedded or on Kafka."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
 
-__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header"]
+__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header", "received_at"]
 
 Headers = tuple[tuple[str, bytes], ...]
 """Record headers in order; names and values are ASCII."""
@@ -37,6 +38,16 @@ def header(headers: Headers, name: str) -> bytes | None:
         if key == name:
             return value
     return None
+
+
+def received_at(row: Row) -> datetime | None:
+    """Return when a ledger record was received, as it says itself; tombstones and foreign ones may not."""
+    stated = header(row.headers, "received")
+    try:
+        at = None if stated is None else datetime.fromisoformat(stated.decode("ascii"))
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo is not None else None
 
 
 class EventLog(Protocol):
@@ -105,7 +116,7 @@ class EventLog(Protocol):
     async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
         """Return the newest record of a key, tombstones included, or None.
 
-        Point look-up when embedded; on Kafka it reads the partition.
+        Point look-up when embedded; on Kafka it reads the partition, from its end.
         """
         ...
 

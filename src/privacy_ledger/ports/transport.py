@@ -87,6 +87,10 @@ class Source(Protocol):
         """Return rows of a partition again, from this offset on."""
         ...
 
+    async def behind(self, partition: int) -> int | None:
+        """Return how many offsets a partition is behind its stable end as last seen; None before."""
+        ...
+
     async def commit_lag(self, offsets: Mapping[int, int]) -> None:
         """Say how far the partitions came, for those who watch the lag.
 

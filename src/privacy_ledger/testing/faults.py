@@ -31,17 +31,19 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 EFFECTS: Final = {
-    "log": frozenset({"append", "append_atomically", "open_writer"}),
+    "log": frozenset({"append", "append_atomically", "open_writer", "supersede"}),
     "vault": frozenset(
         {"mint", "bind", "reopen", "erase_identities", "sealing_keys", "fresh_keys", "shred", "end", "secret"}
     ),
-    "store": frozenset({"write", "wipe", "compact"}),
+    "store": frozenset({"write", "wipe", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
 READS: Final = {
-    "log": frozenset({"read", "read_at", "latest", "end", "latest_many", "scan_latest", "live_tags"}),
-    "vault": frozenset({"find", "refs_of", "open_keys", "is_ended"}),
+    "log": frozenset(
+        {"read", "read_at", "latest", "end", "first", "since", "latest_many", "scan_latest", "live_tags"}
+    ),
+    "vault": frozenset({"find", "refs_of", "open_keys", "is_ended", "unused_generation"}),
     "store": frozenset({"get_many", "scan"}),
     "lock": frozenset[str](),
 }

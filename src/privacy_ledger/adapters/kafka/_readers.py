@@ -9,19 +9,28 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
+from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import open_reader, unavailable
 from privacy_ledger.adapters.kafka._rows import to_rows
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.ports.log import Row
 
-__all__ = ["PartitionReader", "ReaderPool"]
+__all__ = ["Appended", "PartitionReader", "ReaderPool"]
 
 POLL_MS: Final = 15
 READ_TIMEOUT_S: Final = 30.0
 RANGE_GAP: Final = 256
 """Wanted offsets nearer than this are read through instead of seeking."""
 RANGE_READ: Final = 1000
+_STEP_GROWTH: Final = 4
+
+
+class Appended(Struct, frozen=True):
+    """An offset, and when it was appended by the log's own time."""
+
+    offset: int
+    appended_ms: int
 
 
 class PartitionReader:
@@ -49,6 +58,12 @@ class PartitionReader:
         """Return the lowest offset that the cluster keeps."""
         starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets([self._partition])
         return starts[self._partition]
+
+    async def since(self, appended_ms: int) -> Appended | None:
+        """Return the first place that was appended at this time or later, or None."""
+        found = await self._consumer.offsets_for_times({self._partition: appended_ms})
+        place = found[self._partition]
+        return None if place is None else Appended(place.offset, place.timestamp)
 
     async def read(self, *, after: int, limit: int) -> tuple[Row, ...]:
         """Return at most `limit` records above `after`; empty only when the stable end is reached."""
@@ -102,13 +117,20 @@ class PartitionReader:
         return tuple(found)
 
     async def latest(self, key: bytes) -> Row | None:
-        """Return the newest record of a key by reading the whole partition, a page at a time."""
-        newest: Row | None = None
-        after = -1
-        while rows := await self.read(after=after, limit=RANGE_READ):
-            newest = next((row for row in reversed(rows) if row.key == key), newest)
-            after = rows[-1].offset
-        return newest
+        """Return the newest record of a key, looked for from the end in growing steps."""
+        end, step = await self.end(), RANGE_READ
+        while end > 0:
+            start = max(0, end - step)
+            newest: Row | None = None
+            after = start - 1
+            while after < end - 1 and (rows := await self.read(after=after, limit=RANGE_READ)):
+                below = [row for row in rows if row.offset < end and row.key == key]
+                newest = below[-1] if below else newest
+                after = rows[-1].offset
+            if newest is not None:
+                return newest
+            end, step = start, step * _STEP_GROWTH
+        return None
 
     async def _poll(self, wait_ms: int, limit: int) -> tuple[Row, ...]:
         try:

@@ -22,7 +22,7 @@ from privacy_ledger.adapters.kafka._clients import (
     translated_errors,
     unavailable,
 )
-from privacy_ledger.adapters.kafka._readers import PartitionReader, ReaderPool
+from privacy_ledger.adapters.kafka._readers import Appended, PartitionReader, ReaderPool
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, InvariantViolation, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS, Topic
@@ -214,7 +214,7 @@ class KafkaLog:
             return await reader.read_at(tuple(offsets))
 
     async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
-        """Return the newest record of a key, tombstones included, or None; reads the partition."""
+        """Return the newest record of a key, tombstones included, or None; reads from the end."""
         async with self._reading(topic, partition) as reader:
             return await reader.latest(key)
 
@@ -227,6 +227,11 @@ class KafkaLog:
         """Return the lowest offset that the cluster keeps; compaction never raises it, deletion does."""
         async with self._reading(topic, partition) as reader:
             return await reader.first()
+
+    async def since(self, topic: str, partition: int, appended_ms: int) -> Appended | None:
+        """Return the first place that was appended at this time or later, or None; not only records."""
+        async with self._reading(topic, partition) as reader:
+            return await reader.since(appended_ms)
 
     async def close(self) -> None:
         """Close every connection; idempotent. Unacknowledged records are given up."""

@@ -114,6 +114,16 @@ class GroupSource:
         self._joined().seek(place, offset)
         self._joined().resume(place)
 
+    async def behind(self, partition: int) -> int | None:
+        """Return how many offsets a partition is behind its stable end as last seen; None before."""
+        place = TopicPartition(self._topic, partition)
+        consumer = self._joined()
+        if place not in consumer.assignment():
+            return None
+        end: int | None = consumer.last_stable_offset(place)
+        with translated_errors(self._cluster):
+            return None if end is None else max(0, end - int(await consumer.position(place)))
+
     async def commit_lag(self, offsets: Mapping[int, int]) -> None:
         """Commit offsets to the group, for those who watch the lag.
 

@@ -18,6 +18,7 @@ from privacy_ledger.adapters.keystore._store import Store
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Shredded
+from privacy_ledger.ports.observe import KeyCacheFigures
 
 __all__ = [
     "CHECK_S",
@@ -68,6 +69,19 @@ class KeyCache:
         self._revision = -1
         self._lease_until = -1.0
         self._check_at = -1.0
+        self._asked = self._missed = 0
+
+    @property
+    def figures(self) -> KeyCacheFigures:
+        """How many keys are open now, and how often one was asked for and was not."""
+        return KeyCacheFigures(
+            opened=len(self._opened), sealing=len(self._sealing), asked=self._asked, missed=self._missed
+        )
+
+    def looked_up(self, *, asked: int, missed: int) -> None:
+        """Count one call's look-ups."""
+        self._asked += asked
+        self._missed += missed
 
     # Trust -----------------------------------------------------------------------------------
 

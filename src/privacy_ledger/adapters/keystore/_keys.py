@@ -67,6 +67,7 @@ class KeyTable:
                 missing.append(slot)
             else:
                 found[slot] = key
+        self._cache.looked_up(asked=len(uses), missed=len(missing))
         if missing:
             self._provide(missing, uses, found, at)
         return tuple(found[slot] for slot in slots)
@@ -202,6 +203,7 @@ class KeyTable:
                 missing[kid] = None
             else:
                 found[kid] = key
+        self._cache.looked_up(asked=len(kids), missed=len(missing))
         if not missing:
             return found
         with self._store.read():

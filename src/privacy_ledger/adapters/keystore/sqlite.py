@@ -26,6 +26,7 @@ from privacy_ledger.ports.keys import (
     Shredded,
     ShredReport,
 )
+from privacy_ledger.ports.observe import KeyCacheFigures
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["JOURNAL_NAME", "SqliteKeyVault"]
@@ -117,6 +118,11 @@ class SqliteKeyVault:
     def erase_identities(self, ref: SubjectRef, *, now: datetime) -> int:
         """Turn every identity of a reference `erased`; return how many were not yet."""
         return self._identities.erase(ref, now=now)
+
+    @property
+    def cache_figures(self) -> KeyCacheFigures:
+        """How many keys this process holds open, and how often it was asked for one."""
+        return self._cache.figures
 
     # Data keys -----------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
+from privacy_ledger.adapters.kafka.compaction import idle_partitions, late_partitions
 from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
-from privacy_ledger.bootstrap import Runtime, rebuild_of, worker_host
+from privacy_ledger.bootstrap import Runtime, changelogs_of, declared_passes, rebuild_of, worker_host
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
@@ -113,17 +114,19 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with shell.open() as runtime:
+    declared = declared_passes()
+    if set(passes) - set(declared):
+        raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(declared))}.")
+    # A home has one worker, which runs all passes whatever was named.
+    chosen = passes if passes and shell.settings.cluster is not None else tuple(declared)
+    async with shell.open_worker(chosen) as runtime:
         shell.announce(runtime)
-        unknown = sorted(set(passes) - set(runtime.declared))
-        if unknown:
-            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(runtime.declared))}.")
         if runtime.embedded is not None:
             await _embedded_worker(shell, runtime, stop)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
-                await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+                await host(runtime, chosen, stop, say=shell.talk.print)
     shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
 
@@ -278,6 +281,7 @@ async def doctor(shell: Shell, accept_time: bool) -> int:  # noqa: FBT001 - clic
         async with shell.open(prepare=False) as runtime:
             shell.announce(runtime)
             findings += await _examine(runtime)
+            findings += await _examine_compaction(runtime)
     except LedgerError as error:
         findings.append(_finding(str(error), "doctor"))
     text = "\n".join(f"{f['finding']}  →  privacy-ledger {f['mend']}" for f in findings)
@@ -306,6 +310,20 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))
     return found
+
+
+async def _examine_compaction(runtime: Runtime) -> list[dict[str, str]]:
+    """Return what a client can see of a cluster's compaction; a home compacts itself."""
+    log, now = runtime.kafka, runtime.clock.now()
+    if log is None:
+        return []
+    changelogs = sorted({topic for one in runtime.declared.values() for topic in changelogs_of(runtime, one)})
+    sources = sorted({declaration.source for declaration in runtime.declared.values()})
+    found = (
+        *await idle_partitions(log, [*sources, *changelogs], now=now),
+        *await late_partitions(log, changelogs, now=now),
+    )
+    return [_finding(one.text, one.mend) for one in found]
 
 
 def _is_readable_by_others(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import IntEnum
@@ -17,9 +17,12 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from privacy_ledger.bootstrap import Runtime, open_runtime
+from privacy_ledger.adapters.observe.health import HealthAddress
+from privacy_ledger.adapters.observe.switch import traced
+from privacy_ledger.bootstrap import Runtime, open_runtime, open_worker
 from privacy_ledger.domain.errors import BadInput, HomeUnusable, LedgerError, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.logging import configure
+from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.settings import Settings, from_environment
 
 __all__ = ["Discreet", "Exit", "Shell", "command", "progress_bar"]
@@ -52,12 +55,14 @@ class Shell:
             raise click.UsageError(
                 "A PRIVACY_LEDGER_ variable of the environment has a value that cannot be used. "
                 "Check PRIVACY_LEDGER_PARTITIONS, PRIVACY_LEDGER_SECURITY_PROTOCOL, "
-                "PRIVACY_LEDGER_SESSION_S (6 to 1800) and PRIVACY_LEDGER_STANDBYS (0 to 63)."
+                "PRIVACY_LEDGER_HEALTH, PRIVACY_LEDGER_SESSION_S (6 to 1800) and "
+                "PRIVACY_LEDGER_STANDBYS (0 to 63)."
             ) from None
         self._is_home_named = bool(home) or self.settings.is_home_named
         self.as_json = as_json
         self.no_wait = no_wait
         self.has_answered = False
+        self.meters: Meters = SILENT
         self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
         self._out = Console(highlight=False, soft_wrap=True)
         configure(level=log_level, as_json=as_json)
@@ -89,7 +94,19 @@ class Shell:
         self, *, trial: datetime | None = None, prepare: bool = True
     ) -> AbstractAsyncContextManager[Runtime]:
         """Open the home or the cluster."""
-        return open_runtime(self.settings, trial=trial, prepare=prepare)
+        return open_runtime(self.settings, trial=trial, prepare=prepare, meters=self.meters)
+
+    def open_worker(self, passes: Sequence[str]) -> AbstractAsyncContextManager[Runtime]:
+        """Open the home or the cluster for a worker of these passes, with its health checks."""
+        return open_worker(self.settings, passes, meters=self.meters, on_serving=self._say_where)
+
+    def _say_where(self, address: HealthAddress) -> None:
+        """Say where health checks are answered, and loudly when other machines can ask."""
+        self.talk.print(f"Health checks are answered at http://{address}/.", markup=False)
+        if not address.is_loopback:
+            self.talk.print(
+                "Other machines can reach that address, and nobody is asked who they are.", markup=False
+            )
 
     def announce(self, runtime: Runtime) -> None:
         """Say on standard error when a home runs on trial time."""
@@ -141,12 +158,26 @@ def command(
     """Return a click callback that runs an async command and turns errors into sentences."""
 
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        shell = click.get_current_context().find_object(Shell)
+        context = click.get_current_context()
+        shell = context.find_object(Shell)
         if shell is None:
             raise click.UsageError("The command was started without its group.")
-        sys.exit(_run(shell, lambda: _started(function, shell, *args, **kwargs)))
+        try:
+            with traced(shell.settings.traces, command=_traced_name(context)) as shell.meters:
+                sys.exit(_run(shell, lambda: _started(function, shell, *args, **kwargs)))
+        except HomeUnusable as error:
+            sys.exit(_explain(shell, error))
 
     return update_wrapper(run, function)
+
+
+def _traced_name(context: click.Context) -> str | None:
+    """Return a command's path, without arguments; a worker lasts too long for a trace of its own."""
+    path: list[str] = []
+    while context.parent is not None:
+        path.insert(0, context.info_name or "")
+        context = context.parent
+    return None if path == ["worker", "run"] else " ".join(path)
 
 
 def _started(

@@ -250,6 +250,16 @@ class EventLogContract:
         assert newest is not None
         assert (newest.offset, newest.value) == (1, None)
 
+    async def test_latest_lies_anywhere_in_a_long_partition(self, log: EventLog) -> None:
+        """At its beginning, in its middle, at its end; and one that is not there is looked for everywhere."""
+        many = [payload(b"%d" % number, key=b"%d" % number) for number in range(2600)]
+        for start in range(0, len(many), 500):
+            await log.append(_STATE, many[start : start + 500])
+        await log.append(_STATE, [payload(b"again", key=b"1100")])
+        found = [await log.latest(_STATE, 0, key) for key in (b"0", b"1100", b"1599", b"2599", b"none")]
+        offsets = [None if row is None else row.offset for row in found]
+        assert offsets == [0, 2600, 1599, 2599, None]
+
     async def test_latest_of_an_unknown_key_is_none(self, log: EventLog) -> None:
         """A prefix of a key is another key."""
         await log.append(LEDGER_EVENTS, [payload(b"x")])

@@ -1,0 +1,1 @@
+"""What others see of a worker: metrics, health and traces; loaded only where it was asked for."""

@@ -403,7 +403,7 @@ class _KafkaWiring:
 def changelogs_of(runtime: Runtime, declaration: PassDeclaration) -> dict[str, bytes]:
     """Return a pass's changelog topics, and the table code that their keys lack."""
     found = {state_topic(declaration.name): b""}
-    for code, (topic, keeps) in _routes(declaration, runtime.state_codec(declaration)).items():
+    for code, (topic, keeps) in runtime.state_codec(declaration).routes(declaration.tables).items():
         if not keeps:
             found[topic] = code
     return found

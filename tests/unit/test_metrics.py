@@ -254,7 +254,7 @@ async def test_seconds_behind_count_from_the_last_folded_record(tmp_path: Path) 
     meter = PartitionMeter(eyes, pass_name="core", partition=0)
     batch = Batch(
         writes=(), store=(), changes=(), sealed=(), work=Work(tombstones=(), shreds=()),
-        position=PassPosition(), records=1, parked=0, is_tick=False, received_at=NOON, fold_s=0.0,
+        position=PassPosition(), records=1, parked=0, reasons=(), is_tick=False, received_at=NOON, fold_s=0.0,
     )  # fmt: skip
     async with home(tmp_path) as it:
         meter.lag(-1, 5, now=NOON + timedelta(seconds=50))

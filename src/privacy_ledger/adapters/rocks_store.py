@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, cast
@@ -124,8 +125,9 @@ class RocksStore:
             raise _translated(error) from None
 
     def close(self) -> None:
-        """Close the database; idempotent."""
-        self._database.close()
+        """Close the database; idempotent. What cannot be written any more stays in the changelog."""
+        with suppress(Exception):  # the binding raises nothing narrower, such as for a full device
+            self._database.close()
 
 
 class RocksFolder:

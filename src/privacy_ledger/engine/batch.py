@@ -52,6 +52,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     position: PassPosition
     records: int
     parked: int
+    reasons: tuple[str, ...]
     is_tick: bool
     received_at: datetime | None
     fold_s: float

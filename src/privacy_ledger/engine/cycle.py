@@ -382,6 +382,7 @@ class PartitionCycle:
             position=position,
             records=len(rows),
             parked=len(parked),
+            reasons=tuple(sorted({one.body.reason for one in parked if isinstance(one.body, Undecodable)})),
             is_tick=bool(ticks),
             received_at=max(filter(None, map(received_at, rows[-LOOK_BACK:])), default=None),
             fold_s=time.perf_counter() - self._started,

@@ -5,13 +5,13 @@ changelogs is mended from the ledger. What is wrong with the ledger stops the pa
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec import structs
 
-from privacy_ledger.domain.errors import ChangelogLost, LedgerError, StoreUnfit
+from privacy_ledger.domain.errors import ChangelogLost, InvariantViolation, LedgerError, StoreUnfit
 from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.anew import build_anew
 from privacy_ledger.engine.batch import Batch, Work
@@ -72,6 +72,7 @@ class Entrance:
         self._clock = clock
         self._ids = ids
         self._stores = stores
+        self._reached: dict[int, dict[str, int]] = {}
 
     async def enter(
         self,
@@ -90,6 +91,7 @@ class Entrance:
             LedgerRewound, LedgerTruncated: the ledger is not the one that was folded.
         """
         mended = 0
+        self._reached[partition] = {}
         while True:
             try:
                 return await self._try(partition, open_cycle, progress)
@@ -199,9 +201,15 @@ class Entrance:
     # While it is owned ---------------------------------------------------------------------------
 
     async def write(self, cycle: PartitionCycle, partition: int, batch: Batch) -> None:
-        """Commit a batch; the store follows, with how far the changelogs now are applied."""
+        """Commit a batch; the store follows, with how far the changelogs now are applied.
+
+        Raises:
+            Fenced: another owner took over; nothing was written.
+            ChangelogLost: a changelog ended below what was acknowledged.
+        """
         place = self._stores.place(partition)
         ends = await self._meter(partition).commit(self._log, batch)
+        await self._notice(place, ends)
         cycle.settle(batch, marks_of(ends, partition, place.changelogs))
         await self._carry_out(cycle, batch.work)
 
@@ -224,17 +232,31 @@ class Entrance:
         place, store = self._stores.place(partition), self._stores.open(partition)
         await check_ledger(self._log, place, cycle.position)
         await check_not_rewound(self._log, place.source, partition, cycle.position)
-        reached = stored_marks(store, place.changelogs)
-        chronicle = chronicle_of(store)
-        if chronicle is None:
-            raise ChangelogLost("missing", topic=place.own, partition=partition, message="has no chronicle.")
-        record = structs.replace(chronicle, reached=reached).record(partition)
+        record = self._chronicle(place).record(partition)
         beat = NewRecord(partition, HEARTBEAT_KEY, b"\0")
-        writes = [*((topic, beat) for topic in sorted(place.changelogs)), (place.own, record)]
-        ends = await self._log.append_atomically(writes, writer=place.writer)
-        for topic, end in reached.items():
-            if ends.get((topic, partition), end + 1) <= end:
-                message = f"took a record at {ends[topic, partition]} after {end}."
-                raise ChangelogLost("shortened", topic=topic, partition=partition, message=message)
+        beats = [(topic, beat) for topic in sorted(place.changelogs)]
+        ends = await self._log.append_atomically([*beats, (place.own, record)], writer=place.writer)
+        await self._notice(place, ends)
         marks = marks_of(ends, partition, place.changelogs)
         store.write([*marks, (CHRONICLE_KEY, record.value), time_stamp(self._clock.now())])
+
+    async def _notice(self, place: Place, ends: Mapping[tuple[str, int], int]) -> None:
+        """Take where a transaction ended; notice a changelog that took a record below an earlier one."""
+        reached = self._reached[place.partition]
+        for (topic, partition), end in ends.items():
+            last = reached.get(topic, -1)
+            if partition == place.partition and topic in place.changelogs and end <= last:
+                # Said in the state topic, so that whoever enters next knows it, too.
+                record = self._chronicle(place).record(partition)
+                await self._log.append_atomically([(place.own, record)], writer=place.writer)
+                message = f"took a record at {end}, and {last} was acknowledged."
+                raise ChangelogLost("shortened", topic=topic, partition=partition, message=message)
+        reached.update({topic: end for (topic, _), end in ends.items() if topic in place.changelogs})
+
+    def _chronicle(self, place: Place) -> Chronicle:
+        """Return the chronicle as of now."""
+        store = self._stores.open(place.partition)
+        known = chronicle_of(store)
+        if known is None:
+            raise InvariantViolation(f"The partition {place.writer} is written before it was entered.")
+        return structs.replace(known, reached=stored_marks(store, place.changelogs))

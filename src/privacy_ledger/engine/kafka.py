@@ -340,6 +340,11 @@ class KafkaEngine:
             if owned.cycle is not cycle or self._owned.get(partition) is not owned:
                 return False
             await self._entrance.write(cycle, partition, batch)
+            if batch.parked:
+                log_line.warning(
+                    "records set aside", **self._where(partition), count=batch.parked,
+                    offset=batch.position.offset, reason=", ".join(batch.reasons),
+                )  # fmt: skip
 
             # A deleted value stays in the store's files until they are rewritten: at the next tick.
             owned.has_residue = owned.has_residue or any(None in values for values in batch.sealed)

@@ -67,8 +67,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         topic_prefix=read("PRIVACY_LEDGER_TOPIC_PREFIX") or "",
         partitions=int(partitions) if partitions else None,
         data_home=Path(read(_DATA_HOME) or Path.home() / ".local" / "share"),
-        session_s=_number("PRIVACY_LEDGER_SESSION_S", SESSION_S_DEFAULT, within=_SESSION_S),
-        standbys=_number("PRIVACY_LEDGER_STANDBYS", 1, within=_STANDBYS),
+        session_s=_number(read("PRIVACY_LEDGER_SESSION_S"), SESSION_S_DEFAULT, within=_SESSION_S),
+        standbys=_number(read("PRIVACY_LEDGER_STANDBYS"), 1, within=_STANDBYS),
         health=_health(read("PRIVACY_LEDGER_HEALTH")),
         traces=read("PRIVACY_LEDGER_TRACES") or None,
     )
@@ -78,11 +78,11 @@ def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
-def _number(name: str, default: int, *, within: range) -> int:
-    value = int(os.environ.get(name) or default)
-    if value not in within:
-        raise ValueError(f"{name} is not within {within.start} and {within.stop - 1}")
-    return value
+def _number(value: str | None, default: int, *, within: range) -> int:
+    number = int(value or default)
+    if number not in within:
+        raise ValueError(f"a number is not within {within.start} and {within.stop - 1}")
+    return number
 
 
 def _cluster(address: str) -> ClusterSettings:

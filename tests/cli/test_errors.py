@@ -143,7 +143,13 @@ def test_keys_that_cannot_be_used_stop_every_command(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PRIVACY_LEDGER_PARTITIONS", "many"), ("PRIVACY_LEDGER_SECURITY_PROTOCOL", "SECRET")]
+    ("name", "value"),
+    [
+        ("PRIVACY_LEDGER_PARTITIONS", "many"),
+        ("PRIVACY_LEDGER_SECURITY_PROTOCOL", "SECRET"),
+        ("PRIVACY_LEDGER_SESSION_S", "5"),
+        ("PRIVACY_LEDGER_STANDBYS", "-1"),
+    ],
 )
 def test_an_unusable_environment_is_a_usage_error(cli: Cli, name: str, value: str) -> None:
     """Exit 2 and a sentence."""

@@ -119,6 +119,9 @@ class Chaos:
         """Kill and replace until told to stop; a dead member is noticed after a six-second session."""
         while not until.is_set():
             await asyncio.sleep(rng.uniform(9.0, 12.0))
+            # Where workers take long to start, one that folds nothing yet would be killed in vain.
+            for worker in self._alive:
+                await asyncio.to_thread(worker.wait_running, 1, timeout_s=180.0)
             victim = self._alive.pop(rng.randrange(len(self._alive)))
             await asyncio.to_thread(victim.kill)
             self.kills += 1

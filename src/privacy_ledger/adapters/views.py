@@ -1,38 +1,25 @@
 """Committed projections, read from their topics: indexed when embedded, tailed on Kafka."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
+from msgspec import structs
 
+from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.topics import LEDGER_EVENTS, state_topic
 from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.domain.versions import Version, VersionKey, native_of
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.log import EventLog
-from privacy_ledger.ports.passes import PassPosition
+from privacy_ledger.ports.passes import Latest, PassPosition
 from privacy_ledger.streams.states import INDEX, META, IndexRow, Meta, Table
 
-__all__ = ["IndexedLatest", "Latest", "LogViews", "TailedLatest"]
+__all__ = ["IndexedLatest", "LaterVersions", "LogViews", "TailedLatest"]
 
 T = TypeVar("T")
 _POSITION_KEY = b"\0pos"
 _CORE = "core"
-
-
-class Latest(Protocol):
-    """The newest value of each key of compacted topics."""
-
-    async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
-        """Return the newest value of a key, or None."""
-        ...
-
-    async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
-        """Return the newest value of a key that is written often; nothing else is kept."""
-        ...
-
-    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
-        """Return live (key, value) pairs under a prefix, in key order."""
-        ...
 
 
 class _Indexed(Protocol):
@@ -107,21 +94,109 @@ class TailedLatest:
         return sorted((key, value) for key, value in values.items() if key.startswith(prefix))
 
 
-class LogViews:
-    """`Views` over the topics that the core pass publishes and keeps."""
+class LaterVersions:
+    """The versions of published projections beyond those that their own passes fold."""
 
-    def __init__(self, latest: Latest, states: StateCodec, *, partitions: int) -> None:
-        """Take the look-ups and the core pass's codec."""
+    def __init__(
+        self,
+        tables: Mapping[str, Table[object]],
+        read: Callable[[], Awaitable[Mapping[VersionKey, Version]]],
+        codec: Callable[[str, int], StateCodec],
+    ) -> None:
+        """Take the declared tables by projection, how the list is read, and a version's codec."""
+        self._tables = tables
+        self._read = read
+        self._codec = codec
+
+    async def native(self, table: Table[T]) -> int:
+        """Return the version of a table that its own pass folds."""
+        return native_of(await self._read(), table.name, declared=table.version)
+
+    def codec(self, projection: str, version: int) -> StateCodec:
+        """Return the codec of a version's own pass."""
+        return self._codec(projection, version)
+
+    async def kept(self) -> list[tuple[StateCodec | None, Table[object]]]:
+        """Return every version that is kept; without a codec of its own it is the native one."""
+        versions = await self._read()
+        found: list[tuple[StateCodec | None, Table[object]]] = []
+        for name, table in self._tables.items():
+            native = native_of(versions, name, declared=table.version)
+            numbers = {native, *(number for other, number in versions if other == name)}
+            for number in sorted(numbers):
+                known = versions.get((name, number))
+                if known is None or known.status == "kept":
+                    codec = None if number == native else self._codec(name, number)
+                    found.append((codec, structs.replace(table, version=number)))
+        return found
+
+
+class LogViews:
+    """`Views` over the topics that the core pass publishes and keeps, and over later versions."""
+
+    def __init__(self, latest: Latest, states: StateCodec, *, later: LaterVersions, partitions: int) -> None:
+        """Take the look-ups, the core pass's codec and the later versions."""
         self._latest = latest
         self._states = states
+        self._later = later
         self._partitions = partitions
 
     async def get(self, table: Table[T], ref: SubjectRef) -> T | None:
-        """Return one subject's committed state of a table of the core pass, or None."""
+        """Return one subject's committed state of a table of the core pass, or None.
+
+        Of a projection the version answers that speaks in the subject's partition.
+
+        Raises:
+            HomeUnusable: that version was folded by a build whose states this one cannot read.
+        """
+        states = self._states
+        if table.sealing == "view":
+            native = await self._later.native(table)
+            version = await self.speaking(table, partition_of(ref, self._partitions))
+            if version != native:
+                states = self._later.codec(table.name, version)
+            table = structs.replace(table, version=version)
+        try:
+            return await self._held(states, table, ref)
+        except msgspec.DecodeError:
+            raise HomeUnusable(
+                f"Version {table.version} of {table.name} was folded by another build, and this one cannot "
+                "read it. Use that build, or see `privacy-ledger replay status`."
+            ) from None
+
+    async def _held(self, states: StateCodec, table: Table[T], ref: SubjectRef) -> T | None:
         partition = partition_of(ref, self._partitions)
-        key = self._states.changelog_key(table, ref)
-        sealed = await self._latest.get(self._states.topic(table), partition, key)
-        return self._states.open_many(table, ((ref, sealed),))[0]
+        sealed = await self._latest.get(states.topic(table), partition, states.changelog_key(table, ref))
+        return states.open_many(table, ((ref, sealed),))[0]
+
+    async def speaking(self, table: Table[T], partition: int) -> int:
+        """Return the version of a view that answers in a partition now.
+
+        A later version answers once its own pass has passed the switch: so nobody reads a state
+        from before the offset at which it began to speak.
+        """
+        native = await self._later.native(table)
+        chosen = (await self.meta(partition)).versions.get(table.name, native)
+        if chosen == native:
+            return chosen
+        own = await self._meta_of(self._later.codec(table.name, chosen), partition)
+        return own.versions.get(table.name, native)
+
+    async def _meta_of(self, states: StateCodec, partition: int) -> Meta:
+        sealed = await self._latest.newest(states.topic(META), partition, states.changelog_key(META, b""))
+        return states.open_many(META, ((b"", sealed),))[0] or Meta()
+
+    async def answering(self, ref: SubjectRef) -> tuple[str, ...]:
+        """Return the versions of views that hold readable state of a subject."""
+        found = []
+        for states, table in await self._later.kept():
+            try:
+                is_held = await self._held(states or self._states, table, ref) is not None
+            except msgspec.DecodeError:
+                is_held = True  # by another build, and under a key that lives
+            if is_held:
+                found.append(f"{table.name}.v{table.version}")
+        return tuple(found)
 
     async def live(self, ref: SubjectRef) -> tuple[IndexRow, ...]:
         """Return where the subject's live records lie, oldest first."""

@@ -150,9 +150,8 @@ async def open_log(task: LightTask, kind: type[L]) -> L:
 
 def engine_of(wiring: LightWiring, log: KafkaLog) -> KafkaEngine:
     """Return an engine that has not run yet."""
-    return KafkaEngine(
-        wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states, clock=SystemClock()
-    )
+    aftermath = wiring.aftermath(log)
+    return KafkaEngine(wiring.declaration, wiring, log=log, aftermath=aftermath, clock=SystemClock())
 
 
 class LightCluster:

@@ -18,10 +18,11 @@ from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.ports.codec import Partial
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
 from privacy_ledger.ports.log import NewRecord, Row
+from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.protocol import Emit
 from privacy_ledger.streams.states import Changes, Table
 
-__all__ = ["PassStateCodec", "view_group"]
+__all__ = ["PassStateCodec", "ViewKeys", "view_group"]
 
 T = TypeVar("T")
 _PLAIN: Final = b"\0"
@@ -185,3 +186,17 @@ class PassStateCodec:
 def _is_fence(value: object) -> bool:
     """Return whether a value is the fence of an ended person: it is stored without a key."""
     return isinstance(value, Permissions) and value.is_ended
+
+
+class ViewKeys:
+    """The keys of one version of one view, and no others."""
+
+    def __init__(self, vault: KeyVault, table: Table[T], *, clock: Clock) -> None:
+        """Take the keystore and the version's table."""
+        self._vault = vault
+        self._group = view_group(table)
+        self._clock = clock
+
+    def shred_below(self, ref: SubjectRef, generation: int) -> None:
+        """Destroy a subject's keys of this view below a generation; idempotent."""
+        self._vault.shred(ref, now=self._clock.now(), group=self._group, below=generation)

@@ -2,20 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from privacy_ledger.domain.errors import NotCaughtUp
-from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
+from privacy_ledger.domain.errors import Fenced, NotCaughtUp
+from privacy_ledger.engine.aftermath import Aftermath
+from privacy_ledger.engine.cycle import Batch, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.ports.codec import StateCodec
-from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import EventLog
+from privacy_ledger.engine.pace import Pace
+from privacy_ledger.ports.log import EventLog, PassLog
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock
 
-__all__ = ["EmbeddedPasses", "Lane", "Lock"]
+__all__ = ["EmbeddedPasses", "Lane", "Lanes", "Lock"]
 
 ROWS_PER_CYCLE: Final = 2000
 POLL_S: Final = 0.05
@@ -34,42 +33,71 @@ class Lock(Protocol):
 
 
 class Lane:
-    """One pass with a cycle per partition, opened when the lock is held."""
+    """One pass with a cycle per partition, opened when the lock is held.
+
+    `is_beside`: nobody reads what it folds yet. Such a lane never holds a command up: it gets one
+    cycle per partition and turn, within its `rate` of records a second over all partitions.
+    """
 
     def __init__(
         self,
         declaration: PassDeclaration,
-        states: StateCodec,
         open_cycle: Callable[[int], PartitionCycle],
+        *,
+        log: PassLog,
+        aftermath: Aftermath,
     ) -> None:
-        """Take the declaration and how to open a partition's cycle."""
+        """Take the declaration, how to open a partition's cycle, and what it may write and do."""
         self.declaration = declaration
-        self.states = states
         self.open_cycle = open_cycle
+        self.log = log
+        self.aftermath = aftermath
         self.cycles: dict[int, PartitionCycle] = {}
+        self.is_beside = False
+        self._paces: dict[int, Pace] = {}
+
+    def pace(self, partition: int) -> Pace:
+        """Return the pace of a partition."""
+        return self._paces.setdefault(partition, Pace())
+
+    def set_rate(self, rate: float | None, *, partitions: int) -> None:
+        """Give each partition its share of the rate."""
+        for partition in range(partitions):
+            self.pace(partition).rate = None if rate is None else rate / partitions
+
+
+class Lanes(Protocol):
+    """The lanes that there are now."""
+
+    async def current(self) -> tuple[Lane, ...]:
+        """Return a lane per pass to run, the same one as long as its declaration stays."""
+        ...
+
+    async def required(self) -> tuple[str, ...]:
+        """Return the names of the passes that readers wait for."""
+        ...
+
+    async def left(self, declaration: PassDeclaration) -> None:
+        """Note that a lane was closed for good: keys made since its version was dropped die."""
+        ...
 
 
 class EmbeddedPasses:
     """`Passes` of a home: run here when the lock is free, else wait for its holder."""
 
     def __init__(
-        self,
-        lanes: Sequence[Lane],
-        *,
-        log: EventLog,
-        vault: KeyVault,
-        views: Views,
-        clock: Clock,
-        lock: Lock,
+        self, lanes: Lanes, *, log: EventLog, source: str, views: Views, clock: Clock, lock: Lock
     ) -> None:
-        """Take the lanes; `on_acquire` may be set by the wiring (ticks)."""
-        self._lanes = tuple(lanes)
+        """Take the lanes over one source; `on_acquire` may be set by the wiring (ticks)."""
+        self._line_up = lanes
+        self._lanes: tuple[Lane, ...] = ()
         self._log = log
-        self._vault = vault
+        self._source = source
         self._views = views
         self._clock = clock
         self._lock = lock
         self.on_acquire: Callable[[], Awaitable[object]] | None = None
+        self._is_open = False
         self._is_held = False
 
     async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
@@ -101,66 +129,102 @@ class EmbeddedPasses:
         self._is_held = await self.acquire()
         return self._is_held
 
+    async def advance(self) -> bool:
+        """Hold the lock if it is free and run the passes once; return whether this process does."""
+        if not await self.hold():
+            return False
+        await self.drain()
+        return True
+
     async def acquire(self) -> bool:
         """Take the lock if it is free, fence earlier owners and repeat what they left open."""
-        if any(lane.cycles for lane in self._lanes):
+        if self._is_open:
             return True
         if not self._lock.try_acquire():
             return False
         try:
-            await self._open_all()
+            await self._reconcile()
+            if self.on_acquire is not None:
+                await self.on_acquire()
         except BaseException:
             self.release()
             raise
+        self._is_open = True
         return True
 
-    async def _open_all(self) -> None:
-        """Open every cycle; half an acquisition must never look like a whole one."""
+    async def _reconcile(self) -> None:
+        """Close lanes that are run no more, and open new ones."""
+        wanted = await self._line_up.current()
         for lane in self._lanes:
-            for partition in range(self._log.partitions(lane.declaration.source)):
-                await self._log.open_writer(self._writer(lane, partition))
-                cycle = lane.open_cycle(partition)
-                lane.cycles[partition] = cycle
-                # What an earlier owner decided and may not have finished.
-                await self._carry_out(lane, cycle, cycle.outstanding())
-                await self._retry_parked(lane, partition, cycle)
-        if self.on_acquire is not None:
-            await self.on_acquire()
+            if lane not in wanted:
+                lane.cycles = {}
+                await self._line_up.left(lane.declaration)
+        self._lanes = wanted
+        for lane in wanted:
+            if not lane.cycles:
+                lane.cycles = await self._opened(lane)
+
+    async def _opened(self, lane: Lane) -> dict[int, PartitionCycle]:
+        """Return an open cycle per partition; half a lane must never look like a whole one."""
+        cycles: dict[int, PartitionCycle] = {}
+        for partition in range(self._log.partitions(lane.declaration.source)):
+            await lane.log.open_writer(self._writer(lane, partition))
+            cycle = lane.open_cycle(partition)
+            # What an earlier owner decided and may not have finished.
+            await lane.aftermath.carry_out(cycle.outstanding(), cycle)
+            await self._retry_parked(lane, partition, cycle)
+            cycles[partition] = cycle
+        return cycles
 
     def release(self) -> None:
         """Forget the cycles and free the lock."""
         for lane in self._lanes:
-            lane.cycles.clear()
+            lane.cycles = {}
+        self._lanes = ()
+        self._is_open = False
         self._is_held = False
         self._lock.release()
 
     async def drain(self) -> int:
-        """Run every pass until no partition has anything left; return the records folded."""
+        """Run every pass that readers wait for to the end, the others a bit; return the records folded."""
+        await self._reconcile()
+        try:
+            return await self._drain()
+        except Fenced:
+            # A command that drops a version fences whoever folds it: what is still to be run is
+            # opened again, with what the registry says by now.
+            for lane in self._lanes:
+                lane.cycles = {}
+            await self._reconcile()
+            return await self._drain()
+
+    async def _drain(self) -> int:
         total, moved = 0, True
         while moved:
             moved = False
-            for lane in self._lanes:
-                for partition in sorted(lane.cycles):
-                    count = await self._cycle(lane, partition)
-                    total += count
-                    moved = moved or count > 0
+            for lane in (lane for lane in self._lanes if not lane.is_beside):
+                count = await self._turn(lane)
+                total += count
+                moved = moved or count > 0
+        for lane in (lane for lane in self._lanes if lane.is_beside):
+            total += await self._turn(lane)
         return total
+
+    async def _turn(self, lane: Lane) -> int:
+        return sum([await self._cycle(lane, partition) for partition in sorted(lane.cycles)])
 
     async def _cycle(self, lane: Lane, partition: int) -> int:
         """Run one cycle; return how many rows it took."""
         cycle = lane.cycles[partition]
-        source = lane.declaration.source
-        rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
+        pace = lane.pace(partition)
+        limit = pace.allowed(ROWS_PER_CYCLE)
+        after = cycle.position.offset
+        rows = await lane.log.read(self._source, partition, after=after, limit=limit) if limit else ()
         if not rows:
             return 0
         await self._commit(lane, partition, cycle, await cycle.run(rows, now=self._clock.now()))
+        pace.took(len(rows))
         return len(rows)
-
-    async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
-        await carry_out(
-            work, cycle, declaration=lane.declaration, log=self._log, vault=self._vault,
-            states=lane.states, now=self._clock.now(),
-        )  # fmt: skip
 
     async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
         """Take parked subjects up again: a repaired build may read what an older one could not."""
@@ -173,27 +237,26 @@ class EmbeddedPasses:
 
     async def _commit(self, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch) -> None:
         """Make a batch durable, and do what it decided."""
-        await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
+        await lane.log.append_atomically(batch.writes, writer=self._writer(lane, partition))
         cycle.settle(batch)
-        await self._carry_out(lane, cycle, batch.work)
+        await lane.aftermath.carry_out(batch.work, cycle)
 
     def _writer(self, lane: Lane, partition: int) -> str:
         return f"{lane.declaration.name}.{partition}"
 
     async def _ends(self) -> dict[int, int]:
         """Return the last offset of each partition of the ledger."""
-        source = self._lanes[0].declaration.source
         return {
-            partition: await self._log.end(source, partition) - 1
-            for partition in range(self._log.partitions(source))
+            partition: await self._log.end(self._source, partition) - 1
+            for partition in range(self._log.partitions(self._source))
         }
 
     async def _passed(self, goal: Mapping[int, int]) -> int | None:
-        """Return None when every pass has passed the goal, else a figure that grows with progress."""
+        """Return None when every pass that readers wait for has passed the goal, else a figure that grows."""
         total, is_done = 0, True
-        for lane in self._lanes:
+        for name in await self._line_up.required():
             for partition, offset in goal.items():
-                position = await self._views.position(lane.declaration.name, partition)
+                position = await self._views.position(name, partition)
                 total += position.offset
                 is_done = is_done and position.offset >= offset
         return None if is_done else total

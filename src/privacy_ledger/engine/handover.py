@@ -5,18 +5,17 @@ changelog, written in the transaction of the states that it belongs to.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from privacy_ledger.domain.errors import LedgerRewound
 from privacy_ledger.engine.progress import RestoreProgress
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
-from privacy_ledger.ports.log import EventLog, NewRecord, Row
+from privacy_ledger.ports.log import NewRecord, PassLog, Row
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import OutOfRange
 
 __all__ = [
-    "FencedLog",
     "applied",
     "check_not_rewound",
     "marks_of",
@@ -29,16 +28,8 @@ RESTORE_READ: Final = 5000
 _PROGRESS: Final = b"\0chg:"
 
 
-class FencedLog(EventLog, Protocol):
-    """An event log whose named writers fence each other."""
-
-    async def open_writer(self, writer: str) -> int:
-        """Become the owner of `writer`; end what an earlier owner left open. Return the epoch."""
-        ...
-
-
 async def restore(
-    log: EventLog,
+    log: PassLog,
     store: StateStore,
     partition: int,
     *,
@@ -103,7 +94,7 @@ def marks_of(
 
 
 async def note_progress(
-    log: EventLog,
+    log: PassLog,
     store: StateStore,
     partition: int,
     *,
@@ -122,7 +113,7 @@ async def note_progress(
     store.write(marks_of(ends, partition, changelogs))
 
 
-async def check_not_rewound(log: EventLog, source: str, partition: int, position: PassPosition) -> None:
+async def check_not_rewound(log: PassLog, source: str, partition: int, position: PassPosition) -> None:
     """Compare the ledger with the last applied record and Tick; a missing offset is compaction.
 
     Raises:

@@ -18,23 +18,21 @@ from privacy_ledger.domain.errors import (
     LogUnavailable,
     UnknownKey,
 )
-from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle, Work
+from privacy_ledger.engine.aftermath import Aftermath
+from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import (
-    FencedLog,
     check_not_rewound,
     marks_of,
     note_progress,
     restore,
 )
+from privacy_ledger.engine.pace import Pace
 from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled, Restoring
 from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
 from privacy_ledger.logging import get_logger
-from privacy_ledger.ports.codec import StateCodec
-from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import Row
+from privacy_ledger.ports.log import PassLog, Row
 from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
 from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
 
@@ -75,6 +73,14 @@ class Wiring(Protocol):
         """Return an unused reader of the pass's changelogs."""
         ...
 
+    async def confirm(self) -> None:
+        """Return when the pass is still to be run as declared; asked once its writer is open.
+
+        Raises:
+            Fenced: a version that it folds was dropped meanwhile.
+        """
+        ...
+
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The pass's changelog topics, and the table code that their keys lack."""
@@ -101,17 +107,16 @@ class KafkaEngine:
         declaration: PassDeclaration,
         wiring: Wiring,
         *,
-        log: FencedLog,
-        vault: KeyVault,
-        states: StateCodec,
+        log: PassLog,
+        aftermath: Aftermath,
         clock: Clock,
     ) -> None:
         """Take the collaborators."""
-        self._declaration = declaration
+        self.pace = Pace()
+        self.declaration = declaration
         self._wiring = wiring
         self._log = log
-        self._vault = vault
-        self._states = states
+        self._aftermath = aftermath
         self._clock = clock
         self._source = wiring.source()
         self._changelogs = dict(wiring.changelogs)
@@ -165,7 +170,7 @@ class KafkaEngine:
     @property
     def is_registrar(self) -> bool:
         """Whether this worker owns partition 0 of the core pass, and so writes the ticks."""
-        return self._declaration.writes_tombstones and 0 in self.running
+        return self.declaration.writes_tombstones and 0 in self.running
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -193,9 +198,9 @@ class KafkaEngine:
         self._generation += 1
         self._share = share
         self._standby.follow(share.followed)
-        log_line.info("share given", pass_name=self._declaration.name, count=len(share.owned))
+        log_line.info("share given", pass_name=self.declaration.name, count=len(share.owned))
         for partition in share.owned:
-            progress = RestoreProgress(self._declaration.name, partition)
+            progress = RestoreProgress(self.declaration.name, partition)
             self._owned[partition] = _Owned(self._stores.lock(partition), progress)
             self._acquire_later(partition, delay_s=0)
         # Not among the tasks that a rebalance cancels: half a removal must not meet a take-over.
@@ -246,7 +251,7 @@ class KafkaEngine:
             started = time.monotonic()
             store, records = await self._bring_up(owned, partition)
             cycle = self._wiring.open_cycle(partition, store)
-            await check_not_rewound(self._log, self._declaration.source, partition, cycle.position)
+            await check_not_rewound(self._log, self.declaration.source, partition, cycle.position)
             await self._finish_predecessor(cycle, partition)
             if generation != self._generation:
                 return
@@ -273,6 +278,7 @@ class KafkaEngine:
             async with asyncio.timeout(progress.stall_s) as limit:
                 progress.on_move = lambda: limit.reschedule(loop.time() + progress.stall_s)
                 await self._log.open_writer(self._writer(partition))
+                await self._wiring.confirm()
                 return await self._restored(partition, progress)
         except TimeoutError:
             raise RestoreStalled("The changelogs cannot be read. Look at the brokers.") from None
@@ -296,7 +302,7 @@ class KafkaEngine:
 
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
-        await self._carry_out(cycle, cycle.outstanding())
+        await self._aftermath.carry_out(cycle.outstanding(), cycle)
         parked = cycle.parked()
         batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
         if batch is not None:
@@ -306,13 +312,7 @@ class KafkaEngine:
         """Commit a batch; the store follows, with how far the changelogs now are applied."""
         ends = await self._log.append_atomically(batch.writes, writer=self._writer(partition))
         cycle.settle(batch, marks_of(ends, partition, self._changelogs))
-        await self._carry_out(cycle, batch.work)
-
-    async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
-        await carry_out(
-            work, cycle, declaration=self._declaration, log=self._log,
-            vault=self._vault, states=self._states, now=self._clock.now(),
-        )  # fmt: skip
+        await self._aftermath.carry_out(batch.work, cycle)
 
     # Folding ----------------------------------------------------------------------------------
 
@@ -326,19 +326,21 @@ class KafkaEngine:
             self._failing_since = self._failing_since or now
             if now - self._failing_since > POLL_FAILURES_S:
                 raise
-            log_line.warning("poll failed", pass_name=self._declaration.name, reason=str(error))
+            log_line.warning("poll failed", pass_name=self.declaration.name, reason=str(error))
             await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
         """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
         started = time.monotonic()
-        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=ROWS_PER_POLL)
+        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=self.pace.most(ROWS_PER_POLL))
         if fetched:
             await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
         await self._tend()
         interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
         rest = interval - (time.monotonic() - started)
-        if rest > 0 and fetched and sum(map(len, fetched.values())) < ROWS_PER_POLL // 2:
+        count = sum(map(len, fetched.values()))
+        await self.pace.rest(count, until=self._stopping)
+        if rest > 0 and fetched and count < ROWS_PER_POLL // 2:
             await asyncio.sleep(rest)
 
     async def _fold(self, partition: int, rows: Sequence[Row]) -> None:
@@ -377,7 +379,7 @@ class KafkaEngine:
         owned.is_running = False
         owned.cycle = None
         if self._owned.get(partition) is owned:
-            owned.progress = RestoreProgress(self._declaration.name, partition)
+            owned.progress = RestoreProgress(self.declaration.name, partition)
             self._source.pause(partition)
             self._acquire_later(partition, delay_s=delay_s)
 
@@ -406,7 +408,7 @@ class KafkaEngine:
         try:
             await self._source.commit_lag(offsets)
         except LogUnavailable as error:
-            log_line.info("lag not committed", pass_name=self._declaration.name, reason=str(error))
+            log_line.info("lag not committed", pass_name=self.declaration.name, reason=str(error))
 
     async def _note(self, partition: int, owned: _Owned) -> None:
         try:
@@ -441,10 +443,10 @@ class KafkaEngine:
                 return STOPPED_RETRY_S
 
     def _writer(self, partition: int) -> str:
-        return f"{self._declaration.name}.{partition}"
+        return f"{self.declaration.name}.{partition}"
 
     def _where(self, partition: int) -> dict[str, object]:
-        return {"pass_name": self._declaration.name, "partition": partition}
+        return {"pass_name": self.declaration.name, "partition": partition}
 
 
 def _reason(error: Exception) -> str:

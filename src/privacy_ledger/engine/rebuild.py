@@ -17,10 +17,9 @@ from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import state_topic
 from privacy_ledger.engine.cycle import Books, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, Partial, StateCodec
-from privacy_ledger.ports.log import EventLog, NewRecord, Row
-from privacy_ledger.ports.runtime import Ids
-from privacy_ledger.streams.protocol import Emit
+from privacy_ledger.engine.outlet import Silence
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, Decoder, StateCodec
+from privacy_ledger.ports.log import PassLog, Row
 from privacy_ledger.streams.states import INDEX, PERMISSIONS, Changes, Table
 
 __all__ = ["MemoryStore", "Rebuild", "Scan", "TableDigest", "compared_tables", "digest_of", "live_digests"]
@@ -118,12 +117,6 @@ class _PlainStates:
             None if value is None else msgspec.msgpack.decode(value, type=table.kind) for _, value in items
         ]
 
-    def partial(self, emit: Emit, *, now: datetime) -> NewRecord:  # noqa: ARG002 - muted
-        return NewRecord(emit.partition, emit.key, None)
-
-    def open_partial(self, row: Row) -> Partial | None:  # noqa: ARG002 - muted
-        return None
-
 
 class Rebuild:
     """A pass folded from zero up to given positions; `digests` after `run`."""
@@ -132,19 +125,18 @@ class Rebuild:
         self,
         declaration: PassDeclaration,
         *,
-        log: EventLog,
-        codec: Codec,
+        log: PassLog,
+        codec: Decoder,
         books: Books,
         initial: Rules,
         sampling_key: bytes,
-        ids: Ids,
     ) -> None:
         """Take what a cycle needs to read; nothing here can write."""
         self._declaration = declaration
         self._log = log
         self._codec = codec
         self._states = _PlainStates(declaration.name)
-        self._collaborators = (books, initial, sampling_key, ids)
+        self._collaborators = (books, initial, sampling_key)
         self._stores: dict[int, MemoryStore] = {}
         self.records = 0
 
@@ -163,7 +155,7 @@ class Rebuild:
                 self.records += len(rows)
 
     def _cycle(self, partition: int) -> PartitionCycle:
-        books, initial, sampling_key, ids = self._collaborators
+        books, initial, sampling_key = self._collaborators
 
         async def read_at(offsets: Sequence[int]) -> Sequence[Row]:
             return await self._log.read_at(self._declaration.source, partition, offsets)
@@ -171,7 +163,7 @@ class Rebuild:
         store = self._stores[partition] = MemoryStore()
         return PartitionCycle(
             self._declaration, partition, store=store, codec=self._codec, states=self._states,
-            books=books, initial=initial, sampling_key=sampling_key, ids=ids, read_at=read_at,
+            books=books, initial=initial, sampling_key=sampling_key, outlet=Silence(), read_at=read_at,
         )  # fmt: skip
 
     def digests(self) -> tuple[TableDigest, ...]:

@@ -5,7 +5,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header"]
+from privacy_ledger.domain.topics import Topic
+
+__all__ = ["EventLog", "Headers", "NewRecord", "PassLog", "Row", "TopicKeeper", "header"]
 
 Headers = tuple[tuple[str, bytes], ...]
 """Record headers in order; names and values are ASCII."""
@@ -39,8 +41,8 @@ def header(headers: Headers, name: str) -> bytes | None:
     return None
 
 
-class EventLog(Protocol):
-    """An append-only log of partitioned topics; every adapter passes one contract suite.
+class PassLog(Protocol):
+    """What a pass needs of the log: it reads, and writes in transactions of a writer of its own.
 
     Reads see committed records only. Compaction leaves gaps: an offset is never computed by
     counting records. Every method raises `LogUnavailable` when the log cannot be reached.
@@ -48,16 +50,6 @@ class EventLog(Protocol):
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions of a declared topic."""
-        ...
-
-    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
-        """Append in order and return the offsets; durable when it returns.
-
-        All or nothing when embedded; on Kafka idempotent per record, in order per partition.
-
-        Raises:
-            StoreFull: no space is left; nothing was appended.
-        """
         ...
 
     async def open_writer(self, writer: str) -> int:
@@ -92,6 +84,24 @@ class EventLog(Protocol):
         """Return the records at these ascending offsets; those compacted away are left out."""
         ...
 
+    async def end(self, topic: str, partition: int) -> int:
+        """Return the offset that the next committed record will at least have (stable end)."""
+        ...
+
+
+class EventLog(PassLog, Protocol):
+    """An append-only log of partitioned topics; every adapter passes one contract suite."""
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
+        """Append in order and return the offsets; durable when it returns.
+
+        All or nothing when embedded; on Kafka idempotent per record, in order per partition.
+
+        Raises:
+            StoreFull: no space is left; nothing was appended.
+        """
+        ...
+
     async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
         """Return the newest record of a key, tombstones included, or None.
 
@@ -99,10 +109,25 @@ class EventLog(Protocol):
         """
         ...
 
-    async def end(self, topic: str, partition: int) -> int:
-        """Return the offset that the next committed record will at least have (stable end)."""
-        ...
-
     async def close(self) -> None:
         """Release files and connections; idempotent."""
+        ...
+
+
+class TopicKeeper(Protocol):
+    """Topics that come and go while the log lives: those of a projection's versions."""
+
+    def declare(self, *topics: Topic) -> None:
+        """Add topics to those of the declaration; idempotent, and nothing is made."""
+        ...
+
+    async def provide(self, *topics: Topic) -> None:
+        """Declare topics and make them where they are not there, as declared; idempotent."""
+        ...
+
+    async def forget(self, *topics: Topic) -> None:
+        """Remove topics with all that they hold; those that are not there are passed over.
+
+        Whoever wrote them is fenced before.
+        """
         ...

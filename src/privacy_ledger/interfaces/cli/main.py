@@ -8,7 +8,7 @@ import click
 from privacy_ledger.adapters.local.home import set_trial_clock
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.interfaces.cli import collect, deletion, insight, operate, proof, rights, story
+from privacy_ledger.interfaces.cli import collect, deletion, insight, operate, proof, replaying, rights, story
 from privacy_ledger.interfaces.cli.shell import Discreet, Exit, Shell, command
 
 __all__ = ["init", "main", "version"]
@@ -85,5 +85,5 @@ def _instant(text: str) -> datetime:
     return instant
 
 
-for module in (collect, rights, deletion, proof, insight, operate, story):
+for module in (collect, rights, deletion, proof, insight, operate, replaying, story):
     module.register(main)

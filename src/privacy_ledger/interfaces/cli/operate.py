@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
-from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
 from privacy_ledger.bootstrap import Runtime, rebuild_of, worker_host
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
+from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
@@ -115,15 +115,15 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
         loop.add_signal_handler(number, stop.set)
     async with shell.open() as runtime:
         shell.announce(runtime)
-        unknown = sorted(set(passes) - set(runtime.declared))
-        if unknown:
-            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(runtime.declared))}.")
+        known = await runtime.line_up.current()
+        if set(passes) - set(known):
+            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(known))}.")
         if runtime.embedded is not None:
             await _embedded_worker(shell, runtime, stop)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
-                await host(runtime, passes or tuple(runtime.declared), stop, say=shell.talk.print)
+                await host(runtime, passes, stop, say=shell.talk.print)
     shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
 
@@ -174,7 +174,7 @@ async def replay_verify(shell: Shell, name: str | None) -> int:
         await runtime.passes.settle()
         report = await verify(runtime, name)
     lines = [
-        f"{row.pass_name:<10} {row.table:<14} {row.keys:>8} keys  "
+        f"{row.pass_name:<16} {row.table:<14} {row.keys:>8} keys  "
         f"{'equal' if row.equal else 'DIFFERS'}  {row.digest[:16]}"
         for row in report.tables
     ]
@@ -213,17 +213,18 @@ class Report(Struct, frozen=True, kw_only=True):
 async def verify(runtime: Runtime, name: str | None = None) -> Report:
     """Return a digest per table, live and rebuilt at one position, and whether they are equal."""
     started = time.perf_counter()
+    known = await runtime.line_up.current()
     chosen = [
         declaration
-        for declaration in runtime.declared.values()
+        for declaration in known.values()
         if name in {None, declaration.name, *(p.name for p in declaration.processors)}
     ]
     if not chosen:
-        raise click.UsageError(f"Unknown name. Known: {', '.join(sorted(runtime.declared))}.")
+        raise click.UsageError(f"Unknown name. Known: {', '.join(sorted(known))}.")
     tables: list[TableReport] = []
     records = 0
     for declaration in chosen:
-        until, live = await _steady(runtime, declaration.name)
+        until, live = await _steady(runtime, declaration)
         rebuild = rebuild_of(runtime, declaration)
         await rebuild.run(until, now=runtime.clock.now())
         records += rebuild.records
@@ -238,15 +239,15 @@ async def verify(runtime: Runtime, name: str | None = None) -> Report:
     return Report(tables=tuple(tables), records=records, seconds=round(seconds, 3))
 
 
-async def _steady(runtime: Runtime, pass_name: str) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
+async def _steady(
+    runtime: Runtime, declaration: PassDeclaration
+) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
     """Return positions and digests of one moment: read until no position moved meanwhile."""
-    declaration = runtime.declared[pass_name]
-    latest = TailedLatest(runtime.log) if runtime.local is None else IndexedLatest(runtime.local)
     states = runtime.state_codec(declaration)
     for _ in range(20):
-        before = await _positions(runtime, pass_name)
-        digests = await live_digests(declaration, states, latest, partitions=runtime.partitions)
-        if before == await _positions(runtime, pass_name):
+        before = await _positions(runtime, declaration.name)
+        digests = await live_digests(declaration, states, runtime.latest, partitions=runtime.partitions)
+        if before == await _positions(runtime, declaration.name):
             return before, digests
         await asyncio.sleep(0.2)
     raise HomeUnusable("The pass does not hold still. Stop its producers for a moment, then verify.")

@@ -307,7 +307,7 @@ class Replay:
         """
         await self._shortly(version)
         for look in range(LOOKS):
-            erased = await self._ended()
+            erased = await self._ended(self._states)
             # Whatever was erased up to here, the version has folded: its rows must be gone.
             await self._shortly(version)
             back = len(await self._rows(version) & erased)
@@ -321,18 +321,23 @@ class Replay:
                 )
             await asyncio.sleep(POLL_S)  # a transaction may become readable a little later
 
-    async def _ended(self) -> set[bytes]:
-        """Return the references that were erased, as the live pass has folded them."""
-        topic = self._states.topic(PERMISSIONS)
+    async def erased_ahead(self, states: StateCodec) -> frozenset[bytes]:
+        """Return who was erased beyond where a pass stands: their keys are gone, its fence is to come.
+
+        Until it gets there, what it holds of them cannot be read, and so not be compared.
+        """
+        return await self._ended(self._states) - await self._ended(states)
+
+    async def _ended(self, states: StateCodec) -> frozenset[bytes]:
+        """Return the references whose erasure a pass has folded."""
+        topic, prefix = states.topic(PERMISSIONS), states.changelog_key(PERMISSIONS, b"")
         found: set[bytes] = set()
         for partition in self._partitions():
-            pairs = await self._latest.scan(topic, partition, self._states.changelog_key(PERMISSIONS, b""))
-            pairs = [pair for pair in pairs if pair[0] != HEARTBEAT_KEY]
-            opened = self._states.open_many(PERMISSIONS, pairs)
-            found.update(
-                key[:REF_BYTES] for (key, _), may in zip(pairs, opened, strict=True) if may and may.is_ended
-            )
-        return found
+            raw = await self._latest.scan(topic, partition, prefix)
+            pairs = [(key[len(prefix) :], value) for key, value in raw if key != HEARTBEAT_KEY]
+            opened = states.open_many(PERMISSIONS, pairs)
+            found.update(key for (key, _), may in zip(pairs, opened, strict=True) if may and may.is_ended)
+        return frozenset(found)
 
     async def _rows(self, version: Folded) -> set[bytes]:
         """Return the references that have a row in a version, readable or not."""

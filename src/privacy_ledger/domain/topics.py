@@ -80,13 +80,13 @@ def view_topic(name: str, version: int = 1) -> str:
     return f"view.{name}.v{version}"
 
 
-def version_topics(view: str, version: int, *, pass_name: str, role: str) -> tuple[Topic, Topic]:
+def version_topics(view: str, version: int, *, folded_by: str, role: str) -> tuple[Topic, Topic]:
     """Return the two topics of a view's later version: its pass's private changelog, and the view.
 
     `role`: the role of the pass that folds the declared version, which folds this one too.
     """
     return (
-        _compact(state_topic(pass_name), f"position and index of version {version} of {view}",
+        _compact(state_topic(folded_by), f"position and index of version {version} of {view}",
                  (role,), (role,)),
         _compact(view_topic(view, version), f"version {version} of {view}", (role,), _TEAM),
     )  # fmt: skip

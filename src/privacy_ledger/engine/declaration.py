@@ -95,7 +95,7 @@ class VersionPass(PassDeclaration, frozen=True, kw_only=True):
     @property
     def topics(self) -> tuple[Topic, ...]:
         """The topics that this pass alone writes."""
-        return version_topics(self.view, self.version, pass_name=self.name, role=self.runs_with)
+        return version_topics(self.view, self.version, folded_by=self.name, role=self.runs_with)
 
     @property
     def view(self) -> str:

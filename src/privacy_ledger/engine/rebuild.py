@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import state_topic
+from privacy_ledger.domain.values import REF_BYTES
 from privacy_ledger.engine.cycle import Books, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.outlet import Silence
@@ -166,8 +167,8 @@ class Rebuild:
             books=books, initial=initial, sampling_key=sampling_key, outlet=Silence(), read_at=read_at,
         )  # fmt: skip
 
-    def digests(self) -> tuple[TableDigest, ...]:
-        """Return a digest per compared table, in the order of `compared_tables`."""
+    def digests(self, *, without: frozenset[bytes] = frozenset()) -> tuple[TableDigest, ...]:
+        """Return a digest per compared table, in their order, `without` these references."""
         found = []
         for table in compared_tables(self._declaration):
             pairs: list[tuple[bytes, object]] = []
@@ -175,7 +176,7 @@ class Rebuild:
                 items = [(key[1:], value) for key, value in store.scan(table.code)]
                 opened = self._states.open_many(table, items)
                 pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
-            found.append(digest_of(table.name, pairs))
+            found.append(digest_of(table.name, _but(pairs, without)))
         return tuple(found)
 
 
@@ -199,9 +200,14 @@ def digest_of(name: str, pairs: Sequence[tuple[bytes, object]]) -> TableDigest:
 
 
 async def live_digests(
-    declaration: PassDeclaration, states: StateCodec, latest: Scan, *, partitions: int
+    declaration: PassDeclaration,
+    states: StateCodec,
+    latest: Scan,
+    *,
+    partitions: int,
+    without: frozenset[bytes] = frozenset(),
 ) -> tuple[TableDigest, ...]:
-    """Return a digest per compared table of the committed live state."""
+    """Return a digest per compared table of the committed live state, `without` these references."""
     found = []
     for table in compared_tables(declaration):
         topic, prefix = states.topic(table), states.changelog_key(table, b"")
@@ -211,5 +217,9 @@ async def live_digests(
             items = [(key[len(prefix) :], value) for key, value in raw if key != HEARTBEAT_KEY]
             opened = states.open_many(table, items)
             pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
-        found.append(digest_of(table.name, pairs))
+        found.append(digest_of(table.name, _but(pairs, without)))
     return tuple(found)
+
+
+def _but(pairs: Sequence[tuple[bytes, object]], without: frozenset[bytes]) -> Sequence[tuple[bytes, object]]:
+    return [pair for pair in pairs if pair[0][:REF_BYTES] not in without] if without else pairs

@@ -210,8 +210,8 @@ class Workspace:
 
     def discard(self, table: Table[T], key: bytes) -> None:
         """Remove a value, also one that nobody can read any more."""
-        self._values[table.name][key] = None
-        self._changed[table.name][key] = table
+        self._changed[table.name][key] = None
+        self._tables[table.name] = table
 
     def scan(self, table: Table[T], prefix: bytes) -> list[tuple[bytes, T]]:
         """Return (key, value) pairs in key order, with this cycle's changes."""

@@ -20,7 +20,7 @@ from privacy_ledger.adapters.views import LaterVersions, LogViews
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.replay import Folded, Replay
 from privacy_ledger.app.versions import VersionList, Versions
-from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS, state_topic
+from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS, Topic, state_topic, view_topic
 from privacy_ledger.engine.aftermath import Aftermath, LiveAftermath
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import CORE, PassDeclaration, VersionPass, version_pass
@@ -158,17 +158,26 @@ def cycle_opener(
 
 
 async def sweep(parts: Parts, declaration: PassDeclaration) -> None:
-    """Destroy the keys of the dropped versions that this pass folded, once it folds them no more.
+    """Let go of the dropped versions that this pass folded, once it folds them no more.
 
-    A cycle that was under way when they were destroyed may have made new ones; nothing lies under
-    them, for its owner was fenced.
+    Their keys once more: a cycle that was under way when they were destroyed may have made new
+    ones. Nothing lies under them, for its owner was fenced.
     """
     known = await parts.versions.read()
     for processor in declaration.processors:
         version = known.get((processor.table.name, processor.table.version))
         if version is not None and version.status != "kept":
+            await parts.log.release(*_topics(declaration, processor.table))
             for group in _groups(declaration, processor.table, parts.vault):
                 parts.vault.shred_group(group, now=parts.clock.now())
+
+
+def _topics(declaration: PassDeclaration, table: Table[T]) -> tuple[Topic, ...]:
+    """Return the topics that one version alone uses."""
+    if isinstance(declaration, VersionPass):
+        return declaration.topics
+    view = view_topic(table.view or "", table.version)
+    return tuple(topic for topic in TOPICS if topic.name == view)
 
 
 def _groups(declaration: PassDeclaration, table: Table[T], vault: KeyVault) -> tuple[str, ...]:
@@ -232,15 +241,13 @@ def replay_over(parts: Parts, passes: Runner) -> Replay:
     def folded(projection: str, number: int) -> Folded:
         declaration: PassDeclaration = parts.line_up.projections[projection]
         table = parts.line_up.tables[projection]
-        topics = tuple(topic for topic in TOPICS if topic.name == f"view.{table.view}.v{table.version}")
         if number != table.version:
             declaration = later = version_pass(declaration, projection, number)
             table = cast("Table[object]", later.processors[0].table)
-            topics = later.topics
-            parts.log.declare(*topics)
+            parts.log.declare(*later.topics)
         return Folded(
             projection=projection, version=number, pass_name=declaration.name, table=table,
-            states=codec_of(declaration, parts.vault), topics=topics,
+            states=codec_of(declaration, parts.vault), topics=_topics(declaration, table),
             groups=_groups(declaration, table, parts.vault),
         )  # fmt: skip
 

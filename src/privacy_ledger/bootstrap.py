@@ -41,13 +41,21 @@ from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.release import CurrentCatalogue, Release
 from privacy_ledger.app.replay import Replay
 from privacy_ledger.app.subjects import Subjects
-from privacy_ledger.domain.errors import Fenced, HomeUnusable
+from privacy_ledger.app.versions import VersionList
+from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, state_topic
+from privacy_ledger.domain.topics import (
+    LEDGER_EVENTS,
+    LEDGER_UNATTRIBUTED,
+    PARTITIONS_DEFAULT,
+    TOPICS,
+    Topic,
+    state_topic,
+)
 from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import PartitionCycle
-from privacy_ledger.engine.declaration import CORE, PassDeclaration, passes
+from privacy_ledger.engine.declaration import CORE, PassDeclaration, passes, topics_of
 from privacy_ledger.engine.embedded import EmbeddedPasses
 from privacy_ledger.engine.kafka import KafkaEngine
 from privacy_ledger.engine.line_up import LineUp
@@ -65,6 +73,7 @@ __all__ = [
     "Runtime",
     "audit_of",
     "declared_passes",
+    "declared_topics",
     "engine_for",
     "erasure_of",
     "export_of",
@@ -133,6 +142,21 @@ def declared_passes() -> Mapping[str, PassDeclaration]:
     found = entry_points(group=_ENTRY_POINTS)
     declared: list[Processor[object] | Published] = [point.load() for point in found]
     return passes(declared)
+
+
+async def declared_topics(settings: Settings, cluster: ClusterSettings) -> tuple[Topic, ...]:
+    """Return the topics that a cluster should have: the declaration, and what its versions add or drop."""
+    log = KafkaLog(
+        cluster, partitions=settings.partitions or PARTITIONS_DEFAULT, prefix=settings.topic_prefix
+    )
+    try:
+        await log.start()
+        line_up = LineUp(declared_passes(), VersionList(log).read, declare=log.declare)
+        return topics_of((await line_up.current()).values())
+    except LogUnavailable:
+        return TOPICS  # nothing is there yet
+    finally:
+        await log.close()
 
 
 def worker_host() -> Callable[..., Coroutine[object, object, None]]:

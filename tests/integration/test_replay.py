@@ -19,7 +19,7 @@ from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.streams import progress
 from privacy_ledger.testing.broker import Broker
 from privacy_ledger.testing.generator import generate, user_id_of
-from tests.integration.cluster import Cluster
+from tests.integration.cluster import Cluster, Worker
 from tests.integration.test_main_job import Witness, differences, numbered
 
 SEED: Final = 42
@@ -42,6 +42,7 @@ class Reader:
         self.floor: dict[SubjectRef, int] = dict.fromkeys(refs, 1)
         self.gaps: list[str] = []
         self.looks = 0
+        self.erased: list[SubjectRef] = []
         self.versions: set[int] = set()
 
     async def look(self, ref: SubjectRef) -> int:
@@ -56,9 +57,9 @@ class Reader:
         for ref in self._refs:
             self.floor[ref] = max(self.floor[ref], await self.look(ref))
 
-    async def run(self) -> None:
-        """Look until it is cancelled."""
-        while True:
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look until it is told to stop."""
+        while not stop.is_set():
             for ref in self._refs:
                 floor = self.floor[ref]
                 seen = await self.look(ref)
@@ -88,9 +89,9 @@ class Flow:
         if self.reader is not None:
             await self.reader.note()
 
-    async def run(self) -> None:
-        """Go on until it is cancelled or nothing is left."""
-        while self._lines:
+    async def run(self, stop: asyncio.Event) -> None:
+        """Go on until it is told to stop or nothing is left."""
+        while self._lines and not stop.is_set():
             await self.take(CHUNK)
             await asyncio.sleep(0.3)
 
@@ -133,8 +134,9 @@ async def _check_exact(runtime: Runtime) -> None:
     assert not found, found[:20]
 
 
-async def _erase(runtime: Runtime, ref: SubjectRef) -> None:
+async def _erase(runtime: Runtime, ref: SubjectRef, reader: Reader) -> None:
     """Erase a person; afterwards no version answers for them."""
+    reader.erased.append(ref)
     outcomes = await erasure_of(runtime).erase((ref,))
     if not all(outcome.is_completed for outcome in outcomes):
         outcomes = await erasure_of(runtime).resume()
@@ -142,7 +144,7 @@ async def _erase(runtime: Runtime, ref: SubjectRef) -> None:
     assert await runtime.views.answering(ref) == ()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_a_mended_step_is_built_beside_live_and_switched_to(kafka: Broker, tmp_path: Path) -> None:
     """A worker dies in the middle, people are erased, and no reader ever sees a gap."""
     cluster = Cluster(kafka.bootstrap, tmp_path)
@@ -161,15 +163,14 @@ async def test_a_mended_step_is_built_beside_live_and_switched_to(kafka: Broker,
             assert len(people) >= WATCHED + 2
             reader = flow.reader = Reader(beside, people[:WATCHED])
             await reader.note()
-            tasks = [asyncio.create_task(reader.run()), asyncio.create_task(flow.run())]
+            stop = asyncio.Event()
+            tasks = [asyncio.create_task(one.run(stop)) for one in (reader, flow)]
             try:
-                await _build_and_switch(cluster, runtime, workers, erased=people[WATCHED])
+                await _build_and_switch(cluster, runtime, workers, reader, erased=people[WATCHED])
             finally:
-                for task in tasks:
-                    task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-            failures = [r for r in results if isinstance(r, Exception)]
-            assert failures == []
+                stop.set()
+                failures = await asyncio.gather(*tasks, return_exceptions=True)
+            assert failures == [None, None]
             assert reader.gaps == []
             assert (reader.looks > 50, reader.versions) == (True, {1, 2})
             await _check_exact(runtime)
@@ -179,13 +180,15 @@ async def test_a_mended_step_is_built_beside_live_and_switched_to(kafka: Broker,
         cluster.end()
 
 
-async def _build_and_switch(cluster: Cluster, runtime: Runtime, workers: list, *, erased: SubjectRef) -> None:  # type: ignore[type-arg]
+async def _build_and_switch(
+    cluster: Cluster, runtime: Runtime, workers: list[Worker], reader: Reader, *, erased: SubjectRef
+) -> None:
     """Build version 2 while data flows, lose a worker and a person on the way, and switch."""
     building = asyncio.create_task(cluster.command("replay", "build", "progress", "--rate", "1500"))
     version = await _begun(runtime)
     workers.pop(0).kill()
     workers.append(cluster.worker())
-    await _erase(runtime, erased)
+    await _erase(runtime, erased, reader)
     code, document = await building
     assert (code, document["version"], document["behind"]) == (0, version, 0)
     code, diff = await cluster.command("replay", "diff", "progress")
@@ -226,7 +229,7 @@ async def _go_back_and_drop(
     assert (await cluster.command("replay", "switch", "progress", "--yes", "--accept-diff"))[0] == 0
     assert (await cluster.command("replay", "drop", "progress", "--version", "1", "--yes"))[0] == 0
     assert "view.progress.v1" not in await _topics(cluster)
-    await _erase(runtime, erased)
+    await _erase(runtime, erased, reader)
     await Flow(runtime, _lines()[-CHUNK:]).take(CHUNK)
     third = asyncio.create_task(cluster.command("replay", "build", "progress", "--rate", "300"))
     assert await _begun(runtime) == 3
@@ -236,6 +239,11 @@ async def _go_back_and_drop(
         await third
     left = {name for name in await _topics(cluster) if "progress" in name}
     assert left == {"view.progress.v2", "state.progress-v2.v1"}
+    plan = await cluster.command("topics", "plan")
+    assert plan == (0, {"changes": []})
+    for ref in reader.erased:
+        partition = partition_of(ref, runtime.partitions)
+        assert await runtime.latest.get("view.progress.v2", partition, ref) is None
     code, status = await cluster.command("replay", "status", "progress")
     assert (code, [(one["version"], one["state"]) for one in status["versions"]]) == (0, [(2, "speaks")])
     await _check_exact(runtime)

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from msgspec import Struct, structs
 
-from privacy_ledger.domain.topics import Topic, state_topic, version_topics, view_topic
+from privacy_ledger.domain.topics import TOPICS, Topic, state_topic, version_topics, view_topic
 from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.states import (
@@ -25,7 +25,16 @@ from privacy_ledger.streams.states import (
     Table,
 )
 
-__all__ = ["CORE", "FOLDED", "PassDeclaration", "VersionPass", "passes", "projections", "version_pass"]
+__all__ = [
+    "CORE",
+    "FOLDED",
+    "PassDeclaration",
+    "VersionPass",
+    "passes",
+    "projections",
+    "topics_of",
+    "version_pass",
+]
 
 CORE: Final = "core"
 """The pass that alone publishes permissions and writes tombstones."""
@@ -131,4 +140,20 @@ def version_pass(declaration: PassDeclaration, projection: str, version: int) ->
         projection=projection,
         version=version,
         runs_with=declaration.name,
+    )
+
+
+def topics_of(current: Iterable[PassDeclaration]) -> tuple[Topic, ...]:
+    """Return the topics for these passes: those declared, but for views that no pass publishes."""
+    current = tuple(current)
+    published = {
+        view_topic(processor.table.view or "", processor.table.version)
+        for one in current
+        for processor in one.processors
+        if processor.table.name in one.publishes
+    }
+    views = {view_topic(table.view) for table in FOLDED if table.view is not None} | published
+    return (
+        *(topic for topic in TOPICS if not topic.name.startswith("view.") or topic.name in views),
+        *(topic for one in current if isinstance(one, VersionPass) for topic in one.topics),
     )

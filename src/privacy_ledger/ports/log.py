@@ -131,3 +131,7 @@ class TopicKeeper(Protocol):
         Whoever wrote them is fenced before.
         """
         ...
+
+    async def release(self, *topics: Topic) -> None:
+        """Close what this process holds open on topics that another one removed."""
+        ...

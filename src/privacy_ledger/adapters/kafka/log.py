@@ -100,10 +100,15 @@ class KafkaLog:
 
     async def forget(self, *topics: Topic) -> None:
         """Delete topics in the cluster, and wait until it does not list them any more."""
-        names = [self._prefix + topic.name for topic in topics]
-        self._known.difference_update(names)
+        await self.release(*topics)
         with translated_errors(self._cluster):
-            await remove(self._opened(), names)
+            await remove(self._opened(), [self._prefix + topic.name for topic in topics])
+
+    async def release(self, *topics: Topic) -> None:
+        """Close idle readers: one of a deleted topic would ask for it for ever."""
+        names = frozenset(self._prefix + topic.name for topic in topics)
+        self._known -= names
+        await self._readers.drop(names)
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions of a declared topic.

@@ -73,6 +73,9 @@ class LocalLog:
         for topic in topics:
             await self._in_thread(partial(self._writer.forget, topic.name))
 
+    async def release(self, *topics: Topic) -> None:
+        """Do nothing: nothing is open per topic."""
+
     def partitions(self, topic: str) -> int:
         """Return the number of partitions of a declared topic.
 

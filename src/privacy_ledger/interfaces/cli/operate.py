@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
-from privacy_ledger.bootstrap import Runtime, rebuild_of, replay_of, worker_host
+from privacy_ledger.bootstrap import Runtime, declared_topics, rebuild_of, replay_of, worker_host
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
-from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
+from privacy_ledger.domain.topics import PARTITIONS_DEFAULT
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
@@ -79,7 +79,7 @@ async def _plan(shell: Shell) -> tuple[kafka_topics.TopicChange, ...]:
         raise HomeUnusable("A home makes its topics by itself. For a cluster give --kafka HOST:PORT.")
     async with kafka_topics.open_admin(cluster) as admin:
         return await kafka_topics.plan(
-            admin, TOPICS,
+            admin, await declared_topics(shell.settings, cluster),
             partitions=shell.settings.partitions or PARTITIONS_DEFAULT,
             prefix=shell.settings.topic_prefix,
         )  # fmt: skip
@@ -92,7 +92,7 @@ async def apply_topics(shell: Shell) -> int:
     if cluster is not None and changes:
         async with kafka_topics.open_admin(cluster) as admin:
             await kafka_topics.apply(
-                admin, TOPICS,
+                admin, await declared_topics(shell.settings, cluster),
                 partitions=shell.settings.partitions or PARTITIONS_DEFAULT,
                 prefix=shell.settings.topic_prefix,
             )  # fmt: skip
@@ -297,12 +297,15 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
         found.append(_finding("No rules are in force: everything is refused", "init"))
     if meta.unconfirmed is not None:
         found.append(_finding("A tick more than 40 days ahead waits", "doctor --accept-time"))
-    for name in sorted(runtime.declared):
+    for one in await replay_of(runtime).status():
+        if one.state == "dropping":
+            again = f"replay drop {one.projection} --version {one.version} --yes"
+            found.append(_finding(f"Version {one.version} of {one.projection} is half removed", again))
+    passes = await runtime.line_up.current()
+    for name in sorted(await runtime.line_up.required()):
         for partition in range(runtime.partitions):
             position = await runtime.views.position(name, partition)
-            rows = await runtime.log.read(
-                runtime.declared[name].source, partition, after=position.offset, limit=1
-            )
+            rows = await runtime.log.read(passes[name].source, partition, after=position.offset, limit=1)
             if rows:
                 found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break

@@ -16,7 +16,7 @@ from privacy_ledger.testing.faults import Write
 from privacy_ledger.testing.oracle import Expected
 from privacy_ledger.testing.witness import Witness
 
-__all__ = ["Evidence", "Ledger", "short"]
+__all__ = ["Evidence", "Ledger", "PassCodec", "short"]
 
 T = TypeVar("T")
 

@@ -12,18 +12,22 @@ from typing import Final
 import faust
 from faust.types.enums import ProcessingGuarantee
 from mode import Service
+from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.safety import Rule, check
-from privacy_ledger.bootstrap import Runtime, engine_for, host_folder
+from privacy_ledger.bootstrap import Runtime, engine_for, forget_stores, free_slots, host_folder, sweep_keys
 from privacy_ledger.domain.errors import LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
 from privacy_ledger.engine import collector
+from privacy_ledger.engine.declaration import PassDeclaration, VersionPass
+from privacy_ledger.engine.kafka import KafkaEngine
 from privacy_ledger.logging import get_logger
 
 __all__ = ["EngineService", "check_host", "create_app", "run_worker"]
 
 TICK_CHECK_S: Final = 30.0
 HOST_STOP_S: Final = 2.0
+LINE_UP_CHECK_S: Final = 1.0
 log_line = get_logger()
 
 _SAFE: Final = (
@@ -38,25 +42,84 @@ _SAFE: Final = (
 """What the host may be set to; decision 0011 says why."""
 
 
+class _Running(Struct):
+    """One engine and the task that runs it."""
+
+    engine: KafkaEngine
+    task: asyncio.Task[None]
+
+
 class EngineService(Service):
-    """Runs the engines of the chosen passes as long as the worker lives."""
+    """Runs the engines of the chosen passes, and of their projections' versions, while the worker lives.
+
+    Without a choice it runs every pass. The line-up is looked at again every second: a version
+    that was begun is taken up, and one that was dropped is let go.
+    """
 
     def __init__(self, runtime: Runtime, pass_names: Sequence[str]) -> None:
-        """Open one engine per pass."""
+        """Take what to run; nothing is opened yet."""
         super().__init__()
-        self.engines = [engine_for(runtime, name) for name in pass_names]
-        self._running: list[asyncio.Task[None]] = []
+        self._runtime = runtime
+        self._chosen = frozenset(pass_names)
+        self._running: dict[str, _Running] = {}
+        self._watch: asyncio.Task[None] | None = None
         self.is_up = asyncio.Event()
         self.failed = asyncio.Event()
         self.failure: BaseException | None = None
 
+    @property
+    def engines(self) -> list[KafkaEngine]:
+        """The engines that run now."""
+        return [running.engine for running in self._running.values()]
+
     async def on_start(self) -> None:
         """Start every engine; one that fails takes the worker down."""
-        for engine in self.engines:
-            task = asyncio.create_task(engine.run())
-            task.add_done_callback(self._ended)  # its error must not pass unseen
-            self._running.append(task)
+        await forget_stores(self._runtime)
+        await self._reconcile()
+        self._watch = asyncio.create_task(self._look())
         self.is_up.set()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LINE_UP_CHECK_S)
+            try:
+                await self._reconcile()
+            except LedgerError as error:
+                log_line.warning("line-up not read", reason=str(error))
+
+    async def _reconcile(self) -> None:
+        """End the engines of passes that are run no more, start new ones, and set their pace."""
+        wanted = {
+            name: one for name, one in (await self._runtime.line_up.current()).items() if self._is_mine(one)
+        }
+        for name, running in list(self._running.items()):
+            if wanted.get(name) != running.engine.declaration:
+                running.engine.stop()
+                await asyncio.gather(running.task, return_exceptions=True)
+                del self._running[name]
+                free_slots(self._runtime, running.engine.declaration)
+                await sweep_keys(self._runtime, running.engine.declaration)
+        for name, declaration in wanted.items():
+            if name not in self._running:
+                self._start(name, engine_for(self._runtime, declaration))
+            await self._set_pace(self._running[name].engine)
+
+    def _is_mine(self, declaration: PassDeclaration) -> bool:
+        names = {declaration.name}
+        if isinstance(declaration, VersionPass):
+            names.add(declaration.runs_with)
+        return not self._chosen or not names.isdisjoint(self._chosen)
+
+    def _start(self, name: str, engine: KafkaEngine) -> None:
+        task = asyncio.create_task(engine.run())
+        task.add_done_callback(self._ended)  # its error must not pass unseen
+        self._running[name] = _Running(engine, task)
+
+    async def _set_pace(self, engine: KafkaEngine) -> None:
+        """Give the engine the share of its version's rate that its partitions have."""
+        rate = await self._runtime.line_up.rate(engine.declaration)
+        share = max(1, len(engine.running)) / self._runtime.partitions
+        engine.pace.rate = None if rate is None else rate * share
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -68,9 +131,12 @@ class EngineService(Service):
 
     async def on_stop(self) -> None:
         """Finish the cycles in hand and leave the groups."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         for engine in self.engines:
             engine.stop()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*(running.task for running in self._running.values()), return_exceptions=True)
 
 
 def create_app(runtime: Runtime) -> faust.App:
@@ -144,7 +210,8 @@ async def run_worker(
     collector.calm()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    say(f"Running {', '.join(pass_names)}. SIGTERM or Ctrl-C stops.")
+    names = ", ".join(engine.declaration.name for engine in service.engines)
+    say(f"Running {names}. SIGTERM or Ctrl-C stops.")
     ticks = asyncio.create_task(_tick(runtime, service))
     stopped = asyncio.create_task(stop.wait())
     failed = asyncio.create_task(service.failed.wait())

@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from privacy_ledger import _passes
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.books import NOTHING, RegistryBooks
 from privacy_ledger.adapters.clock import SystemClock
@@ -26,7 +27,6 @@ from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
-from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.noise import OpenDpNoise
 from privacy_ledger.adapters.observe.health import HealthAddress, serving
 from privacy_ledger.adapters.observe.switch import watch_of
@@ -34,7 +34,7 @@ from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
-from privacy_ledger.adapters.worker_slot import take_slot
+from privacy_ledger.adapters.worker_slot import forget_slots, take_slot
 from privacy_ledger.adapters.wrapping import WrappedFolder, as_it_is
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
@@ -42,22 +42,32 @@ from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.release import CurrentCatalogue, Release
+from privacy_ledger.app.replay import Replay
 from privacy_ledger.app.subjects import Subjects
-from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.app.versions import VersionList
+from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, state_topic
+from privacy_ledger.domain.topics import (
+    LEDGER_EVENTS,
+    LEDGER_UNATTRIBUTED,
+    PARTITIONS_DEFAULT,
+    TOPICS,
+    Topic,
+)
+from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import PartitionCycle
-from privacy_ledger.engine.declaration import CORE, PassDeclaration, passes
-from privacy_ledger.engine.embedded import EmbeddedPasses, Lane
+from privacy_ledger.engine.declaration import PassDeclaration, passes, topics_of
+from privacy_ledger.engine.embedded import EmbeddedPasses
 from privacy_ledger.engine.kafka import KafkaEngine
+from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.engine.rebuild import Rebuild
 from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.observe import SILENT, Meters
-from privacy_ledger.ports.passes import Passes
+from privacy_ledger.ports.passes import Latest, Runner
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
 from privacy_ledger.settings import SESSION_S_DEFAULT, Settings
 from privacy_ledger.streams.protocol import Processor, Published
@@ -67,17 +77,22 @@ __all__ = [
     "audit_of",
     "changelogs_of",
     "declared_passes",
+    "declared_topics",
     "engine_for",
     "erasure_of",
     "export_of",
+    "forget_stores",
+    "free_slots",
     "host_folder",
     "ingest_of",
     "open_runtime",
     "open_worker",
     "rebuild_of",
     "release_of",
+    "replay_of",
     "rules_in_force",
     "subjects_of",
+    "sweep_keys",
     "worker_host",
 ]
 
@@ -97,17 +112,20 @@ class Runtime(Struct, frozen=True, kw_only=True):
     codec: Codec
     states: PassStateCodec
     views: LogViews
-    passes: Passes
+    latest: Latest
+    passes: Runner
     embedded: EmbeddedPasses | None
     local: LocalLog | None
     kafka: KafkaLog | None
     books: RegistryBooks
     registrar: Registrar
     declared: Mapping[str, PassDeclaration]
+    line_up: LineUp
+    parts: _passes.Parts
     meters: Meters = SILENT
     wrap: Wrap = as_it_is
-    held: list[int] = []
-    """Descriptors of the state folders that this runtime holds; the system frees them at a kill."""
+    held: list[tuple[str, int]] = []
+    """Descriptors of the state folders held here, by pass; the system frees them at a kill."""
 
     @property
     def partitions(self) -> int:
@@ -116,7 +134,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
 
     def state_codec(self, declaration: PassDeclaration) -> PassStateCodec:
         """Return the state codec of a pass."""
-        return PassStateCodec(declaration.name, self.vault, publishes=declaration.publishes)
+        return _passes.codec_of(declaration, self.vault)
 
 
 @cache
@@ -125,6 +143,21 @@ def declared_passes() -> Mapping[str, PassDeclaration]:
     found = entry_points(group=_ENTRY_POINTS)
     declared: list[Processor[object] | Published] = [point.load() for point in found]
     return passes(declared)
+
+
+async def declared_topics(settings: Settings, cluster: ClusterSettings) -> tuple[Topic, ...]:
+    """Return the topics that a cluster should have: the declaration, and what its versions add or drop."""
+    log = KafkaLog(
+        cluster, partitions=settings.partitions or PARTITIONS_DEFAULT, prefix=settings.topic_prefix
+    )
+    try:
+        await log.start()
+        line_up = LineUp(declared_passes(), VersionList(log).read, declare=log.declare)
+        return topics_of((await line_up.current()).values())
+    except LogUnavailable:
+        return TOPICS  # nothing is there yet
+    finally:
+        await log.close()
 
 
 def worker_host() -> Callable[..., Coroutine[object, object, None]]:
@@ -168,7 +201,7 @@ async def open_runtime(
             runtime.embedded.release()
         await runtime.log.close()
         runtime.vault.close()
-        for file in runtime.held:
+        for _, file in runtime.held:
             os.close(file)
 
 
@@ -235,83 +268,38 @@ def _embedded(
             "The key folder lies inside the home: a copy of the home would carry its keys. "
             "Set PRIVACY_LEDGER_KEYS to a folder outside."
         )
-    log = wrap("log", LocalLog(home.path / "ledger.db", partitions=home.file.partitions, clock=home.clock))
+    partitions = home.file.partitions
+    log = wrap("log", LocalLog(home.path / "ledger.db", partitions=partitions, clock=home.clock))
     keystore = settings.keystore or home.path / "keystore.db"
     vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
-    codec = LedgerCodec(vault, partitions=home.file.partitions)
-    books = RegistryBooks(log)
-    core = _codec_of_views(declared, vault)
-    views = LogViews(IndexedLatest(log), core, partitions=home.file.partitions)
-    lanes = [
-        _lane(declaration, log=log, vault=vault, codec=codec, books=books, ids=ids, wrap=wrap)
-        for declaration in declared.values()
-    ]
+    parts = _passes.parts_of(
+        log, vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
+        wrap=wrap, meters=meters,
+    )  # fmt: skip
     embedded = EmbeddedPasses(
-        lanes, log=log, vault=vault, views=views, clock=home.clock,
-        lock=wrap("lock", WorkerLock(home.path / "worker.lock")), meters=meters,
+        _passes.HomeLanes(parts, log), log=log, source=LEDGER_EVENTS, views=parts.views,
+        clock=home.clock, lock=wrap("lock", WorkerLock(home.path / "worker.lock")), meters=meters,
     )  # fmt: skip
-    registrar = Registrar(log, codec, views=views, clock=home.clock, ids=ids)
+    return _runtime(settings, parts, passes=embedded, home=home, embedded=embedded, local=log)
+
+
+def _runtime(
+    settings: Settings,
+    parts: _passes.Parts,
+    *,
+    passes: Runner,
+    home: Home | None = None,
+    embedded: EmbeddedPasses | None = None,
+    local: LocalLog | None = None,
+    kafka: KafkaLog | None = None,
+) -> Runtime:
     return Runtime(
-        settings=settings, home=home, clock=home.clock, ids=ids, log=log, vault=vault,
-        codec=codec, states=core, views=views, passes=embedded, embedded=embedded, local=log,
-        kafka=None, books=books, registrar=registrar, declared=declared, wrap=wrap, meters=meters,
+        settings=settings, home=home, clock=parts.clock, ids=parts.ids, log=parts.log,
+        vault=parts.vault, codec=parts.codec, views=parts.views, latest=parts.latest, passes=passes,
+        states=_passes.states_of(parts.declared, parts.vault), embedded=embedded, local=local,
+        kafka=kafka, books=parts.books, registrar=parts.registrar, declared=parts.declared,
+        line_up=parts.line_up, parts=parts, wrap=parts.wrap, meters=parts.meters,
     )  # fmt: skip
-
-
-def _codec_of(declaration: PassDeclaration, vault: KeyVault) -> PassStateCodec:
-    return PassStateCodec(declaration.name, vault, publishes=declaration.publishes)
-
-
-def _codec_of_views(declared: Mapping[str, PassDeclaration], vault: KeyVault) -> PassStateCodec:
-    """Return the codec that reads every public view, whichever pass writes it, and what core keeps."""
-    public = frozenset[str]().union(*(declaration.publishes for declaration in declared.values()))
-    return PassStateCodec(CORE, vault, publishes=public)
-
-
-def _lane(
-    declaration: PassDeclaration,
-    *,
-    log: LocalLog,
-    vault: KeyVault,
-    codec: Codec,
-    books: RegistryBooks,
-    ids: Ids,
-    wrap: Wrap,
-) -> Lane:
-    states = _codec_of(declaration, vault)
-    routes = states.routes(declaration.tables)
-    own = state_topic(declaration.name)
-    open_cycle = _cycle_opener(declaration, states, log=log, vault=vault, codec=codec, books=books, ids=ids)
-
-    def opened(partition: int) -> PartitionCycle:
-        store = LogStateStore(log, partition, own=own, routes=routes)
-        return open_cycle(partition, wrap(f"store.{declaration.name}.{partition}", store))
-
-    return Lane(declaration, states, opened)
-
-
-def _cycle_opener(
-    declaration: PassDeclaration,
-    states: PassStateCodec,
-    *,
-    log: EventLog,
-    vault: KeyVault,
-    codec: Codec,
-    books: RegistryBooks,
-    ids: Ids,
-) -> Callable[[int, StateStore], PartitionCycle]:
-    sampling = vault.secret("sampling")
-
-    def open_cycle(partition: int, store: StateStore) -> PartitionCycle:
-        async def read_at(offsets: Sequence[int]) -> Sequence[object]:
-            return await log.read_at(declaration.source, partition, offsets)
-
-        return PartitionCycle(
-            declaration, partition, store=store, codec=codec, states=states, books=books,
-            initial=NOTHING, sampling_key=sampling, ids=ids, read_at=read_at,  # type: ignore[arg-type] # rows
-        )  # fmt: skip
-
-    return open_cycle
 
 
 # Kafka -------------------------------------------------------------------------------------
@@ -334,21 +322,16 @@ async def _on_kafka(
     log = wrap("log", KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix))
     try:
         await log.start()
-        codec = LedgerCodec(vault, partitions=partitions)
+        parts = _passes.parts_of(
+            log, vault, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
+            wrap=wrap, meters=meters,
+        )  # fmt: skip
     except BaseException:
         await log.close()
         vault.close()
         raise
-    core = _codec_of_views(declared, vault)
-    views = LogViews(TailedLatest(log), core, partitions=partitions)
-    return Runtime(
-        settings=settings, home=None, clock=clock, ids=ids, log=log, vault=vault, codec=codec,
-        states=core, views=views,
-        passes=RemotePasses(log, views, tuple(declared.values())),
-        embedded=None, local=None, kafka=log, books=RegistryBooks(log),
-        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), declared=declared, wrap=wrap,
-        meters=meters,
-    )  # fmt: skip
+    passes = RemotePasses(log, parts.views, parts.line_up, source=LEDGER_EVENTS)
+    return _runtime(settings, parts, passes=passes, kafka=log)
 
 
 class _KafkaWiring:
@@ -358,16 +341,11 @@ class _KafkaWiring:
         self._runtime = runtime
         self._declaration = declaration
         self._cluster = cluster
-        self._states = _codec_of(declaration, runtime.vault)
-        settings = runtime.settings
-        state = settings.state or settings.data_home / "privacy-ledger" / "state"
-        self._slot = take_slot(state / declaration.name, ids=runtime.ids)
-        runtime.held.append(self._slot.lock)
+        self._slot = take_slot(_state_folder(runtime.settings) / declaration.name, ids=runtime.ids)
+        runtime.held.append((declaration.name, self._slot.lock))
         self.folder = WrappedFolder(RocksFolder(self._slot.path), runtime.wrap, f"store.{declaration.name}")
-        self._open_cycle = _cycle_opener(
-            declaration, self._states, log=runtime.log, vault=runtime.vault,
-            codec=runtime.codec, books=runtime.books, ids=runtime.ids,
-        )  # fmt: skip
+        self.means = _passes.means_of(runtime.parts, declaration)
+        self._open_cycle = _passes.cycle_opener(runtime.parts, declaration, self.means)
 
     def open_cycle(self, partition: int, store: StateStore) -> PartitionCycle:
         """Open a cycle over a restored store."""
@@ -394,6 +372,15 @@ class _KafkaWiring:
         places = len(self.changelogs) * self._runtime.partitions
         return KafkaTail(self._cluster, prefix=self._runtime.settings.topic_prefix, places=places)
 
+    async def confirm(self) -> None:
+        """Return when the pass is still to be run as declared.
+
+        Raises:
+            Fenced: a version that it folds was dropped.
+        """
+        if (await self._runtime.line_up.current()).get(self._declaration.name) != self._declaration:
+            raise Fenced(f"The pass {self._declaration.name} folds a version that was dropped.")
+
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The pass's changelog topics, and the table code that their keys lack."""
@@ -402,35 +389,51 @@ class _KafkaWiring:
 
 def changelogs_of(runtime: Runtime, declaration: PassDeclaration) -> dict[str, bytes]:
     """Return a pass's changelog topics, and the table code that their keys lack."""
-    found = {state_topic(declaration.name): b""}
-    for code, (topic, keeps) in runtime.state_codec(declaration).routes(declaration.tables).items():
-        if not keeps:
-            found[topic] = code
-    return found
+    return runtime.state_codec(declaration).changelogs(declaration.tables)
+
+
+def _state_folder(settings: Settings) -> Path:
+    return settings.state or settings.data_home / "privacy-ledger" / "state"
 
 
 def host_folder(runtime: Runtime) -> Path:
     """Return the folder that the host may write to; it holds nothing of ours."""
-    settings = runtime.settings
-    return (settings.state or settings.data_home / "privacy-ledger" / "state") / "host"
+    return _state_folder(runtime.settings) / "host"
 
 
-def engine_for(runtime: Runtime, pass_name: str) -> KafkaEngine:
+def engine_for(runtime: Runtime, declaration: PassDeclaration) -> KafkaEngine:
     """Return the engine of one pass on Kafka, ready to `run`."""
-    declaration = runtime.declared[pass_name]
     cluster = runtime.settings.cluster
     if runtime.kafka is None or cluster is None:
         raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
+    wiring = _KafkaWiring(runtime, declaration, cluster)
     return KafkaEngine(
-        declaration,
-        _KafkaWiring(runtime, declaration, cluster),
-        log=runtime.kafka,
-        vault=runtime.vault,
-        states=_codec_of(declaration, runtime.vault),
-        clock=runtime.clock,
-        ids=runtime.ids,
-        meters=runtime.meters,
+        declaration, wiring, wiring.means, clock=runtime.clock, ids=runtime.ids, meters=runtime.meters
     )
+
+
+def free_slots(runtime: Runtime, declaration: PassDeclaration) -> None:
+    """Let go of the state folders of a pass whose engine has ended: the next one takes them up."""
+    for entry in [one for one in runtime.held if one[0] == declaration.name]:
+        runtime.held.remove(entry)
+        os.close(entry[1])
+
+
+async def forget_stores(runtime: Runtime) -> None:
+    """Remove this machine's stores of versions that were dropped."""
+    for version in (await runtime.parts.versions.read()).values():
+        if version.status == "dropped":
+            forget_slots(_state_folder(runtime.settings) / pass_of(version.projection, version.version))
+
+
+async def sweep_keys(runtime: Runtime, declaration: PassDeclaration) -> None:
+    """Destroy the keys of dropped versions that a pass, which ended, may have made at the last moment."""
+    await _passes.sweep(runtime.parts, declaration)
+
+
+def replay_of(runtime: Runtime) -> Replay:
+    """Return the use cases around the next version of a projection."""
+    return _passes.replay_over(runtime.parts, runtime.passes)
 
 
 def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
@@ -442,7 +445,6 @@ def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
         books=runtime.books,
         initial=NOTHING,
         sampling_key=runtime.vault.secret("sampling"),
-        ids=runtime.ids,
     )
 
 

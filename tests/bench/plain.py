@@ -27,11 +27,14 @@ from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, TOPICS, state_topic, view_topic
 from privacy_ledger.engine import collector
+from privacy_ledger.engine.aftermath import LiveAftermath
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.kafka import KafkaEngine
+from privacy_ledger.engine.means import Means, NoMoves
+from privacy_ledger.engine.outlet import Silence
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import Share
@@ -183,7 +186,7 @@ class PlainWiring:
         codec.reads_tags = self._is_exact
         cycle = PlainCycle(
             self.declaration, partition, store=store, codec=codec, states=self.states, books=books,
-            initial=NOTHING, sampling_key=b"", ids=SystemIds(), read_at=read_at,
+            initial=NOTHING, sampling_key=b"", outlet=Silence(), read_at=read_at,
         )  # fmt: skip
         fold = PlainFold((), rules=books.known, initial=NOTHING, sampling_key=b"")
         fold.is_exact = self._is_exact
@@ -203,6 +206,15 @@ class PlainWiring:
         """Return a reader that has nothing to follow."""
         return KafkaTail(self._cluster, prefix=self._prefix, places=1)
 
+    async def confirm(self) -> None:
+        """Return: nothing here is ever dropped."""
+
+    def means(self, log: KafkaLog) -> Means:
+        """Return what the pass may do: nothing goes out beside its states."""
+        clock = SystemClock()
+        after = LiveAftermath(self.declaration, log=log, vault=self.vault, states=self.states, clock=clock)
+        return Means(log=log, aftermath=after, outlet=Silence(), mover=NoMoves(), states=self.states)
+
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The private changelog and the view."""
@@ -221,10 +233,7 @@ class _Engine(KafkaEngine):
 
 
 def _engine(wiring: PlainWiring, log: KafkaLog) -> _Engine:
-    return _Engine(
-        wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states,
-        clock=SystemClock(), ids=SystemIds(),
-    )  # fmt: skip
+    return _Engine(wiring.declaration, wiring, wiring.means(log), clock=SystemClock(), ids=SystemIds())
 
 
 # Alone ----------------------------------------------------------------------------------------

@@ -211,7 +211,8 @@ async def opened(
     await log.start()
     try:
         async with open_runtime(settings, prepare=False) as wired:
-            yield structs.replace(wired, kafka=log, log=log), log
+            parts = structs.replace(wired.parts, log=log)
+            yield structs.replace(wired, kafka=log, log=log, parts=parts), log
     finally:
         await log.close()
 
@@ -224,7 +225,7 @@ async def fold(task: SealedFold) -> Figure:
         shutil.copy(file, folder / file.name)
     targets = {f"{name}.0": task.last for name in PASSES}
     async with opened(task.bootstrap, folder, prefix=task.prefix, targets=targets) as (runtime, log):
-        engines = [engine_for(runtime, name) for name in PASSES]
+        engines = [engine_for(runtime, runtime.declared[name]) for name in PASSES]
         figure = await kafka.fold(engines, log, events=task.ledger.events)
         same, note = await _compare(runtime, log, task.ledger)
         return structs.replace(figure, is_exact=same, note=note)

@@ -357,6 +357,27 @@ def test_one_call_leaves_nothing_of_many_keys(home: Home) -> None:
     assert [key for key in keys[3000:] if held.count(wrapped[key.kid][20:32]) != 1] == []
 
 
+def test_a_group_is_destroyed_in_slices_and_stays_destroyed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte of the keys is left, a running process sees it, and an older keystore does it again."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._keys.SHRED_SLICE", 7)
+    vault, other = home.open(), home.open()
+    keys = vault.sealing_keys(many(50), now=NOW)
+    backup, wrapped = home.back_up(), home.wrapped()
+    assert other.open_keys([keys[0].kid]) == {keys[0].kid: keys[0]}
+    assert vault.shred_group("usage", now=NOW) == 50
+    held = home.residue()
+    assert [key for key in keys if wrapped[key.kid][20:32] in held] == []
+    home.clock.seconds += 2
+    seen = [other.open_keys([key.kid])[key.kid] for key in keys]
+    vault.close()
+    other.close()
+    home.restore(backup)
+    again = [home.open().open_keys([key.kid])[key.kid] for key in keys[:3]]
+    assert {type(key) for key in (*seen, *again)} == {Shredded}
+
+
 def test_beside_a_reader_the_shred_holds_and_says_what_is_left(home: Home) -> None:
     """The keys are unreadable at once; the same call empties the log when the reader is gone."""
     vault = home.open()

@@ -12,6 +12,7 @@ from privacy_ledger.app.ingest import Ingest, Source
 from privacy_ledger.bootstrap import Runtime, engine_for, open_runtime, rules_in_force, subjects_of
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.engine.declaration import CORE
+from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.keys import Identity
 from privacy_ledger.testing.checkers import Evidence, violations
@@ -41,7 +42,8 @@ class Engines:
         self._cluster = cluster
         self._runtime = runtime
         self._history = history
-        self._passes = RemotePasses(runtime.log, runtime.views, (runtime.declared[CORE],))
+        core = LineUp({CORE: runtime.declared[CORE]}, runtime.parts.versions.read, declare=lambda _: None)
+        self._passes = RemotePasses(runtime.log, runtime.views, core, source=LEDGER_EVENTS)
         self._loads = 0
         self.points: tuple[Point, ...] = ()
 
@@ -111,7 +113,7 @@ class Engines:
 
         try:
             async with open_runtime(self._cluster.settings, prepare=False, wrap=seam) as runtime:
-                engine = engine_for(runtime, CORE)
+                engine = engine_for(runtime, runtime.declared[CORE])
                 engine.on_acquired = take
                 running = asyncio.create_task(engine.run())
                 done, stopped = asyncio.create_task(until(taken)), asyncio.create_task(seam.stopped.wait())

@@ -1,6 +1,7 @@
 """A cluster for one test: topics under a prefix of its own, real worker processes, a runtime."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Final
 from uuid import uuid4
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
@@ -24,6 +26,9 @@ __all__ = ["Cluster", "Line", "Process", "Worker", "until"]
 
 _AT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _VALUE = re.compile(r"(\w+)=('[^']*'|\S+)")
+
+PROGRAM: Final = "privacy_ledger"
+COMMAND_TIMEOUT_S: Final = 150
 
 
 async def until(is_so: Callable[[], bool], *, timeout_s: float = 60.0, look_s: float = 0.1) -> None:
@@ -119,10 +124,16 @@ class Line:
 class Worker(Process):
     """`privacy-ledger worker run` as a process."""
 
-    def __init__(self, cluster: "Cluster", *passes: str, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        cluster: "Cluster",
+        *passes: str,
+        settings: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
+    ) -> None:
         """Start it, with settings of its own besides the cluster's."""
         super().__init__(
-            ["-m", "privacy_ledger", "--log-level", "INFO", "worker", "run", *passes],
+            ["-m", program, "--log-level", "INFO", "worker", "run", *passes],
             cluster.folder / f"worker-{uuid4().hex[:8]}.log",
             env={**cluster.env, **(settings or {})},
         )
@@ -168,11 +179,28 @@ class Cluster:
                 admin, TOPICS, partitions=self.partitions, prefix=self.prefix, scale_ms=scale_ms
             )
 
-    def worker(self, *passes: str, settings: Mapping[str, str] | None = None) -> Worker:
-        """Start a worker that the test ends."""
-        started = Worker(self, *passes, settings=settings)
+    def worker(
+        self, *passes: str, settings: Mapping[str, str] | None = None, program: str = PROGRAM
+    ) -> Worker:
+        """Start a worker that the test ends; `program`: the module that is run as the command."""
+        started = Worker(self, *passes, settings=settings, program=program)
         self.workers.append(started)
         return started
+
+    async def command(self, *words: str) -> tuple[int, dict[str, Any]]:
+        """Run a command of the program; return its exit code and its document."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", PROGRAM, "--json", *words,
+            env=self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        code = process.returncode
+        return (1 if code is None else code), json.loads(out)
 
     @asynccontextmanager
     async def runtime(self, declared: Mapping[str, PassDeclaration] | None = None) -> AsyncIterator[Runtime]:

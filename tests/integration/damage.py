@@ -55,7 +55,7 @@ class Damaged(Cluster):
     async def core(self) -> AsyncIterator[tuple[Runtime, KafkaEngine]]:
         """Run the core pass in this process."""
         async with self.runtime(CORE_ALONE) as runtime:
-            engine = engine_for(runtime, "core")
+            engine = engine_for(runtime, runtime.declared["core"])
             running = asyncio.create_task(engine.run())
             try:
                 yield runtime, engine

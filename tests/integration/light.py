@@ -150,10 +150,7 @@ async def open_log(task: LightTask, kind: type[L]) -> L:
 
 def engine_of(wiring: LightWiring, log: KafkaLog) -> KafkaEngine:
     """Return an engine that has not run yet."""
-    return KafkaEngine(
-        wiring.declaration, wiring, log=log, vault=wiring.vault, states=wiring.states,
-        clock=SystemClock(), ids=SystemIds(),
-    )  # fmt: skip
+    return KafkaEngine(wiring.declaration, wiring, wiring.means(log), clock=SystemClock(), ids=SystemIds())
 
 
 class LightCluster:

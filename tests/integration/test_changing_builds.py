@@ -74,7 +74,7 @@ async def restrict_some(runtime: Runtime) -> None:
 @asynccontextmanager
 async def running(runtime: Runtime, *names: str) -> AsyncIterator[None]:
     """Run passes of this runtime's build in this process."""
-    engines = [engine_for(runtime, name) for name in names]
+    engines = [engine_for(runtime, runtime.declared[name]) for name in names]
     tasks = [asyncio.create_task(engine.run()) for engine in engines]
     try:
         yield

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.state_codec import PassStateCodec
-from privacy_ledger.domain.errors import Fenced, InvariantViolation, ProcessorChanged, ProcessorMoved
+from privacy_ledger.domain.errors import InvariantViolation, ProcessorChanged, ProcessorMoved
 from privacy_ledger.domain.events import CourseEnrolled, event_type
 from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.engine.declaration import PassDeclaration, passes
@@ -151,7 +151,7 @@ async def test_a_build_that_does_not_know_of_the_move_is_refused(tmp_path: Path)
 
 
 async def test_the_old_owner_is_fenced_while_it_runs(tmp_path: Path) -> None:
-    """It holds cycles from before the move: what it folds then is not appended."""
+    """It holds cycles from before the move: what it folds then is not appended, and it learns why."""
     async with home(tmp_path, declared=WHOLE) as it:
         await _live_a_little(it, "a")
         old = it.runtime.embedded
@@ -162,7 +162,7 @@ async def test_the_old_owner_is_fenced_while_it_runs(tmp_path: Path) -> None:
         async with bootstrap.open_runtime(settings(tmp_path), declared=ELSEWHERE) as other:
             await other.passes.settle()
             await it.ingest.run(enumerate([played("7", event="late")], start=1), _source())
-            with pytest.raises(Fenced):
+            with pytest.raises(ProcessorMoved):
                 await old.drain()
 
 

@@ -18,10 +18,11 @@ from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.ports.codec import Partial
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
 from privacy_ledger.ports.log import NewRecord, Row
+from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.protocol import Emit
 from privacy_ledger.streams.states import Changes, Table
 
-__all__ = ["PassStateCodec", "view_group"]
+__all__ = ["PassStateCodec", "ViewKeys", "view_group"]
 
 T = TypeVar("T")
 _PLAIN: Final = b"\0"
@@ -59,6 +60,11 @@ class PassStateCodec:
         """Return, by code, where each table's states lie, and whether their keys carry the code."""
         own = state_topic(self._pass)
         return {table.code: (self.topic(table), self.topic(table) == own) for table in tables}
+
+    def changelogs(self, tables: Iterable[Table[T]]) -> dict[str, bytes]:
+        """Return the topics that these tables lie in, and the table code that their keys lack."""
+        lacking = {topic: code for code, (topic, keeps) in self.routes(tables).items() if not keeps}
+        return {state_topic(self._pass): b"", **lacking}
 
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         """Return the key as it stands in a view, with the table's code in a private changelog."""
@@ -194,3 +200,17 @@ class PassStateCodec:
 def _is_fence(value: object) -> bool:
     """Return whether a value is the fence of an ended person: it is stored without a key."""
     return isinstance(value, Permissions) and value.is_ended
+
+
+class ViewKeys:
+    """The keys of one version of one view, and no others."""
+
+    def __init__(self, vault: KeyVault, table: Table[T], *, clock: Clock) -> None:
+        """Take the keystore and the version's table."""
+        self._vault = vault
+        self._group = view_group(table)
+        self._clock = clock
+
+    def shred_below(self, ref: SubjectRef, generation: int) -> None:
+        """Destroy a subject's keys of this view below a generation; idempotent."""
+        self._vault.shred(ref, now=self._clock.now(), group=self._group, below=generation)

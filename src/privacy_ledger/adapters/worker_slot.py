@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ from msgspec import Struct
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.ports.runtime import Ids
 
-__all__ = ["WorkerSlot", "take_slot"]
+__all__ = ["WorkerSlot", "forget_slots", "take_slot"]
 
 SLOTS_MAX: Final = 64
 _LOCK: Final = "lock"
@@ -39,17 +40,33 @@ def take_slot(folder: Path, *, ids: Ids) -> WorkerSlot:
     for number in range(SLOTS_MAX):
         slot = folder / f"worker-{number}"
         slot.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(slot / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            continue
-        return WorkerSlot(slot, f"{slot.name}-{_token(slot / _IDENTITY, ids)}", file)
+        file = _locked(slot)
+        if file is not None:
+            return WorkerSlot(slot, f"{slot.name}-{_token(slot / _IDENTITY, ids)}", file)
     raise HomeUnusable(
         f"{SLOTS_MAX} workers of this machine hold all state folders. Stop one, or set "
         "PRIVACY_LEDGER_STATE to another folder."
     )
+
+
+def forget_slots(folder: Path) -> None:
+    """Remove the folders of a pass that is run no more, but those that a living worker still holds."""
+    for slot in sorted(folder.glob("worker-*")):
+        file = _locked(slot)
+        if file is not None:
+            shutil.rmtree(slot)
+            os.close(file)
+
+
+def _locked(slot: Path) -> int | None:
+    """Return an open file that holds the folder, or None where another one does."""
+    file = os.open(slot / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
 
 
 def _token(file: Path, ids: Ids) -> str:

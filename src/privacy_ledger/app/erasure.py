@@ -31,7 +31,6 @@ from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
-from privacy_ledger.streams import progress, subject_view
 from privacy_ledger.streams.states import PERMISSIONS
 
 __all__ = ["STEPS", "Erasure", "ErasureOutcome", "ErasurePlan"]
@@ -211,13 +210,9 @@ class Erasure:
         return True
 
     async def _derived(self, saga: Saga) -> bool:
-        """Return whether no projection answers for the person any more; the fence may."""
+        """Return whether no version of a projection answers for the person any more; the fence may."""
         await self._passes.settle(timeout_s=self._wait_s)
-        if await self._views.live(saga.ref):
-            return False
-        if await self._views.get(subject_view.TABLE, saga.ref) is not None:
-            return False
-        return await self._views.get(progress.TABLE, saga.ref) is None
+        return not await self._views.live(saga.ref) and not await self._views.answering(saga.ref)
 
     async def _tombstones(self, saga: Saga) -> bool:
         """Wait, within bounds, until every record of the person has a later tombstone in the log."""

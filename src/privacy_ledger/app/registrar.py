@@ -27,11 +27,12 @@ from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["CLOCK_TOLERANCE", "TICK_PERIOD", "CourseAdded", "Registrar", "RegistryReader"]
+__all__ = ["CLOCK_TOLERANCE", "REGISTRAR", "TICK_PERIOD", "CourseAdded", "Registrar", "RegistryReader"]
 
 TICK_PERIOD: Final = timedelta(hours=1)
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
-_WRITER: Final = "registrar"
+REGISTRAR: Final = "registrar"
+"""The one writer of control records."""
 _DOCUMENT: Final = b"registry:"
 _COURSE: Final = b"course:"
 _CLOCK: Final = b"clock:"
@@ -267,5 +268,5 @@ class Registrar:
             for partition in self._all()
         ]
         # Commands and workers are registrars in turn: each takes the writer over before it writes.
-        await self._log.open_writer(_WRITER)
-        await self._log.append_atomically(writes, writer=_WRITER)
+        await self._log.open_writer(REGISTRAR)
+        await self._log.append_atomically(writes, writer=REGISTRAR)

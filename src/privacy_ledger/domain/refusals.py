@@ -52,3 +52,8 @@ class Refusal(StrEnum):
     NOT_NOTIFIED = "not_notified"
     NOT_ERASED = "not_erased"
     CLOCK_DISAGREES = "clock_disagrees"
+    VERSION_UNKNOWN = "version_unknown"
+    VERSION_SPEAKS = "version_speaks"
+    VERSION_BEHIND = "version_behind"
+    VERSION_DIFFERS = "version_differs"
+    ERASED_REAPPEARS = "erased_reappears"

@@ -21,6 +21,7 @@ __all__ = [
     "Topic",
     "product_topic",
     "state_topic",
+    "version_topics",
     "view_topic",
 ]
 
@@ -82,6 +83,18 @@ def view_topic(name: str, version: int = 1) -> str:
     return f"view.{name}.v{version}"
 
 
+def version_topics(view: str, version: int, *, folded_by: str, role: str) -> tuple[Topic, Topic]:
+    """Return the two topics of a view's later version: its pass's private changelog, and the view.
+
+    `role`: the role of the pass that folds the declared version, which folds this one too.
+    """
+    return (
+        _compact(state_topic(folded_by), f"position and index of version {version} of {view}",
+                 (role,), (role,)),
+        _compact(view_topic(view, version), f"version {version} of {view}", (role,), _TEAM),
+    )  # fmt: skip
+
+
 def product_topic(product: str) -> str:
     """Return the name of a product's public topic (`_` becomes `-`: KIP-1109)."""
     return f"analytics.{product.replace('_', '-')}.v1"
@@ -104,7 +117,7 @@ AUDIT_LEAVES: Final = "audit.leaves.v1"
 CONTROL_HINTS: Final = "control.hints.v1"
 DLQ: Final = "dlq.v1"
 
-_TEAM = ("core", "privacy")
+_TEAM: Final = ("core", "privacy")
 TOPICS: Final[tuple[Topic, ...]] = (
     _compact(LEDGER_EVENTS, "the ledger", ("ingest", "core", "eraser"), ("core", "analytics", "eraser")),
     Topic(name=LEDGER_UNATTRIBUTED, partitions=None, policy="delete", retention_ms=14 * DAY_MS,

@@ -21,7 +21,7 @@ from privacy_ledger.engine.soundness import CHRONICLE_KEY, Chronicle, Place
 from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
-from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.log import NewRecord, PassLog
 from privacy_ledger.ports.runtime import Clock, StateStore
 from privacy_ledger.streams.roster import MOVED
 
@@ -36,7 +36,7 @@ log_line = get_logger()
 
 
 async def build_anew(
-    log: EventLog,
+    log: PassLog,
     declaration: PassDeclaration,
     place: Place,
     cycle: PartitionCycle,
@@ -80,7 +80,7 @@ async def build_anew(
     )  # fmt: skip
 
 
-async def _begin(log: EventLog, place: Place, *, life: bytes) -> None:
+async def _begin(log: PassLog, place: Place, *, life: bytes) -> None:
     """Say durably that the state is not whole, unless the ledger is not either."""
     first = await log.first(place.source, place.partition)
     if first > 0:
@@ -92,7 +92,7 @@ async def _begin(log: EventLog, place: Place, *, life: bytes) -> None:
     await log.append_atomically([(place.own, mark.record(place.partition))], writer=place.writer)
 
 
-async def _fold_quietly(log: EventLog, place: Place, cycle: PartitionCycle, *, clock: Clock) -> int:
+async def _fold_quietly(log: PassLog, place: Place, cycle: PartitionCycle, *, clock: Clock) -> int:
     """Fold everything that the ledger holds now; nothing leaves this process. Return the records."""
 
     async def settle(batch: Batch) -> bool:
@@ -119,7 +119,7 @@ async def _fold_quietly(log: EventLog, place: Place, cycle: PartitionCycle, *, c
     return total
 
 
-async def _delete_stale(log: EventLog, place: Place, store: StateStore, topic: str, code: bytes) -> int:
+async def _delete_stale(log: PassLog, place: Place, store: StateStore, topic: str, code: bytes) -> int:
     """Write a tombstone for every row of a changelog that the new state does not have."""
     total, after = 0, -1
     end = await log.end(topic, place.partition)
@@ -144,7 +144,7 @@ def _is_mark(place: Place, topic: str, key: bytes) -> bool:
     return topic == place.own and key.startswith(MOVED.code)
 
 
-async def _write(log: EventLog, place: Place, rows: Iterable[tuple[str, bytes, bytes | None]]) -> int:
+async def _write(log: PassLog, place: Place, rows: Iterable[tuple[str, bytes, bytes | None]]) -> int:
     """Write rows in transactions of bounded size; return how many."""
     total = 0
     for part in _parts(iter(rows)):

@@ -16,16 +16,17 @@ import msgspec
 from privacy_ledger.domain.errors import InvariantViolation, LedgerError, UnknownKey
 from privacy_ledger.domain.events import RulesAdopted, Tick
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import DLQ, state_topic
+from privacy_ledger.domain.topics import state_topic
 from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
 from privacy_ledger.engine.batch import Batch, Books, Work
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.outlet import Outlet
 from privacy_ledger.engine.roll import Roll
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, Decoder, StateCodec
 from privacy_ledger.ports.log import NewRecord, Row, received_at
 from privacy_ledger.ports.passes import PassPosition
-from privacy_ledger.ports.runtime import Ids, StateStore
+from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.protocol import Emit, Reread
 from privacy_ledger.streams.record import Record, Undecodable
@@ -74,12 +75,12 @@ class PartitionCycle:
         partition: int,
         *,
         store: StateStore,
-        codec: Codec,
+        codec: Decoder,
         states: StateCodec,
         books: Books,
         initial: Rules,
         sampling_key: bytes,
-        ids: Ids,
+        outlet: Outlet,
         read_at: ReadAt,
     ) -> None:
         """Take the collaborators; `position` is read from the store."""
@@ -88,7 +89,7 @@ class PartitionCycle:
         self._codec = codec
         self._states = states
         self._books = books
-        self._ids = ids
+        self._outlet = outlet
         self._read_at = read_at
         self._cache = StateCache(store, states)
         self._fold = PassFold(
@@ -369,8 +370,8 @@ class PartitionCycle:
         own = state_topic(self._declaration.name)
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
-        writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in emits)
-        writes.extend((DLQ, self._pointer(record)) for record in parked)
+        if emits or parked:
+            writes.extend(self._outlet.outputs(emits, parked, now=now))
         if ticks:
             writes.extend(self._heartbeats(own))
         return Batch(
@@ -399,17 +400,6 @@ class PartitionCycle:
             position = msgspec.structs.replace(position, offset=rows[-1].offset, key=rows[-1].key)
         return position
 
-    def _pointer(self, record: Record) -> NewRecord:
-        """Return a pointer to a record that could not be read: where, and a reason code."""
-        body = record.body
-        pointer = {
-            "pass": self._declaration.name,
-            "partition": record.partition,
-            "offset": record.offset,
-            "reason": body.reason if isinstance(body, Undecodable) else "",
-        }
-        return NewRecord(self._partition, self._ids.token(), msgspec.json.encode(pointer))
-
     def _heartbeats(self, own: str) -> list[tuple[str, NewRecord]]:
         """Return a heartbeat for each of the pass's compacted topics in this partition."""
         topics = {own, *(self._states.topic(table) for table in self._declaration.tables)}
@@ -429,10 +419,7 @@ class PartitionCycle:
 
     def _tombstones(self, decided: Iterable[Tombstone]) -> tuple[NewRecord, ...]:
         """Return the records that free what was decided, in decision order."""
-        return tuple(
-            self._codec.tombstone(one.key[:16], one.key[16:], cause=one.cause, request=one.request)
-            for one in sorted(decided, key=lambda one: one.sequence)
-        )
+        return self._outlet.tombstones(sorted(decided, key=lambda one: one.sequence))
 
     # After the commit -----------------------------------------------------------------------
 

@@ -4,9 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final, cast
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.domain.topics import TOPICS, Topic, state_topic, version_topics, view_topic
+from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.roster import MOVED, ROSTER
 from privacy_ledger.streams.states import (
@@ -25,7 +27,16 @@ from privacy_ledger.streams.states import (
     Table,
 )
 
-__all__ = ["CORE", "FOLDED", "PassDeclaration", "passes"]
+__all__ = [
+    "CORE",
+    "FOLDED",
+    "PassDeclaration",
+    "VersionPass",
+    "passes",
+    "projections",
+    "topics_of",
+    "version_pass",
+]
 
 CORE: Final = "core"
 """The pass that alone publishes permissions and writes tombstones."""
@@ -122,3 +133,71 @@ def _check(declaration: PassDeclaration) -> None:
                 f"The processor {processor.name} says that it moved from {declaration.name} to itself. "
                 "`moved_from` names the passes before this one."
             )
+
+
+class VersionPass(PassDeclaration, frozen=True, kw_only=True):
+    """The pass of a later version of one projection: muted, into topics of its own.
+
+    `runs_with` is the pass of the declared version: whoever runs that runs this beside it.
+    """
+
+    projection: str
+    version: int
+    runs_with: str
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """The topics that this pass alone writes."""
+        return version_topics(self.view, self.version, folded_by=self.name, role=self.runs_with)
+
+    @property
+    def view(self) -> str:
+        """The name of the view, without its version."""
+        return self.processors[0].table.view or ""
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The names of the topics that this pass alone writes."""
+        return frozenset((state_topic(self.name), view_topic(self.view, self.version)))
+
+
+def projections(declared: Iterable[PassDeclaration]) -> dict[str, PassDeclaration]:
+    """Return the published projections that may have later versions, by name, and whose they are."""
+    return {
+        processor.table.name: declaration
+        for declaration in declared
+        for processor in declaration.processors
+        if processor.table.name in declaration.publishes
+    }
+
+
+def version_pass(declaration: PassDeclaration, projection: str, version: int) -> VersionPass:
+    """Return the pass of a later version of a projection that a declared pass publishes."""
+    (processor,) = (one for one in declaration.processors if one.table.name == projection)
+    name = pass_of(projection, version)
+    table = structs.replace(processor.table, version=version)
+    return VersionPass(
+        name=name,
+        source=declaration.source,
+        processors=(structs.replace(processor, runs_in=name, table=table),),
+        publishes=frozenset((projection,)),
+        projection=projection,
+        version=version,
+        runs_with=declaration.name,
+    )
+
+
+def topics_of(current: Iterable[PassDeclaration]) -> tuple[Topic, ...]:
+    """Return the topics for these passes: those declared, but for views that no pass publishes."""
+    current = tuple(current)
+    published = {
+        view_topic(processor.table.view or "", processor.table.version)
+        for one in current
+        for processor in one.processors
+        if processor.table.name in one.publishes
+    }
+    views = {view_topic(table.view) for table in FOLDED if table.view is not None} | published
+    return (
+        *(topic for topic in TOPICS if not topic.name.startswith("view.") or topic.name in views),
+        *(topic for one in current if isinstance(one, VersionPass) for topic in one.topics),
+    )

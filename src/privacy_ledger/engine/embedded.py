@@ -2,26 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from privacy_ledger.domain.errors import NotCaughtUp
-from privacy_ledger.engine.aftermath import carry_out
-from privacy_ledger.engine.batch import Batch, Work
+from privacy_ledger.domain.errors import Fenced, NotCaughtUp
+from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
-from privacy_ledger.engine.moving import claim_moved
+from privacy_ledger.engine.pace import Pace
 from privacy_ledger.engine.turns import fold_in_turn
-from privacy_ledger.ports.codec import StateCodec
-from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.roster import Claim
 
-__all__ = ["EmbeddedPasses", "Lane", "Lock"]
+__all__ = ["EmbeddedPasses", "Lane", "Lanes", "Lock"]
 
 ROWS_PER_CYCLE: Final = 2000
 POLL_S: Final = 0.05
@@ -40,20 +38,51 @@ class Lock(Protocol):
 
 
 class Lane:
-    """One pass with a cycle per partition, opened when the lock is held."""
+    """One pass with a cycle per partition, opened when the lock is held.
+
+    `is_beside`: nobody reads what it folds yet. Such a lane never holds a command up: it gets one
+    cycle per partition and turn, within its `rate` of records a second over all partitions.
+    """
 
     def __init__(
         self,
         declaration: PassDeclaration,
-        states: StateCodec,
         open_cycle: Callable[[int], PartitionCycle],
+        means: Means,
     ) -> None:
-        """Take the declaration and how to open a partition's cycle."""
+        """Take the declaration, how to open a partition's cycle, and what it may write and do."""
         self.declaration = declaration
-        self.states = states
         self.open_cycle = open_cycle
+        self.means = means
         self.cycles: dict[int, PartitionCycle] = {}
         self.meters: dict[int, PartitionMeter] = {}
+        self.is_beside = False
+        self._paces: dict[int, Pace] = {}
+
+    def pace(self, partition: int) -> Pace:
+        """Return the pace of a partition."""
+        return self._paces.setdefault(partition, Pace())
+
+    def set_rate(self, rate: float | None, *, partitions: int) -> None:
+        """Give each partition its share of the rate."""
+        for partition in range(partitions):
+            self.pace(partition).rate = None if rate is None else rate / partitions
+
+
+class Lanes(Protocol):
+    """The lanes that there are now."""
+
+    async def current(self) -> tuple[Lane, ...]:
+        """Return a lane per pass to run, the same one as long as its declaration stays."""
+        ...
+
+    async def required(self) -> tuple[str, ...]:
+        """Return the names of the passes that readers wait for."""
+        ...
+
+    async def left(self, declaration: PassDeclaration) -> None:
+        """Note that a lane was closed for good: keys made since its version was dropped die."""
+        ...
 
 
 class EmbeddedPasses:
@@ -61,24 +90,26 @@ class EmbeddedPasses:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        lanes: Lanes,
         *,
         log: EventLog,
-        vault: KeyVault,
+        source: str,
         views: Views,
         clock: Clock,
         lock: Lock,
         meters: Meters = SILENT,
     ) -> None:
-        """Take the lanes; `on_acquire` may be set by the wiring (ticks)."""
-        self._lanes = tuple(lanes)
+        """Take the lanes over one source; `on_acquire` may be set by the wiring (ticks)."""
+        self._line_up = lanes
+        self._lanes: tuple[Lane, ...] = ()
         self._log = log
-        self._vault = vault
+        self._source = source
         self._views = views
         self._clock = clock
         self._lock = lock
         self._meters = meters
         self.on_acquire: Callable[[], Awaitable[object]] | None = None
+        self._is_open = False
         self._is_held = False
 
     async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
@@ -110,86 +141,120 @@ class EmbeddedPasses:
         self._is_held = await self.acquire()
         return self._is_held
 
+    async def advance(self) -> bool:
+        """Hold the lock if it is free and run the passes once; return whether this process does."""
+        if not await self.hold():
+            return False
+        await self.drain()
+        return True
+
     async def acquire(self) -> bool:
         """Take the lock if it is free, fence earlier owners and repeat what they left open."""
-        if any(lane.cycles for lane in self._lanes):
+        if self._is_open:
             return True
         if not self._lock.try_acquire():
             return False
         try:
-            await self._open_all()
+            await self._reconcile()
+            if self.on_acquire is not None:
+                await self.on_acquire()
         except BaseException:
             self.release()
             raise
+        self._is_open = True
         return True
 
-    async def _open_all(self) -> None:
-        """Open every cycle; half an acquisition must never look like a whole one."""
+    async def _reconcile(self) -> None:
+        """Close lanes that are run no more, and open new ones."""
+        wanted = await self._line_up.current()
         for lane in self._lanes:
-            partitions = tuple(range(self._log.partitions(lane.declaration.source)))
+            if lane not in wanted:
+                self._close(lane)
+                await self._line_up.left(lane.declaration)
+        self._lanes = wanted
+        partitions = tuple(range(self._log.partitions(self._source)))
+        new = [lane for lane in wanted if not lane.cycles]
+        for lane in new:
             name = lane.declaration.name
             lane.meters = {p: PartitionMeter(self._meters, pass_name=name, partition=p) for p in partitions}
             self._meters.note(Assigned(pass_name=name, partitions=partitions))
-        places = [
-            (lane, partition)
-            for lane in self._lanes
-            for partition in range(self._log.partitions(lane.declaration.source))
-        ]
         # All moves first: they fence the passes that something moved from.
         moved = [
-            await claim_moved(
-                self._log, lane.declaration, partition, cycle=lane.open_cycle(partition),
-                states=lane.states, vault=self._vault, now=self._clock.now(),
-            )
-            for lane, partition in places
-        ]  # fmt: skip
-        for (lane, partition), claims in zip(places, moved, strict=True):
-            await self._open(lane, partition, claims)
-        if self.on_acquire is not None:
-            await self.on_acquire()
+            {p: await lane.means.mover.claims(p, lane.open_cycle(p)) for p in partitions} for lane in new
+        ]
+        for lane, claims in zip(new, moved, strict=True):
+            lane.cycles = await self._opened(lane, claims)
 
-    async def _open(self, lane: Lane, partition: int, claims: Mapping[str, Claim]) -> None:
-        """Fence earlier owners of one place, and finish what they left."""
-        await self._log.open_writer(self._writer(lane, partition))
-        cycle = lane.open_cycle(partition)
-        enrolled = cycle.enrol(now=self._clock.now(), claims=claims)
-        if enrolled is not None:
-            await self._commit(lane, partition, cycle, enrolled)
-        lane.cycles[partition] = cycle
-        # What an earlier owner decided and may not have finished.
-        await self._carry_out(lane, cycle, cycle.outstanding())
-        await self._retry_parked(lane, partition, cycle)
-        lane.meters[partition].outstanding(cycle)
-        lane.meters[partition].stands(Standing.RUNNING)
+    async def _opened(
+        self, lane: Lane, claims: Mapping[int, Mapping[str, Claim]]
+    ) -> dict[int, PartitionCycle]:
+        """Return an open cycle per partition; half a lane must never look like a whole one."""
+        cycles: dict[int, PartitionCycle] = {}
+        for partition in claims:
+            await lane.means.log.open_writer(self._writer(lane, partition))
+            cycle = lane.open_cycle(partition)
+            enrolled = cycle.enrol(now=self._clock.now(), claims=claims[partition])
+            if enrolled is not None:
+                await self._commit(lane, partition, cycle, enrolled)
+            # What an earlier owner decided and may not have finished.
+            await lane.means.aftermath.carry_out(cycle.outstanding(), cycle)
+            await self._retry_parked(lane, partition, cycle)
+            lane.meters[partition].outstanding(cycle)
+            lane.meters[partition].stands(Standing.RUNNING)
+            cycles[partition] = cycle
+        return cycles
+
+    def _close(self, lane: Lane) -> None:
+        if lane.cycles:
+            self._meters.note(Revoked(pass_name=lane.declaration.name))
+        lane.cycles = {}
 
     def release(self) -> None:
         """Forget the cycles and free the lock."""
         for lane in self._lanes:
-            if lane.cycles:
-                self._meters.note(Revoked(pass_name=lane.declaration.name))
-            lane.cycles.clear()
+            self._close(lane)
+        self._lanes = ()
+        self._is_open = False
         self._is_held = False
         self._lock.release()
 
     async def drain(self) -> int:
-        """Run every pass until no partition has anything left; return the records folded."""
+        """Run every pass that readers wait for to the end, the others a bit; return the records folded."""
+        await self._reconcile()
+        try:
+            return await self._drain()
+        except Fenced:
+            # A command that drops a version fences whoever folds it: what is still to be run is
+            # opened again, with what the registry says by now.
+            for lane in self._lanes:
+                lane.cycles = {}
+            await self._reconcile()
+            return await self._drain()
+
+    async def _drain(self) -> int:
         total, moved = 0, True
         while moved:
             moved = False
-            for lane in self._lanes:
-                for partition in sorted(lane.cycles):
-                    count = await self._cycle(lane, partition)
-                    total += count
-                    moved = moved or count > 0
+            for lane in (lane for lane in self._lanes if not lane.is_beside):
+                count = await self._turn(lane)
+                total += count
+                moved = moved or count > 0
+        for lane in (lane for lane in self._lanes if lane.is_beside):
+            total += await self._turn(lane)
         return total
+
+    async def _turn(self, lane: Lane) -> int:
+        return sum([await self._cycle(lane, partition) for partition in sorted(lane.cycles)])
 
     async def _cycle(self, lane: Lane, partition: int) -> int:
         """Run one cycle; return how many rows it took, or 1 for a slice of a join alone."""
-        cycle = lane.cycles[partition]
-        source, meter = lane.declaration.source, lane.meters[partition]
-        rows = await self._log.read(source, partition, after=cycle.position.offset, limit=ROWS_PER_CYCLE)
+        cycle, meter, pace = lane.cycles[partition], lane.meters[partition], lane.pace(partition)
+        limit = pace.allowed(ROWS_PER_CYCLE)
+        after = cycle.position.offset
+        rows = await lane.means.log.read(self._source, partition, after=after, limit=limit) if limit else ()
         if not rows and not cycle.roll.seats.is_moving:
-            meter.lag(cycle.position.offset, 0, now=self._clock.now())
+            if limit:
+                meter.lag(after, 0, now=self._clock.now())
             return 0
 
         async def commit(batch: Batch) -> bool:
@@ -198,16 +263,11 @@ class EmbeddedPasses:
 
         await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
         if rows:
-            behind = await self._log.end(source, partition) - rows[-1].offset - 1
+            pace.took(len(rows))
+            behind = await self._log.end(self._source, partition) - rows[-1].offset - 1
             meter.lag(cycle.position.offset, behind, now=self._clock.now())
         meter.outstanding(cycle)
         return max(1, len(rows))
-
-    async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
-        await carry_out(
-            work, cycle, declaration=lane.declaration, log=self._log, vault=self._vault,
-            states=lane.states, now=self._clock.now(),
-        )  # fmt: skip
 
     async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
         """Take parked subjects up again: a repaired build may read what an older one could not."""
@@ -220,27 +280,26 @@ class EmbeddedPasses:
 
     async def _commit(self, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch) -> None:
         """Make a batch durable, and do what it decided."""
-        await lane.meters[partition].commit(self._log, batch)
+        await lane.meters[partition].commit(lane.means.log, batch)
         cycle.settle(batch)
-        await self._carry_out(lane, cycle, batch.work)
+        await lane.means.aftermath.carry_out(batch.work, cycle)
 
     def _writer(self, lane: Lane, partition: int) -> str:
         return f"{lane.declaration.name}.{partition}"
 
     async def _ends(self) -> dict[int, int]:
         """Return the last offset of each partition of the ledger."""
-        source = self._lanes[0].declaration.source
         return {
-            partition: await self._log.end(source, partition) - 1
-            for partition in range(self._log.partitions(source))
+            partition: await self._log.end(self._source, partition) - 1
+            for partition in range(self._log.partitions(self._source))
         }
 
     async def _passed(self, goal: Mapping[int, int]) -> int | None:
-        """Return None when every pass has passed the goal, else a figure that grows with progress."""
+        """Return None when every pass that readers wait for has passed the goal, else a figure that grows."""
         total, is_done = 0, True
-        for lane in self._lanes:
+        for name in await self._line_up.required():
             for partition, offset in goal.items():
-                position = await self._views.position(lane.declaration.name, partition)
+                position = await self._views.position(name, partition)
                 total += position.offset
                 is_done = is_done and position.offset >= offset
         return None if is_done else total

@@ -5,21 +5,20 @@ changelogs is mended from the ledger. What is wrong with the ledger stops the pa
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec import structs
 
 from privacy_ledger.domain.errors import ChangelogLost, InvariantViolation, LedgerError, StoreUnfit
-from privacy_ledger.engine.aftermath import carry_out
 from privacy_ledger.engine.anew import build_anew
-from privacy_ledger.engine.batch import Batch, Work
+from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import check_not_rewound, marks_of, restore, stored_marks
+from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
-from privacy_ledger.engine.moving import claim_moved
 from privacy_ledger.engine.progress import RestoreProgress, RestoreStalled
 from privacy_ledger.engine.soundness import (
     CHRONICLE_KEY,
@@ -35,9 +34,8 @@ from privacy_ledger.engine.soundness import (
     time_stamp,
 )
 from privacy_ledger.engine.stores import Stores
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
-from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.codec import HEARTBEAT_KEY
+from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore
 from privacy_ledger.ports.transport import OutOfRange
 
@@ -54,21 +52,22 @@ class Entrance:
     def __init__(
         self,
         declaration: PassDeclaration,
+        means: Means,
         *,
-        log: EventLog,
-        vault: KeyVault,
-        states: StateCodec,
         clock: Clock,
         ids: Ids,
         stores: Stores,
         meter: Callable[[int], PartitionMeter],
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
         """Take the collaborators of an engine."""
         self._meter = meter
         self._declaration = declaration
-        self._log = log
-        self._vault = vault
-        self._states = states
+        self._log = means.log
+        self._aftermath = means.aftermath
+        self._mover = means.mover
+        self._states = means.states
+        self._confirm = confirm
         self._clock = clock
         self._ids = ids
         self._stores = stores
@@ -110,10 +109,7 @@ class Entrance:
         store, records = await self._restored(partition, progress)
         cycle = open_cycle(partition, store)
         cycle.check_roll()
-        claims = await claim_moved(
-            self._log, self._declaration, partition, cycle=cycle, states=self._states,
-            vault=self._vault, now=self._clock.now(),
-        )  # fmt: skip
+        claims = await self._mover.claims(partition, cycle)
         if claims:
             store, more = await self._restored(partition, progress)
             cycle, records = open_cycle(partition, store), records + more
@@ -144,6 +140,7 @@ class Entrance:
             async with asyncio.timeout(progress.stall_s) as limit:
                 progress.on_move = lambda: limit.reschedule(loop.time() + progress.stall_s)
                 await self._log.open_writer(place.writer)
+                await self._confirm()
                 store = self._stores.open(partition)
                 now = self._clock.now()
                 if (unfit := examine(store, place, now=now)) is not None:
@@ -192,7 +189,7 @@ class Entrance:
 
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
-        await self._carry_out(cycle, cycle.outstanding())
+        await self._aftermath.carry_out(cycle.outstanding(), cycle)
         parked = cycle.parked()
         batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
         if batch is not None:
@@ -211,13 +208,7 @@ class Entrance:
         ends = await self._meter(partition).commit(self._log, batch)
         await self._notice(place, ends)
         cycle.settle(batch, marks_of(ends, partition, place.changelogs))
-        await self._carry_out(cycle, batch.work)
-
-    async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
-        await carry_out(
-            work, cycle, declaration=self._declaration, log=self._log,
-            vault=self._vault, states=self._states, now=self._clock.now(),
-        )  # fmt: skip
+        await self._aftermath.carry_out(batch.work, cycle)
 
     async def note(self, cycle: PartitionCycle, partition: int) -> None:
         """Say in the changelogs how far they reach, and in the store that it is whole now.

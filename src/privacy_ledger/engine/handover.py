@@ -10,7 +10,7 @@ from typing import Final
 from privacy_ledger.domain.errors import LedgerRewound
 from privacy_ledger.engine.progress import RestoreProgress
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
-from privacy_ledger.ports.log import EventLog, Row
+from privacy_ledger.ports.log import PassLog, Row
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import OutOfRange
@@ -29,7 +29,7 @@ _PROGRESS: Final = b"\0chg:"
 
 
 async def restore(
-    log: EventLog,
+    log: PassLog,
     store: StateStore,
     partition: int,
     *,
@@ -98,7 +98,7 @@ def marks_of(
     ]
 
 
-async def check_not_rewound(log: EventLog, source: str, partition: int, position: PassPosition) -> None:
+async def check_not_rewound(log: PassLog, source: str, partition: int, position: PassPosition) -> None:
     """Compare the ledger with the last applied record and Tick; a missing offset is compaction.
 
     Raises:

@@ -15,17 +15,17 @@ from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.entrance import Entrance
+from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.outcomes import STOPPED_RETRY_S, Outcome, Outcomes
+from privacy_ledger.engine.pace import Pace
 from privacy_ledger.engine.progress import RestoreProgress, Restoring
 from privacy_ledger.engine.soundness import Place
 from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
 from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.logging import get_logger
-from privacy_ledger.ports.codec import StateCodec
-from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import EventLog, Row
+from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
 from privacy_ledger.ports.observe import Restoring as Restored
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder
@@ -68,6 +68,14 @@ class Wiring(Protocol):
         """Return an unused reader of the pass's changelogs."""
         ...
 
+    async def confirm(self) -> None:
+        """Return when the pass is still to be run as declared; asked once its writer is open.
+
+        Raises:
+            Fenced: a version that it folds was dropped meanwhile.
+        """
+        ...
+
     @property
     def changelogs(self) -> Mapping[str, bytes]:
         """The pass's changelog topics, and the table code that their keys lack."""
@@ -93,10 +101,8 @@ class KafkaEngine:
         self,
         declaration: PassDeclaration,
         wiring: Wiring,
+        means: Means,
         *,
-        log: EventLog,
-        vault: KeyVault,
-        states: StateCodec,
         clock: Clock,
         ids: Ids,
         meters: Meters = SILENT,
@@ -104,7 +110,8 @@ class KafkaEngine:
         """Take the collaborators."""
         self._meters = meters
         self._meter_of: dict[int, PartitionMeter] = {}
-        self._declaration = declaration
+        self.pace = Pace()
+        self.declaration = declaration
         self._wiring = wiring
         self._clock = clock
         self._source = wiring.source()
@@ -118,15 +125,9 @@ class KafkaEngine:
             ),
         )  # fmt: skip
         self._entrance = Entrance(
-            declaration,
-            log=log,
-            vault=vault,
-            states=states,
-            clock=clock,
-            ids=ids,
-            stores=self._stores,
-            meter=self._meter,
-        )
+            declaration, means, clock=clock, ids=ids, stores=self._stores, meter=self._meter,
+            confirm=wiring.confirm,
+        )  # fmt: skip
         self._standby = Standby(
             wiring.tail(), self._stores, pass_name=declaration.name, changelogs=changelogs
         )
@@ -180,7 +181,7 @@ class KafkaEngine:
     @property
     def is_registrar(self) -> bool:
         """Whether this worker owns partition 0 of the core pass, and so writes the ticks."""
-        return self._declaration.writes_tombstones and 0 in self.running
+        return self.declaration.writes_tombstones and 0 in self.running
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -213,11 +214,11 @@ class KafkaEngine:
         self._generation += 1
         self._share = share
         self._standby.follow(share.followed)
-        log_line.info("share given", pass_name=self._declaration.name, count=len(share.owned))
+        log_line.info("share given", pass_name=self.declaration.name, count=len(share.owned))
         self._meter_of.clear()
-        self._meters.note(Assigned(pass_name=self._declaration.name, partitions=share.owned))
+        self._meters.note(Assigned(pass_name=self.declaration.name, partitions=share.owned))
         for partition in share.owned:
-            progress = RestoreProgress(self._declaration.name, partition)
+            progress = RestoreProgress(self.declaration.name, partition)
             self._owned[partition] = _Owned(self._stores.lock(partition), progress)
             self._acquire_later(partition, delay_s=0)
         # Not among the tasks that a rebalance cancels: half a removal must not meet a take-over.
@@ -235,7 +236,7 @@ class KafkaEngine:
             owned.is_running = False
         self._owned = {}
         self._share = Share()
-        self._meters.note(Revoked(pass_name=self._declaration.name))
+        self._meters.note(Revoked(pass_name=self.declaration.name))
         for task in self._tasks:
             task.cancel()
 
@@ -301,13 +302,13 @@ class KafkaEngine:
             self._failing_since = self._failing_since or now
             if now - self._failing_since > POLL_FAILURES_S:
                 raise
-            log_line.warning("poll failed", pass_name=self._declaration.name, reason=str(error))
+            log_line.warning("poll failed", pass_name=self.declaration.name, reason=str(error))
             await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
         """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
         started = time.monotonic()
-        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=ROWS_PER_POLL)
+        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=self.pace.most(ROWS_PER_POLL))
         joining = [p for p, owned in self._owned.items() if owned.cycle and owned.cycle.roll.seats.is_moving]
         todo: dict[int, Sequence[Row]] = {**dict.fromkeys(joining, ()), **fetched}
         if todo:
@@ -315,7 +316,9 @@ class KafkaEngine:
         await self._tend()
         interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
         rest = interval - (time.monotonic() - started)
-        if rest > 0 and fetched and sum(map(len, fetched.values())) < ROWS_PER_POLL // 2:
+        count = sum(map(len, fetched.values()))
+        await self.pace.rest(count, until=self._stopping)
+        if rest > 0 and fetched and count < ROWS_PER_POLL // 2:
             await asyncio.sleep(rest)
 
     async def _fold(self, partition: int, rows: Sequence[Row]) -> None:
@@ -362,7 +365,7 @@ class KafkaEngine:
         owned.is_running = False
         owned.cycle = None
         if self._owned.get(partition) is owned:
-            owned.progress = RestoreProgress(self._declaration.name, partition)
+            owned.progress = RestoreProgress(self.declaration.name, partition)
             self._source.pause(partition)
             self._acquire_later(partition, delay_s=delay_s)
 
@@ -399,7 +402,7 @@ class KafkaEngine:
             if seen.eta_s is not None:
                 self._meters.note(
                     Restored(
-                        pass_name=self._declaration.name, partition=partition, records=seen.records,
+                        pass_name=self.declaration.name, partition=partition, records=seen.records,
                         rate=seen.rate, eta_s=seen.eta_s,
                     )
                 )  # fmt: skip
@@ -412,7 +415,7 @@ class KafkaEngine:
     def _meter(self, partition: int) -> PartitionMeter:
         meter = self._meter_of.get(partition)
         if meter is None:
-            meter = PartitionMeter(self._meters, pass_name=self._declaration.name, partition=partition)
+            meter = PartitionMeter(self._meters, pass_name=self.declaration.name, partition=partition)
             self._meter_of[partition] = meter
         return meter
 
@@ -420,7 +423,7 @@ class KafkaEngine:
         try:
             await self._source.commit_lag(offsets)
         except LogUnavailable as error:
-            log_line.info("lag not committed", pass_name=self._declaration.name, reason=str(error))
+            log_line.info("lag not committed", pass_name=self.declaration.name, reason=str(error))
 
     async def _note(self, partition: int, owned: _Owned, cycle: PartitionCycle) -> None:
         try:
@@ -449,7 +452,7 @@ class KafkaEngine:
         return delay_s
 
     def _where(self, partition: int) -> dict[str, object]:
-        return {"pass_name": self._declaration.name, "partition": partition}
+        return {"pass_name": self.declaration.name, "partition": partition}
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from privacy_ledger.domain.errors import Fenced
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
-from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.log import PassLog
 from privacy_ledger.ports.observe import (
     SILENT,
     Cycle,
@@ -37,7 +37,7 @@ class PartitionMeter:
         self._partition = partition
         self._level_at: datetime | None = None
 
-    async def commit(self, log: EventLog, batch: Batch) -> Mapping[tuple[str, int], int]:
+    async def commit(self, log: PassLog, batch: Batch) -> Mapping[tuple[str, int], int]:
         """Append a batch in the transaction of its pass and partition, and note how that ended.
 
         Return where it ends, as `append_atomically` does.

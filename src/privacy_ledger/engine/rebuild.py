@@ -15,13 +15,13 @@ from msgspec import Struct
 
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import state_topic
+from privacy_ledger.domain.values import REF_BYTES
 from privacy_ledger.engine.batch import Books
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, Partial, StateCodec
-from privacy_ledger.ports.log import EventLog, NewRecord, Row
-from privacy_ledger.ports.runtime import Ids
-from privacy_ledger.streams.protocol import Emit
+from privacy_ledger.engine.outlet import Silence
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, Decoder, StateCodec
+from privacy_ledger.ports.log import PassLog, Row
 from privacy_ledger.streams.states import INDEX, PERMISSIONS, Changes, Table
 
 __all__ = ["MemoryStore", "Rebuild", "Scan", "TableDigest", "compared_tables", "digest_of", "live_digests"]
@@ -122,12 +122,6 @@ class _PlainStates:
             None if value is None else msgspec.msgpack.decode(value, type=table.kind) for _, value in items
         ]
 
-    def partial(self, emit: Emit, *, now: datetime) -> NewRecord:  # noqa: ARG002 - muted
-        return NewRecord(emit.partition, emit.key, None)
-
-    def open_partial(self, row: Row) -> Partial | None:  # noqa: ARG002 - muted
-        return None
-
 
 class Rebuild:
     """A pass folded from zero up to given positions; `digests` after `run`."""
@@ -136,19 +130,18 @@ class Rebuild:
         self,
         declaration: PassDeclaration,
         *,
-        log: EventLog,
-        codec: Codec,
+        log: PassLog,
+        codec: Decoder,
         books: Books,
         initial: Rules,
         sampling_key: bytes,
-        ids: Ids,
     ) -> None:
         """Take what a cycle needs to read; nothing here can write."""
         self._declaration = declaration
         self._log = log
         self._codec = codec
         self._states = _PlainStates(declaration.name)
-        self._collaborators = (books, initial, sampling_key, ids)
+        self._collaborators = (books, initial, sampling_key)
         self._stores: dict[int, MemoryStore] = {}
         self.records = 0
 
@@ -167,7 +160,7 @@ class Rebuild:
                 self.records += len(rows)
 
     def _cycle(self, partition: int) -> PartitionCycle:
-        books, initial, sampling_key, ids = self._collaborators
+        books, initial, sampling_key = self._collaborators
 
         async def read_at(offsets: Sequence[int]) -> Sequence[Row]:
             return await self._log.read_at(self._declaration.source, partition, offsets)
@@ -175,11 +168,11 @@ class Rebuild:
         store = self._stores[partition] = MemoryStore()
         return PartitionCycle(
             self._declaration, partition, store=store, codec=self._codec, states=self._states,
-            books=books, initial=initial, sampling_key=sampling_key, ids=ids, read_at=read_at,
+            books=books, initial=initial, sampling_key=sampling_key, outlet=Silence(), read_at=read_at,
         )  # fmt: skip
 
-    def digests(self) -> tuple[TableDigest, ...]:
-        """Return a digest per compared table, in the order of `compared_tables`."""
+    def digests(self, *, without: frozenset[bytes] = frozenset()) -> tuple[TableDigest, ...]:
+        """Return a digest per compared table, in their order, `without` these references."""
         found = []
         for table in compared_tables(self._declaration):
             pairs: list[tuple[bytes, object]] = []
@@ -187,7 +180,7 @@ class Rebuild:
                 items = [(key[1:], value) for key, value in store.scan(table.code)]
                 opened = self._states.open_many(table, items)
                 pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
-            found.append(digest_of(table.name, pairs))
+            found.append(digest_of(table.name, _but(pairs, without)))
         return tuple(found)
 
 
@@ -211,9 +204,14 @@ def digest_of(name: str, pairs: Sequence[tuple[bytes, object]]) -> TableDigest:
 
 
 async def live_digests(
-    declaration: PassDeclaration, states: StateCodec, latest: Scan, *, partitions: int
+    declaration: PassDeclaration,
+    states: StateCodec,
+    latest: Scan,
+    *,
+    partitions: int,
+    without: frozenset[bytes] = frozenset(),
 ) -> tuple[TableDigest, ...]:
-    """Return a digest per compared table of the committed live state."""
+    """Return a digest per compared table of the committed live state, `without` these references."""
     found = []
     for table in compared_tables(declaration):
         topic, prefix = states.topic(table), states.changelog_key(table, b"")
@@ -223,5 +221,9 @@ async def live_digests(
             items = [(key[len(prefix) :], value) for key, value in raw if key != HEARTBEAT_KEY]
             opened = states.open_many(table, items)
             pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
-        found.append(digest_of(table.name, pairs))
+        found.append(digest_of(table.name, _but(pairs, without)))
     return tuple(found)
+
+
+def _but(pairs: Sequence[tuple[bytes, object]], without: frozenset[bytes]) -> Sequence[tuple[bytes, object]]:
+    return [pair for pair in pairs if pair[0][:REF_BYTES] not in without] if without else pairs

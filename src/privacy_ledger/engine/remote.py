@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from privacy_ledger.domain.errors import NotCaughtUp
-from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Views
 
@@ -16,13 +16,14 @@ POLL_S: Final = 0.1
 
 
 class RemotePasses:
-    """Waits for the workers of every declared pass."""
+    """Waits for the workers of every pass that readers wait for."""
 
-    def __init__(self, log: EventLog, views: Views, declarations: Sequence[PassDeclaration]) -> None:
-        """Take the log, the views and the passes that run somewhere."""
+    def __init__(self, log: EventLog, views: Views, line_up: LineUp, *, source: str) -> None:
+        """Take the log, the views, and the passes over one source that run somewhere."""
         self._log = log
         self._views = views
-        self._declarations = tuple(declarations)
+        self._line_up = line_up
+        self._source = source
 
     async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
         """Return when every pass has passed these offsets; see `Passes.settle`.
@@ -30,7 +31,7 @@ class RemotePasses:
         A position may stand below an offset that holds no record for a reader (a transaction's
         marker), so with `offsets` None the newest record of each partition is the goal.
         """
-        source = self._declarations[0].source
+        source = self._source
         if offsets is None:
             offsets = {}
             for partition in range(self._log.partitions(source)):
@@ -38,8 +39,8 @@ class RemotePasses:
                 if newest >= 0:
                     offsets[partition] = newest
         pending = {
-            (declaration.name, partition): offset
-            for declaration in self._declarations
+            (name, partition): offset
+            for name in await self._line_up.required()
             for partition, offset in offsets.items()
         }
         total, since = -1, time.monotonic()
@@ -60,6 +61,10 @@ class RemotePasses:
                     "`privacy-ledger worker run`, then look again."
                 )
             await asyncio.sleep(POLL_S)
+
+    async def advance(self) -> bool:
+        """Return False: workers run the passes."""
+        return False
 
     async def _newest(self, source: str, partition: int) -> int:
         """Return the offset of the newest record that a reader sees, or -1."""

@@ -17,7 +17,7 @@ from privacy_ledger.domain.errors import ChangelogLost, LedgerRewound, LedgerTru
 from privacy_ledger.domain.topics import DELETE_RETENTION_MS, state_topic
 from privacy_ledger.engine.cycle import POSITION_KEY
 from privacy_ledger.engine.handover import marked_topics, stored_marks
-from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.log import NewRecord, PassLog
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 
@@ -126,7 +126,7 @@ def examine(store: StateStore, place: Place, *, now: datetime) -> StoreUnfit | N
 # The store beside its changelogs ----------------------------------------------------------------
 
 
-async def look_back(log: EventLog, store: StateStore, place: Place) -> None:
+async def look_back(log: PassLog, store: StateStore, place: Place) -> None:
     """Make sure that a store's changelogs can bring it on, and that the last it applied is still theirs.
 
     Raises:
@@ -172,7 +172,7 @@ def chronicle_of(store: StateStore) -> Chronicle | None:
     return None if value is None else msgspec.msgpack.decode(value, type=Chronicle)
 
 
-async def check_whole(log: EventLog, store: StateStore, place: Place, *, awaited: frozenset[str]) -> None:
+async def check_whole(log: PassLog, store: StateStore, place: Place, *, awaited: frozenset[str]) -> None:
     """Make sure that the changelogs still hold the whole state of the pass.
 
     `awaited`: views of processors that are still to be taken over; others wrote them.
@@ -203,7 +203,7 @@ async def check_whole(log: EventLog, store: StateStore, place: Place, *, awaited
 # The ledger -------------------------------------------------------------------------------------
 
 
-async def check_ledger(log: EventLog, place: Place, position: PassPosition) -> None:
+async def check_ledger(log: PassLog, place: Place, position: PassPosition) -> None:
     """Make sure that the ledger still has all that the pass is to fold next, and reaches its position.
 
     Cheap: it asks for both ends only; `check_not_rewound` looks at the records themselves.

@@ -14,7 +14,7 @@ from privacy_ledger.streams.protocol import Emit
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Changes, Table
 
-__all__ = ["HEARTBEAT_KEY", "Codec", "Origin", "Partial", "Payload", "StateCodec"]
+__all__ = ["HEARTBEAT_KEY", "Codec", "Decoder", "Origin", "Partial", "PartialCodec", "Payload", "StateCodec"]
 
 T = TypeVar("T")
 HEARTBEAT_KEY: Final = b"\0hb"
@@ -61,7 +61,15 @@ class Partial(Struct, frozen=True, kw_only=True):
     subjects: int
 
 
-class Codec(Protocol):
+class Decoder(Protocol):
+    """Reads ledger records, and can make none."""
+
+    def decode(self, rows: Sequence[Row]) -> list[Record]:
+        """Return a record per row; raises `KeyUnavailable` when keys cannot be reached."""
+        ...
+
+
+class Codec(Decoder, Protocol):
     """Ledger records: the only place where bytes become events, and events bytes."""
 
     def fact(
@@ -91,10 +99,6 @@ class Codec(Protocol):
 
     def tombstone(self, ref: bytes, record_id: bytes, *, cause: str, request: str) -> NewRecord:
         """Return the null value that frees a record's bytes."""
-        ...
-
-    def decode(self, rows: Sequence[Row]) -> list[Record]:
-        """Return a record per row; raises `KeyUnavailable` when keys cannot be reached."""
         ...
 
     def payload(self, row: Row) -> Payload | None:
@@ -130,6 +134,10 @@ class StateCodec(Protocol):
     def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:
         """Return the values of (key, sealed) pairs; None where absent or shredded."""
         ...
+
+
+class PartialCodec(Protocol):
+    """Partial aggregates: what leaves a pass for the anonymised analytics."""
 
     def partial(self, emit: Emit, *, now: datetime) -> NewRecord:
         """Return a partial aggregate, sealed under the window's own key."""

@@ -182,6 +182,13 @@ class KeyVault(Protocol):
         """
         ...
 
+    def shred_group(self, group: str, *, now: datetime) -> int:
+        """Destroy every key of a group, whoever's it is; return how many. Idempotent.
+
+        It goes in slices: interrupted, what is left stays readable until it is called again.
+        """
+        ...
+
     def end(self, ref: SubjectRef, *, now: datetime) -> None:
         """End a reference for ever: no key is created for it again. Idempotent."""
         ...

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-__all__ = ["EventLog", "Headers", "NewRecord", "Row", "header", "received_at"]
+from privacy_ledger.domain.topics import Topic
+
+__all__ = ["EventLog", "Headers", "NewRecord", "PassLog", "Row", "TopicKeeper", "header", "received_at"]
 
 Headers = tuple[tuple[str, bytes], ...]
 """Record headers in order; names and values are ASCII."""
@@ -50,8 +52,8 @@ def received_at(row: Row) -> datetime | None:
     return at if at is not None and at.tzinfo is not None else None
 
 
-class EventLog(Protocol):
-    """An append-only log of partitioned topics; every adapter passes one contract suite.
+class PassLog(Protocol):
+    """What a pass needs of the log: it reads, and writes in transactions of a writer of its own.
 
     Reads see committed records only. Compaction leaves gaps: an offset is never computed by
     counting records. Every method raises `LogUnavailable` when the log cannot be reached.
@@ -59,16 +61,6 @@ class EventLog(Protocol):
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions of a declared topic."""
-        ...
-
-    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
-        """Append in order and return the offsets; durable when it returns.
-
-        All or nothing when embedded; on Kafka idempotent per record, in order per partition.
-
-        Raises:
-            StoreFull: no space is left; nothing was appended.
-        """
         ...
 
     async def open_writer(self, writer: str) -> int:
@@ -92,16 +84,6 @@ class EventLog(Protocol):
         """
         ...
 
-    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
-        """Fence every owner of `writer`, append everything in one transaction, and own nothing after.
-
-        An owner in this very instance is fenced like any other.
-
-        Raises:
-            Fenced: a newer owner came in between; nothing was appended.
-        """
-        ...
-
     async def read(self, topic: str, partition: int, *, after: int, limit: int = 1000) -> tuple[Row, ...]:
         """Return at most `limit` committed records with an offset above `after`, oldest first.
 
@@ -113,13 +95,6 @@ class EventLog(Protocol):
         """Return the records at these ascending offsets; those compacted away are left out."""
         ...
 
-    async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
-        """Return the newest record of a key, tombstones included, or None.
-
-        Point look-up when embedded; on Kafka it reads the partition, from its end.
-        """
-        ...
-
     async def end(self, topic: str, partition: int) -> int:
         """Return the offset that the next committed record will at least have (stable end)."""
         ...
@@ -128,6 +103,60 @@ class EventLog(Protocol):
         """Return the lowest offset that is kept; compaction never raises it, deletion does."""
         ...
 
+
+class EventLog(PassLog, Protocol):
+    """An append-only log of partitioned topics; every adapter passes one contract suite."""
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
+        """Append in order and return the offsets; durable when it returns.
+
+        All or nothing when embedded; on Kafka idempotent per record, in order per partition.
+
+        Raises:
+            StoreFull: no space is left; nothing was appended.
+        """
+        ...
+
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Fence every owner of `writer`, append everything in one transaction, and own nothing after.
+
+        An owner in this very instance is fenced like any other.
+
+        Raises:
+            Fenced: a newer owner came in between; nothing was appended.
+        """
+        ...
+
+    async def latest(self, topic: str, partition: int, key: bytes) -> Row | None:
+        """Return the newest record of a key, tombstones included, or None.
+
+        Point look-up when embedded; on Kafka it reads the partition, from its end.
+        """
+        ...
+
     async def close(self) -> None:
         """Release files and connections; idempotent."""
+        ...
+
+
+class TopicKeeper(Protocol):
+    """Topics that come and go while the log lives: those of a projection's versions."""
+
+    def declare(self, *topics: Topic) -> None:
+        """Add topics to those of the declaration; idempotent, and nothing is made."""
+        ...
+
+    async def provide(self, *topics: Topic) -> None:
+        """Declare topics and make them where they are not there, as declared; idempotent."""
+        ...
+
+    async def forget(self, *topics: Topic) -> None:
+        """Remove topics with all that they hold; those that are not there are passed over.
+
+        Whoever wrote them is fenced before.
+        """
+        ...
+
+    async def release(self, *topics: Topic) -> None:
+        """Close what this process holds open on topics that another one removed."""
         ...

@@ -1,6 +1,6 @@
 """The passes as commands see them: their views, and when these have passed an offset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -8,7 +8,7 @@ from msgspec import Struct
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.streams.states import IndexRow, Meta, Table
 
-__all__ = ["PassPosition", "Passes", "Views"]
+__all__ = ["Latest", "PassPosition", "Passes", "Runner", "Views"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,22 @@ class PassPosition(Struct, frozen=True, kw_only=True):
     life: bytes = b""
 
 
+class Latest(Protocol):
+    """The newest value of each key of compacted topics."""
+
+    async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest value of a key, or None."""
+        ...
+
+    async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
+        """Return the newest value of a key that is written often; nothing else is kept."""
+        ...
+
+    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """Return live (key, value) pairs under a prefix, in key order."""
+        ...
+
+
 class Views(Protocol):
     """Committed projections, read by commands."""
 
@@ -41,6 +57,17 @@ class Views(Protocol):
         """Return what the core pass knows of a partition: last tick, rules in force."""
         ...
 
+    async def speaking(self, table: Table[T], partition: int) -> int:
+        """Return the version of a view that answers in a partition now."""
+        ...
+
+    async def answering(self, ref: SubjectRef) -> tuple[str, ...]:
+        """Return the versions of views, such as `progress.v2`, that hold readable state of a subject.
+
+        All that are kept, also those that do not speak.
+        """
+        ...
+
     async def position(self, pass_name: str, partition: int) -> PassPosition:
         """Return how far a pass has committed."""
         ...
@@ -54,5 +81,16 @@ class Passes(Protocol):
 
         Embedded and free: runs the passes here. Raises `NotCaughtUp` after `timeout_s` without
         progress; what was appended stays durable.
+        """
+        ...
+
+
+class Runner(Passes, Protocol):
+    """Passes that may be run here."""
+
+    async def advance(self) -> bool:
+        """Run the passes here and keep the right to, where nobody else has it; return whether it did.
+
+        Those that readers wait for run to their end, versions that are built a bit at each call.
         """
         ...

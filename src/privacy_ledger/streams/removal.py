@@ -122,6 +122,9 @@ class Removal:
             self.bury(work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row))
             work.delete(TIMERS, timer_key(row.category, row.month, ref))
         self.clear_projections(work, ref)
+        for processor in self._processors:
+            # A pass that is late meets states whose keys are gone by now: their rows go too.
+            work.discard(processor.table, ref)
         work.delete(FROZEN, ref)
         for key, _ in work.scan(WAITING, ref):  # ticks that waited for a lift that never comes
             work.delete(WAITING, key)

@@ -212,6 +212,11 @@ class Workspace:
             self._changed[table.name][key] = None
             self._tables[table.name] = table
 
+    def discard(self, table: Table[T], key: bytes) -> None:
+        """Remove a value, also one that nobody can read any more."""
+        self._changed[table.name][key] = None
+        self._tables[table.name] = table
+
     def scan(self, table: Table[T], prefix: bytes) -> list[tuple[bytes, T]]:
         """Return (key, value) pairs in key order, with this cycle's changes."""
         found: dict[bytes, T] = dict(self._loader.scan(table, prefix))

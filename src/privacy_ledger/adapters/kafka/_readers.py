@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -166,6 +166,11 @@ class ReaderPool:
             await asyncio.shield(reader.close())
             raise
         await self._give_back(place, reader)
+
+    async def drop(self, topics: Collection[str]) -> None:
+        """Close the idle readers of these topics."""
+        for place in [place for place in self._idle if place.topic in topics]:
+            await self._idle.pop(place).close()
 
     async def close(self) -> None:
         """Close the idle readers."""

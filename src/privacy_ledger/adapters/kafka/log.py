@@ -24,6 +24,7 @@ from privacy_ledger.adapters.kafka._clients import (
 )
 from privacy_ledger.adapters.kafka._readers import Appended, PartitionReader, ReaderPool
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.kafka.topics import apply, remove
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, InvariantViolation, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS, Topic
 from privacy_ledger.ports.log import NewRecord, Row
@@ -87,6 +88,28 @@ class KafkaLog:
     def declare(self, *topics: Topic) -> None:
         """Add topics to those of the declaration, such as a view's next version."""
         self._topics.update({topic.name: topic for topic in topics})
+
+    async def provide(self, *topics: Topic) -> None:
+        """Declare topics and make them in the cluster, each with its full configuration.
+
+        Raises:
+            InvariantViolation: a topic is there with another number of partitions.
+        """
+        self.declare(*topics)
+        with translated_errors(self._cluster):
+            await apply(self._opened(), topics, partitions=self._partitions, prefix=self._prefix)
+
+    async def forget(self, *topics: Topic) -> None:
+        """Delete topics in the cluster, and wait until it does not list them any more."""
+        await self.release(*topics)
+        with translated_errors(self._cluster):
+            await remove(self._opened(), [self._prefix + topic.name for topic in topics])
+
+    async def release(self, *topics: Topic) -> None:
+        """Close idle readers: one of a deleted topic would ask for it for ever."""
+        names = frozenset(self._prefix + topic.name for topic in topics)
+        self._known -= names
+        await self._readers.drop(names)
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions of a declared topic.

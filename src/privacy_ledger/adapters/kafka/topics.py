@@ -12,14 +12,14 @@ from typing import Final, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import for_code
+from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import open_admin
 from privacy_ledger.domain.errors import InvariantViolation, LogUnavailable
 from privacy_ledger.domain.topics import Topic
 
-__all__ = ["TopicChange", "apply", "open_admin", "plan"]
+__all__ = ["TopicChange", "apply", "open_admin", "plan", "remove"]
 
 _REPLICATION: Final = 3
 _MIN_INSYNC: Final = 2
@@ -129,6 +129,23 @@ async def apply(
             raise LogUnavailable(f"The cluster does not show what was applied: {left[0].text} Apply again.")
         await asyncio.sleep(_SETTLE_PAUSE_S)
     return changes
+
+
+async def remove(admin: AIOKafkaAdminClient, names: Sequence[str]) -> None:
+    """Delete topics by their names in the cluster; those that are not there are passed over.
+
+    Raises:
+        LogUnavailable: the cluster refused, or still lists one after ten seconds.
+    """
+    deadline = time.monotonic() + _SETTLE_S
+    while left := sorted(set(names) & set(await admin.list_topics())):
+        response = await admin.delete_topics(left)
+        for name, code, *_ in response.topic_error_codes:
+            if code != UnknownTopicOrPartitionError.errno:
+                _check_code(code, f"delete {name}")
+        if time.monotonic() > deadline:
+            raise LogUnavailable(f"The cluster still lists {left[0]}, which was deleted. Run it again.")
+        await asyncio.sleep(_SETTLE_PAUSE_S)
 
 
 def _difference(

@@ -20,6 +20,7 @@ from privacy_ledger.ports.keys import DataKey, KeyWant, Shredded, ShredReport
 __all__ = ["GENERATION_AGE", "KeyTable"]
 
 GENERATION_AGE: Final = timedelta(days=30)
+SHRED_SLICE: Final = 1000
 _AGE: Final = GENERATION_AGE // timedelta(microseconds=1)
 
 
@@ -255,6 +256,30 @@ class KeyTable:
         for _, _, held, _ in names:
             by_group[held] = by_group.get(held, 0) + 1
         return ShredReport(kids=tuple(kid.hex() for kid, *_ in names), by_group=by_group)
+
+    def shred_group(self, group: str, *, now: datetime) -> int:
+        """Destroy every key of a group, a slice in a transaction; return how many."""
+        at = microseconds(now)
+        last = total = 0
+        while True:
+            with self._recorder.write():
+                rows = cast(
+                    "list[tuple[int, bytes, SubjectRef, int]]",
+                    self._store.select(
+                        "SELECT id, kid, ref, generation FROM keys WHERE id > ? AND grp = ? "
+                        "AND shredded_at IS NULL ORDER BY id LIMIT ?",
+                        (last, group, SHRED_SLICE),
+                    ),
+                )
+                if rows:
+                    self._recorder.record_shred([kid for _, kid, _, _ in rows], at=at)
+                    self._recorder.destroy([key_id for key_id, _, _, _ in rows], at=at)
+                self._cache.evict([(kid, ref, group, number) for _, kid, ref, number in rows])
+                self._recorder.require_scrub()
+            if not rows:
+                return total
+            last = rows[-1][0]
+            total += len(rows)
 
     def _in_scope(
         self, ref: SubjectRef, at: int, group: str | None, generation: int | None, below: int | None

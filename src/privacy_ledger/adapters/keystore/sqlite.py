@@ -166,6 +166,14 @@ class SqliteKeyVault:
         """
         return self._keys.shred(ref, now=now, group=group, generation=generation, below=below)
 
+    def shred_group(self, group: str, *, now: datetime) -> int:
+        """Destroy every key of a group, at most 1,000 in one transaction; return how many.
+
+        Raises:
+            KeyUnavailable: as with `shred`.
+        """
+        return self._keys.shred_group(group, now=now)
+
     def end(self, ref: SubjectRef, *, now: datetime) -> None:
         """End a reference for ever; keys that it has stay readable until they are shredded."""
         mark = self._marks.ref(ref)

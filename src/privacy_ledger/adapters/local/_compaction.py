@@ -7,7 +7,7 @@ from typing import Final
 from privacy_ledger.adapters.local._database import LANE_SHIFT, transaction
 from privacy_ledger.domain.topics import Topic
 
-__all__ = ["is_latest_only", "rewrite_if_due", "slices"]
+__all__ = ["drop_topic", "is_latest_only", "rewrite_if_due", "slices"]
 
 SLICE_RECORDS: Final = 2000
 """Records that one transaction looks at, so that appends can go on in between."""
@@ -42,6 +42,16 @@ def slices(
             yield from _drop_superseded(connection, lane, compacted_to, point)
         keep_ms = int(topic.config()["delete.retention.ms"])
         yield _drop_tombstones(connection, topic.name, lane, point=point, until_ms=now_ms - keep_ms)
+
+
+def drop_topic(connection: sqlite3.Connection, topic: str) -> None:
+    """Remove every record of a topic; its lanes stay, so that an offset is never given twice."""
+    table = "heads" if is_latest_only(topic) else "records"
+    removed = connection.execute(
+        f"DELETE FROM {table} WHERE lane IN (SELECT lane FROM lanes WHERE topic = ?)",  # noqa: S608 - our own names
+        (topic,),
+    ).rowcount
+    _note(connection, removed)
 
 
 def rewrite_if_due(connection: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from privacy_ledger.adapters.local._compaction import is_latest_only, rewrite_if_due, slices
+from privacy_ledger.adapters.local._compaction import drop_topic, is_latest_only, rewrite_if_due, slices
 from privacy_ledger.adapters.local._database import LANE_SHIFT, connect, transaction, translated_errors
 from privacy_ledger.adapters.local._reader import mark_of
 from privacy_ledger.domain.errors import Fenced
@@ -99,6 +99,11 @@ class Writer:
         """Yield the records removed by each slice of a compaction, a transaction each."""
         with translated_errors(self._path):
             yield from slices(self._connection, topic, now_ms=now_ms, until=until)
+
+    def forget(self, topic: str) -> None:
+        """Remove every record of a topic, in one transaction."""
+        with translated_errors(self._path), transaction(self._connection):
+            drop_topic(self._connection, topic)
 
     def rewrite(self) -> None:
         """Write the file anew if something was removed or replaced since it was last done."""

@@ -64,6 +64,18 @@ class LocalLog:
         """Add topics to those of the declaration, such as a view's next version."""
         self._topics.update({topic.name: topic for topic in topics})
 
+    async def provide(self, *topics: Topic) -> None:
+        """Declare topics; the file makes room for them at the first append."""
+        self.declare(*topics)
+
+    async def forget(self, *topics: Topic) -> None:
+        """Remove every record of these topics; `compact` takes the bytes. Offsets go on growing."""
+        for topic in topics:
+            await self._in_thread(partial(self._writer.forget, topic.name))
+
+    async def release(self, *topics: Topic) -> None:
+        """Do nothing: nothing is open per topic."""
+
     def partitions(self, topic: str) -> int:
         """Return the number of partitions of a declared topic.
 

@@ -15,6 +15,7 @@ from privacy_ledger.interfaces.cli import (
     operate,
     projections,
     proof,
+    replaying,
     rights,
     story,
 )
@@ -94,5 +95,5 @@ def _instant(text: str) -> datetime:
     return instant
 
 
-for module in (collect, rights, deletion, proof, insight, operate, projections, story):
+for module in (collect, rights, deletion, proof, insight, operate, projections, replaying, story):
     module.register(main)

@@ -13,10 +13,18 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.compaction import idle_partitions, late_partitions
-from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
-from privacy_ledger.bootstrap import Runtime, changelogs_of, declared_passes, rebuild_of, worker_host
+from privacy_ledger.bootstrap import (
+    Runtime,
+    changelogs_of,
+    declared_passes,
+    declared_topics,
+    rebuild_of,
+    replay_of,
+    worker_host,
+)
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
-from privacy_ledger.domain.topics import PARTITIONS_DEFAULT, TOPICS
+from privacy_ledger.domain.topics import PARTITIONS_DEFAULT
+from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
@@ -80,7 +88,7 @@ async def _plan(shell: Shell) -> tuple[kafka_topics.TopicChange, ...]:
         raise HomeUnusable("A home makes its topics by itself. For a cluster give --kafka HOST:PORT.")
     async with kafka_topics.open_admin(cluster) as admin:
         return await kafka_topics.plan(
-            admin, TOPICS,
+            admin, await declared_topics(shell.settings, cluster),
             partitions=shell.settings.partitions or PARTITIONS_DEFAULT,
             prefix=shell.settings.topic_prefix,
         )  # fmt: skip
@@ -93,7 +101,7 @@ async def apply_topics(shell: Shell) -> int:
     if cluster is not None and changes:
         async with kafka_topics.open_admin(cluster) as admin:
             await kafka_topics.apply(
-                admin, TOPICS,
+                admin, await declared_topics(shell.settings, cluster),
                 partitions=shell.settings.partitions or PARTITIONS_DEFAULT,
                 prefix=shell.settings.topic_prefix,
             )  # fmt: skip
@@ -115,18 +123,19 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     declared = declared_passes()
-    if set(passes) - set(declared):
-        raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(declared))}.")
     # A home has one worker, which runs all passes whatever was named.
     chosen = passes if passes and shell.settings.cluster is not None else tuple(declared)
     async with shell.open_worker(chosen) as runtime:
         shell.announce(runtime)
+        known = await runtime.line_up.current()
+        if set(passes) - set(known):
+            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(known))}.")
         if runtime.embedded is not None:
             await _embedded_worker(shell, runtime, stop)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
-                await host(runtime, chosen, stop, say=shell.talk.print)
+                await host(runtime, passes, stop, say=shell.talk.print)
     shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
 
@@ -177,7 +186,7 @@ async def replay_verify(shell: Shell, name: str | None) -> int:
         await runtime.passes.settle()
         report = await verify(runtime, name)
     lines = [
-        f"{row.pass_name:<10} {row.table:<14} {row.keys:>8} keys  "
+        f"{row.pass_name:<16} {row.table:<14} {row.keys:>8} keys  "
         f"{'equal' if row.equal else 'DIFFERS'}  {row.digest[:16]}"
         for row in report.tables
     ]
@@ -216,17 +225,19 @@ class Report(Struct, frozen=True, kw_only=True):
 async def verify(runtime: Runtime, name: str | None = None) -> Report:
     """Return a digest per table, live and rebuilt at one position, and whether they are equal."""
     started = time.perf_counter()
+    known = await runtime.line_up.current()
     chosen = [
         declaration
-        for declaration in runtime.declared.values()
+        for declaration in known.values()
         if name in {None, declaration.name, *(p.name for p in declaration.processors)}
     ]
     if not chosen:
-        raise click.UsageError(f"Unknown name. Known: {', '.join(sorted(runtime.declared))}.")
+        raise click.UsageError(f"Unknown name. Known: {', '.join(sorted(known))}.")
     tables: list[TableReport] = []
     records = 0
     for declaration in chosen:
-        until, live = await _steady(runtime, declaration.name)
+        ahead = await replay_of(runtime).erased_ahead(runtime.state_codec(declaration))
+        until, live = await _steady(runtime, declaration, without=ahead)
         rebuild = rebuild_of(runtime, declaration)
         await rebuild.run(until, now=runtime.clock.now())
         records += rebuild.records
@@ -235,21 +246,23 @@ async def verify(runtime: Runtime, name: str | None = None) -> Report:
                 pass_name=declaration.name, table=one.table, keys=one.keys,
                 keys_rebuilt=other.keys, digest=one.digest, equal=one.digest == other.digest,
             )
-            for one, other in zip(live, rebuild.digests(), strict=True)
+            for one, other in zip(live, rebuild.digests(without=ahead), strict=True)
         ]  # fmt: skip
     seconds = time.perf_counter() - started
     return Report(tables=tuple(tables), records=records, seconds=round(seconds, 3))
 
 
-async def _steady(runtime: Runtime, pass_name: str) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
+async def _steady(
+    runtime: Runtime, declaration: PassDeclaration, *, without: frozenset[bytes]
+) -> tuple[dict[int, int], tuple[TableDigest, ...]]:
     """Return positions and digests of one moment: read until no position moved meanwhile."""
-    declaration = runtime.declared[pass_name]
-    latest = TailedLatest(runtime.log) if runtime.local is None else IndexedLatest(runtime.local)
     states = runtime.state_codec(declaration)
     for _ in range(20):
-        before = await _positions(runtime, pass_name)
-        digests = await live_digests(declaration, states, latest, partitions=runtime.partitions)
-        if before == await _positions(runtime, pass_name):
+        before = await _positions(runtime, declaration.name)
+        digests = await live_digests(
+            declaration, states, runtime.latest, partitions=runtime.partitions, without=without
+        )
+        if before == await _positions(runtime, declaration.name):
             return before, digests
         await asyncio.sleep(0.2)
     raise HomeUnusable("The pass does not hold still. Stop its producers for a moment, then verify.")
@@ -297,12 +310,15 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
         found.append(_finding("No rules are in force: everything is refused", "init"))
     if meta.unconfirmed is not None:
         found.append(_finding("A tick more than 40 days ahead waits", "doctor --accept-time"))
-    for name in sorted(runtime.declared):
+    for one in await replay_of(runtime).status():
+        if one.state == "dropping":
+            again = f"replay drop {one.projection} --version {one.version} --yes"
+            found.append(_finding(f"Version {one.version} of {one.projection} is half removed", again))
+    passes = await runtime.line_up.current()
+    for name in sorted(await runtime.line_up.required()):
         for partition in range(runtime.partitions):
             position = await runtime.views.position(name, partition)
-            rows = await runtime.log.read(
-                runtime.declared[name].source, partition, after=position.offset, limit=1
-            )
+            rows = await runtime.log.read(passes[name].source, partition, after=position.offset, limit=1)
             if rows:
                 found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break

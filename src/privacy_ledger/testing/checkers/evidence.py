@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 from privacy_ledger.adapters.books import RegistryBooks
 from privacy_ledger.adapters.views import TailedLatest
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, PartialCodec, StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Views
@@ -16,9 +16,13 @@ from privacy_ledger.testing.faults import Write
 from privacy_ledger.testing.oracle import Expected
 from privacy_ledger.testing.witness import Witness
 
-__all__ = ["Evidence", "Ledger", "short"]
+__all__ = ["Evidence", "Ledger", "PassCodec", "short"]
 
 T = TypeVar("T")
+
+
+class PassCodec(StateCodec, PartialCodec, Protocol):
+    """A pass's states, and the partials that it seals."""
 
 
 class Ledger(Protocol):
@@ -69,7 +73,7 @@ class Ledger(Protocol):
         """The number of partitions of the ledger."""
         ...
 
-    def state_codec(self, declaration: PassDeclaration, /) -> StateCodec:
+    def state_codec(self, declaration: PassDeclaration, /) -> PassCodec:
         """Return the state codec of a pass."""
         ...
 

@@ -19,7 +19,7 @@ async def rebuilt(evidence: Evidence) -> list[str]:
         }
         rebuild = Rebuild(
             declaration, log=ledger.log, codec=ledger.codec, books=RegistryBooks(ledger.log),
-            initial=NOTHING, sampling_key=ledger.vault.secret("sampling"), ids=ledger.ids,
+            initial=NOTHING, sampling_key=ledger.vault.secret("sampling"),
         )  # fmt: skip
         await rebuild.run(until, now=ledger.clock.now())
         live = await live_digests(

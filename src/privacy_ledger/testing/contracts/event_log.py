@@ -3,14 +3,21 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import pytest
 import pytest_asyncio
 
 from privacy_ledger.domain.errors import Fenced, InvariantViolation, LogUnavailable
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_REGISTRY, TOPICS, state_topic, view_topic
-from privacy_ledger.ports.log import EventLog, NewRecord, Row
+from privacy_ledger.domain.topics import (
+    LEDGER_EVENTS,
+    LEDGER_REGISTRY,
+    TOPICS,
+    state_topic,
+    version_topics,
+    view_topic,
+)
+from privacy_ledger.ports.log import EventLog, NewRecord, Row, TopicKeeper
 
 __all__ = [
     "CONTRACT_TOPICS",
@@ -28,6 +35,7 @@ PARTITIONS: Final = 2
 _STATE: Final = state_topic("core")
 _VIEW: Final = view_topic("permissions")
 CONTRACT_TOPICS: Final = tuple(t for t in TOPICS if t.name in {LEDGER_EVENTS, LEDGER_REGISTRY, _STATE, _VIEW})
+_LATER: Final = version_topics("permissions", 2, folded_by="permissions-v2", role="core")
 _VISIBLE_S: Final = 15.0
 _WRITER: Final = "core.0"
 _HEADERS: Final = (("ce_type", b"profile.updated.v1"), ("tag", b"00ff"), ("tag", b""), ("mac", b"a=b;c"))
@@ -442,6 +450,20 @@ class EventLogContract:
         with pytest.raises(InvariantViolation):
             await log.append(LEDGER_EVENTS, [payload(b"good"), payload(b"bad", partition=PARTITIONS)])
         assert await read_all(log, LEDGER_EVENTS) == ()
+
+    async def test_topics_come_and_go_while_the_log_lives(self, log: EventLog) -> None:
+        """Made twice they are there once; removed twice they are gone, and the others stay."""
+        keeper = cast("TopicKeeper", log)
+        await keeper.provide(*_LATER)
+        await keeper.provide(*_LATER)
+        names = [topic.name for topic in _LATER]
+        await log.append_atomically([(name, payload(b"v")) for name in (*names, _VIEW)], writer=_WRITER)
+        held = [values(await eventually_reads(log, name, 1)) for name in (*names, _VIEW)]
+        await keeper.forget(*_LATER)
+        await keeper.forget(*_LATER)
+        await keeper.provide(*_LATER)
+        left = [values(await read_all(log, name)) for name in (*names, _VIEW)]
+        assert (held, left) == ([[b"v"], [b"v"], [b"v"]], [[], [], [b"v"]])
 
     async def test_a_closed_log_says_so(self, log: EventLog) -> None:
         """Reading and appending; closing twice is no error."""

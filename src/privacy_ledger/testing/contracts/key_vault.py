@@ -324,6 +324,19 @@ class KeyVaultContract(ABC):
         vault.shred(REF, now=NOW, group="usage")
         assert _sealing(vault).generation == old.generation + 1
 
+    def test_a_group_is_destroyed_over_all_people(self, vault: KeyVault) -> None:
+        """Whoever's key it is, current, numbered or fresh; other groups keep theirs."""
+        wants = [KeyWant(ref, "view:progress.v2", n) for ref in (REF, OTHER) for n in (0, 1)]
+        gone = [*vault.sealing_keys(wants, now=NOW), *vault.fresh_keys([(REF, wants[0].group)], now=NOW)]
+        kept = vault.sealing_keys([KeyWant(REF, "view:progress.v20", 0), KeyWant(REF, "usage")], now=NOW)
+        counts = [vault.shred_group(wants[0].group, now=at) for at in (NOW, NOW, LATER)]
+        opened = vault.open_keys([key.kid for key in (*gone, *kept)])
+        assert counts == [len(gone), 0, 0]
+        assert [type(opened[key.kid]) for key in gone] == [Shredded] * len(gone)
+        assert [opened[key.kid] for key in kept] == list(kept)
+        with pytest.raises(InvariantViolation):
+            vault.sealing_keys(wants[:1], now=NOW)
+
     def test_an_ended_reference_gets_no_key_ever(self, vault: KeyVault) -> None:
         """Neither a current, nor a numbered, nor a fresh one; nobody else's is made either."""
         _sealing(vault)

@@ -124,8 +124,9 @@ class EngineService(Service):
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            # The message may be a foreign one: its class says enough, and no value.
-            log_line.error("engine failed", reason=type(error).__name__)
+            # A foreign message may hold a value: its class says enough.
+            reason = str(error) if isinstance(error, LedgerError) else type(error).__name__
+            log_line.error("engine failed", reason=reason)
             self.failure = error
             self.failed.set()
 

@@ -160,6 +160,7 @@ class LightCluster:
         """Choose a fresh prefix; nothing is created yet."""
         self.folder = folder
         self.prefix = f"l{uuid4().hex[:10]}."
+        self.group = f"{self.prefix}light"
         self.partitions = partitions
         self.cluster = ClusterSettings(bootstrap=bootstrap)
         self.workers: list[Process] = []

@@ -165,9 +165,16 @@ class KafkaEngine:
                 task.cancel()
             await asyncio.gather(*tasks, *self._sweeps, following, return_exceptions=True)
             self._stores.close()
-            await self._source.leave()
+            await self._leave()
         if self._refusal is not None:
             raise self._refusal
+
+    async def _leave(self) -> None:
+        """Leave the group; where it cannot be reached, it will notice."""
+        try:
+            await self._source.leave()
+        except LogUnavailable as error:
+            log_line.info("group not left", pass_name=self._declaration.name, reason=str(error))
 
     def stop(self) -> None:
         """Finish the cycle in hand and end `run`."""

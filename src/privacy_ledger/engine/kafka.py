@@ -26,7 +26,7 @@ from privacy_ledger.engine.stores import Stores
 from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.log import Row
-from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
+from privacy_ledger.ports.observe import SILENT, Assigned, Followed, Meters, Revoked, Standing
 from privacy_ledger.ports.observe import Restoring as Restored
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder
 from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
@@ -174,7 +174,7 @@ class KafkaEngine:
         try:
             await self._source.leave()
         except LogUnavailable as error:
-            log_line.info("group not left", pass_name=self._declaration.name, reason=str(error))
+            log_line.info("group not left", pass_name=self.declaration.name, reason=str(error))
 
     def stop(self) -> None:
         """Finish the cycle in hand and end `run`."""
@@ -390,9 +390,15 @@ class KafkaEngine:
             offsets[partition] = owned.cycle.position.offset + 1
             if now - owned.noted_at > NOTE_PROGRESS_S:
                 owned.noted_at = now
+                self._meter(partition).outstanding(owned.cycle)
                 async with owned.lock:
                     if owned.is_running:
                         await self._note(partition, owned, owned.cycle)
+        for partition, seen in self.following.items() if is_due else ():
+            if seen.left is not None:
+                self._meters.note(
+                    Followed(pass_name=self.declaration.name, partition=partition, left=seen.left)
+                )
         if self._lag is not None and self._lag.done():
             task, self._lag = self._lag, None
             task.result()  # Fenced: this worker is not the one that it takes itself for
@@ -406,7 +412,7 @@ class KafkaEngine:
         meter, cycle = self._meter(partition), owned.cycle
         if cycle is None or not owned.is_running:
             seen = owned.progress.now()
-            if seen.eta_s is not None:
+            if seen.eta_s is not None and seen.left:
                 self._meters.note(
                     Restored(
                         pass_name=self.declaration.name, partition=partition, records=seen.records,
@@ -417,7 +423,6 @@ class KafkaEngine:
         behind = await self._source.behind(partition)
         if behind is not None:
             meter.lag(cycle.position.offset, behind, now=self._clock.now())
-        meter.outstanding(cycle)
 
     def _meter(self, partition: int) -> PartitionMeter:
         meter = self._meter_of.get(partition)

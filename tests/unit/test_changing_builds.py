@@ -13,7 +13,8 @@ from privacy_ledger.domain.errors import InvariantViolation, ProcessorChanged, P
 from privacy_ledger.domain.events import CourseEnrolled, event_type
 from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.engine.declaration import PassDeclaration, passes
-from privacy_ledger.interfaces.cli.operate import verify
+from privacy_ledger.engine.inspection import inspect
+from privacy_ledger.interfaces.cli.operate import place_of, verify
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import Row
 from privacy_ledger.streams import progress
@@ -145,9 +146,23 @@ async def test_a_build_that_does_not_know_of_the_move_is_refused(tmp_path: Path)
     with pytest.raises(ProcessorMoved, match=r"progress moved from .* to the pass analytics"):
         async with home(tmp_path, declared=WHOLE):
             pass
+    async with bootstrap.open_runtime(settings(tmp_path), declared=WHOLE, prepare=False) as looking:
+        assert await _findings(looking) == {"processor moved"}
     async with home(tmp_path, declared=ELSEWHERE) as it:
         assert await it.rows(view_topic("progress")) == written
         assert (await verify(it.runtime)).is_equal
+
+
+async def _findings(runtime: bootstrap.Runtime) -> set[str]:
+    """Return the names of what the topics of a home say to somebody who only looks."""
+    found: set[str] = set()
+    for one in runtime.declared.values():
+        states = runtime.state_codec(one)
+        for place in (place_of(runtime, one, partition) for partition in range(runtime.partitions)):
+            found |= {
+                finding.name for finding in await inspect(runtime.log, runtime.latest, one, place, states)
+            }
+    return found
 
 
 async def test_the_old_owner_is_fenced_while_it_runs(tmp_path: Path) -> None:

@@ -245,7 +245,11 @@ async def fold(task: EngineFold) -> Figure:
     await kafka.create(cluster, OUTPUTS, prefix=task.prefix)
     kind = kafka.WatchedLog if task.is_transactional else kafka.IdempotentLog
     log = kind(
-        cluster, topics=(*OUTPUTS, *SOURCES), prefix=task.prefix, targets={f"{PASS}.0": task.targets[0]}
+        cluster,
+        topics=(*OUTPUTS, *SOURCES),
+        prefix=task.prefix,
+        shared=(task.source_prefix, SOURCES),
+        targets={f"{PASS}.0": task.targets[0]},
     )
     await log.start()
     wiring = PlainWiring(
@@ -267,7 +271,11 @@ async def work(task: EngineWork, talk: Talk) -> Figure:
     """Fold as a member of the group until the input ends; the figure is of what `Go` asked for."""
     cluster = ClusterSettings(bootstrap=task.bootstrap)
     log = kafka.WatchedLog(
-        cluster, topics=(*OUTPUTS, *SOURCES), prefix=task.prefix, partitions=task.partitions
+        cluster,
+        topics=(*OUTPUTS, *SOURCES),
+        prefix=task.prefix,
+        partitions=task.partitions,
+        shared=(task.source_prefix, SOURCES),
     )
     await log.start()
     wiring = PlainWiring(

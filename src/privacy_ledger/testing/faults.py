@@ -31,11 +31,22 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 EFFECTS: Final = {
-    "log": frozenset({"append", "append_atomically", "open_writer", "supersede"}),
+    "log": frozenset({"append", "append_atomically", "open_writer", "supersede", "provide", "forget"}),
     "vault": frozenset(
-        {"mint", "bind", "reopen", "erase_identities", "sealing_keys", "fresh_keys", "shred", "end", "secret"}
+        {
+            "mint",
+            "bind",
+            "reopen",
+            "erase_identities",
+            "sealing_keys",
+            "fresh_keys",
+            "shred",
+            "shred_group",
+            "end",
+            "secret",
+        }
     ),
-    "store": frozenset({"write", "wipe", "flush", "compact"}),
+    "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
@@ -49,7 +60,7 @@ READS: Final = {
 }
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {
-    "log": frozenset({"partitions", "declare", "start", "close", "compact"}),
+    "log": frozenset({"partitions", "declare", "release", "start", "close", "compact"}),
     "vault": frozenset({"close"}),
     "store": frozenset({"close"}),
     "lock": frozenset({"release"}),

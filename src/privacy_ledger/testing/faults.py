@@ -16,7 +16,7 @@ import asyncio
 import inspect
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
@@ -297,14 +297,19 @@ class _Front:
         self._seam.pass_by(Point(label, number, Mode.AFTER))
         return offsets
 
-    async def _append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def _append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> Mapping[tuple[str, int], int]:
         port = cast("Any", self._port)
         label = self._label("append_atomically", writer)
         number = self._seam.number(label)
         self._seam.pass_by(Point(label, number, Mode.BEFORE))
-        await self._within(port.append_atomically(writes, writer=writer))
+        ends: Mapping[tuple[str, int], int] = await self._within(
+            port.append_atomically(writes, writer=writer)
+        )
         await self._seam.wrote(writes)
         self._seam.pass_by(Point(label, number, Mode.AFTER))
+        return ends
 
     async def _within(self, call: Awaitable[R]) -> R:
         token = _inside.set(True)

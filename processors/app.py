@@ -15,7 +15,7 @@ from mode import Service
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.safety import Rule, check
-from privacy_ledger.bootstrap import Runtime, engine_for, forget_stores, host_folder, let_go
+from privacy_ledger.bootstrap import Runtime, engine_for, forget_stores, free_slots, host_folder, sweep_keys
 from privacy_ledger.domain.errors import BuildRefused, LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
 from privacy_ledger.engine import collector
@@ -100,7 +100,8 @@ class EngineService(Service):
                 running.engine.stop()
                 await asyncio.gather(running.task, return_exceptions=True)
                 del self._running[name]
-                await let_go(self._runtime, running.engine.declaration)
+                free_slots(self._runtime, running.engine.declaration)
+                await sweep_keys(self._runtime, running.engine.declaration)
         for name, declaration in wanted.items():
             if name not in self._running:
                 self._start(name, engine_for(self._runtime, declaration))
@@ -136,8 +137,9 @@ class EngineService(Service):
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            # The message may be a foreign one: its class says enough, and no value.
-            log_line.error("engine failed", reason=type(error).__name__)
+            # A foreign message may hold a value: its class says enough.
+            reason = str(error) if isinstance(error, LedgerError) else type(error).__name__
+            log_line.error("engine failed", reason=reason)
             self.failure = error
             self.failed.set()
 

@@ -20,8 +20,9 @@ from privacy_ledger.testing.broker import (
     running_broker,
     running_process,
 )
+from privacy_ledger.testing.broker_cluster import running_cluster
 
-KAFKA_FIXTURES = frozenset({"kafka", "broker_process"})
+KAFKA_FIXTURES = frozenset({"kafka", "broker_process", "broker_cluster"})
 KAFKA_TEST_TIMEOUT_S = 180
 
 
@@ -51,6 +52,15 @@ def broker_process(request: pytest.FixtureRequest) -> Iterator[BrokerProcess]:
         process = _enter(stack, running_process(), config=request.config)
         request.config.stash[_REPORT].ran.append("jars, one for each test that kills or pauses it")
         yield process
+
+
+@pytest.fixture
+def broker_cluster(request: pytest.FixtureRequest) -> Iterator[tuple[BrokerProcess, ...]]:
+    """Yield three brokers of one cluster, the test's own, to kill, pause and restart."""
+    with ExitStack() as stack:
+        processes = _enter(stack, running_cluster(), config=request.config)
+        request.config.stash[_REPORT].ran.append("jars, three for each test of a cluster")
+        yield processes
 
 
 def pytest_configure(config: pytest.Config) -> None:

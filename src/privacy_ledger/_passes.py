@@ -26,13 +26,13 @@ from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import CORE, PassDeclaration, VersionPass, version_pass
 from privacy_ledger.engine.embedded import Lane
 from privacy_ledger.engine.line_up import LineUp
-from privacy_ledger.engine.means import Means
-from privacy_ledger.engine.moving import LiveClaims
-from privacy_ledger.engine.muted import MutedAftermath, MutedLog, NoClaims
+from privacy_ledger.engine.means import LiveMover, Means, NoMoves
+from privacy_ledger.engine.muted import MutedAftermath, MutedLog
 from privacy_ledger.engine.outlet import LiveOutlet, Silence
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import Row, TopicKeeper
+from privacy_ledger.ports.observe import Meters
 from privacy_ledger.ports.passes import Latest, Runner
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
 from privacy_ledger.streams.states import PERMISSIONS, Table
@@ -43,12 +43,12 @@ __all__ = [
     "HomeLanes",
     "Parts",
     "codec_of",
-    "codec_of_views",
     "cycle_opener",
     "line_up_of",
     "means_of",
     "parts_of",
     "replay_over",
+    "states_of",
     "sweep",
 ]
 
@@ -69,6 +69,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     versions: Versions
     registrar: Registrar
     wrap: Wrap
+    meters: Meters
 
 
 def parts_of(
@@ -79,10 +80,11 @@ def parts_of(
     latest: Latest,
     ids: Ids,
     clock: Clock,
-    partitions: int,
     wrap: Wrap,
+    meters: Meters,
 ) -> Parts:
     """Return the parts over a log and a keystore."""
+    partitions = log.partitions(LEDGER_EVENTS)
     codec = LedgerCodec(vault, partitions=partitions)
     listed = VersionList(log)
     line_up = line_up_of(declared, listed, log)
@@ -93,12 +95,12 @@ def parts_of(
         return codec_of(later, vault)
 
     later = LaterVersions(line_up.tables, listed.read, version_codec)
-    views = LogViews(latest, codec_of_views(declared, vault), later=later, partitions=partitions)
+    views = LogViews(latest, states_of(declared, vault), later=later, partitions=partitions)
     return Parts(
         log=log, vault=vault, codec=codec, books=RegistryBooks(log), ids=ids, clock=clock,
         latest=latest, views=views, declared=declared, line_up=line_up,
         versions=Versions(log, codec, clock, ids, listed=listed, build=installed("privacy-ledger")),
-        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), wrap=wrap,
+        registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), wrap=wrap, meters=meters,
     )  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def codec_of(declaration: PassDeclaration, vault: KeyVault) -> PassStateCodec:
     return PassStateCodec(declaration.name, vault, publishes=declaration.publishes)
 
 
-def codec_of_views(declared: Mapping[str, PassDeclaration], vault: KeyVault) -> PassStateCodec:
+def states_of(declared: Mapping[str, PassDeclaration], vault: KeyVault) -> PassStateCodec:
     """Return the codec that reads every public view, whichever pass writes it, and what core keeps."""
     public = frozenset[str]().union(*(declaration.publishes for declaration in declared.values()))
     return PassStateCodec(CORE, vault, publishes=public)
@@ -123,21 +125,20 @@ def codec_of_views(declared: Mapping[str, PassDeclaration], vault: KeyVault) -> 
 
 def means_of(parts: Parts, declaration: PassDeclaration) -> Means:
     """Return the means of a pass: a later version's reach nothing but what is its own."""
-    log, vault, clock = parts.log, parts.vault, parts.clock
+    vault, clock = parts.vault, parts.clock
+    states = codec_of(declaration, vault)
     if isinstance(declaration, VersionPass):
+        log = MutedLog(parts.log, pass_name=declaration.name, own=declaration.own)
         keys = ViewKeys(vault, declaration.processors[0].table, clock=clock)
         return Means(
-            log=MutedLog(log, pass_name=declaration.name, own=declaration.own),
-            outlet=Silence(),
-            aftermath=MutedAftermath(keys),
-            claims=NoClaims(),
+            log=log, aftermath=MutedAftermath(keys), outlet=Silence(), mover=NoMoves(), states=states
         )
-    states = codec_of(declaration, vault)
     return Means(
-        log=log,
+        log=parts.log,
+        aftermath=LiveAftermath(declaration, log=parts.log, vault=vault, states=states, clock=clock),
         outlet=LiveOutlet(declaration.name, codec=parts.codec, partials=states, ids=parts.ids),
-        aftermath=LiveAftermath(declaration, log=log, vault=vault, states=states, clock=clock),
-        claims=LiveClaims(declaration, log=log, vault=vault, states=states, clock=clock),
+        mover=LiveMover(declaration, log=parts.log, vault=vault, states=states, clock=clock),
+        states=states,
     )
 
 
@@ -146,14 +147,13 @@ def cycle_opener(
 ) -> Callable[[int, StateStore], PartitionCycle]:
     """Return how a cycle of the pass is opened over a partition's store."""
     sampling = parts.vault.secret("sampling")
-    states = codec_of(declaration, parts.vault)
 
     def open_cycle(partition: int, store: StateStore) -> PartitionCycle:
         async def read_at(offsets: Sequence[int]) -> Sequence[Row]:
             return await means.log.read_at(declaration.source, partition, offsets)
 
         return PartitionCycle(
-            declaration, partition, store=store, codec=parts.codec, states=states, books=parts.books,
+            declaration, partition, store=store, codec=parts.codec, states=means.states, books=parts.books,
             initial=NOTHING, sampling_key=sampling, outlet=means.outlet, read_at=read_at,
         )  # fmt: skip
 
@@ -232,7 +232,7 @@ class HomeLanes:
             store = LogStateStore(self._log, partition, own=own, routes=routes)
             return open_cycle(partition, self._parts.wrap(f"store.{declaration.name}.{partition}", store))
 
-        return Lane(declaration, opened, means=means)
+        return Lane(declaration, opened, means)
 
 
 # Replay -----------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def replay_over(parts: Parts, passes: Runner) -> Replay:
 
     return Replay(
         log=parts.log, keeper=parts.log, vault=parts.vault,
-        states=codec_of_views(parts.declared, parts.vault), views=parts.views, latest=parts.latest,
+        states=states_of(parts.declared, parts.vault), views=parts.views, latest=parts.latest,
         versions=parts.versions, passes=passes, clock=parts.clock, tables=line_up.tables,
         folded=folded, runs=runs,
     )  # fmt: skip

@@ -53,7 +53,6 @@ from privacy_ledger.domain.topics import (
     PARTITIONS_DEFAULT,
     TOPICS,
     Topic,
-    state_topic,
 )
 from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.engine.assignment import divide
@@ -83,9 +82,9 @@ __all__ = [
     "erasure_of",
     "export_of",
     "forget_stores",
+    "free_slots",
     "host_folder",
     "ingest_of",
-    "let_go",
     "open_runtime",
     "open_worker",
     "rebuild_of",
@@ -93,6 +92,7 @@ __all__ = [
     "replay_of",
     "rules_in_force",
     "subjects_of",
+    "sweep_keys",
     "worker_host",
 ]
 
@@ -147,8 +147,9 @@ def declared_passes() -> Mapping[str, PassDeclaration]:
 
 async def declared_topics(settings: Settings, cluster: ClusterSettings) -> tuple[Topic, ...]:
     """Return the topics that a cluster should have: the declaration, and what its versions add or drop."""
-    partitions = settings.partitions or PARTITIONS_DEFAULT
-    log = KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix)
+    log = KafkaLog(
+        cluster, partitions=settings.partitions or PARTITIONS_DEFAULT, prefix=settings.topic_prefix
+    )
     try:
         await log.start()
         line_up = _passes.line_up_of(declared_passes(), VersionList(log), log)
@@ -274,13 +275,13 @@ def _embedded(
     vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
     parts = _passes.parts_of(
         log, vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
-        partitions=partitions, wrap=wrap,
+        wrap=wrap, meters=meters,
     )  # fmt: skip
     embedded = EmbeddedPasses(
         _passes.HomeLanes(parts, log), log=log, source=LEDGER_EVENTS, views=parts.views,
         clock=home.clock, lock=wrap("lock", WorkerLock(home.path / "worker.lock")), meters=meters,
     )  # fmt: skip
-    return _runtime(settings, parts, passes=embedded, home=home, embedded=embedded, local=log, meters=meters)
+    return _runtime(settings, parts, passes=embedded, home=home, embedded=embedded, local=log)
 
 
 def _runtime(
@@ -288,7 +289,6 @@ def _runtime(
     parts: _passes.Parts,
     *,
     passes: Runner,
-    meters: Meters,
     home: Home | None = None,
     embedded: EmbeddedPasses | None = None,
     local: LocalLog | None = None,
@@ -297,9 +297,9 @@ def _runtime(
     return Runtime(
         settings=settings, home=home, clock=parts.clock, ids=parts.ids, log=parts.log,
         vault=parts.vault, codec=parts.codec, views=parts.views, latest=parts.latest, passes=passes,
-        states=_passes.codec_of_views(parts.declared, parts.vault), embedded=embedded, local=local,
+        states=_passes.states_of(parts.declared, parts.vault), embedded=embedded, local=local,
         kafka=kafka, books=parts.books, registrar=parts.registrar, declared=parts.declared,
-        line_up=parts.line_up, parts=parts, meters=meters, wrap=parts.wrap,
+        line_up=parts.line_up, parts=parts, wrap=parts.wrap, meters=parts.meters,
     )  # fmt: skip
 
 
@@ -325,14 +325,14 @@ async def _on_kafka(
         await log.start()
         parts = _passes.parts_of(
             log, vault, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
-            partitions=partitions, wrap=wrap,
+            wrap=wrap, meters=meters,
         )  # fmt: skip
     except BaseException:
         await log.close()
         vault.close()
         raise
     passes = RemotePasses(log, parts.views, parts.line_up, source=LEDGER_EVENTS)
-    return _runtime(settings, parts, passes=passes, kafka=log, meters=meters)
+    return _runtime(settings, parts, passes=passes, kafka=log)
 
 
 class _KafkaWiring:
@@ -342,7 +342,7 @@ class _KafkaWiring:
         self._runtime = runtime
         self._declaration = declaration
         self._cluster = cluster
-        self._slot = take_slot(runtime.settings.state_folder / declaration.name, ids=runtime.ids)
+        self._slot = take_slot(_state_folder(runtime.settings) / declaration.name, ids=runtime.ids)
         runtime.held.append((declaration.name, self._slot.lock))
         self.folder = WrappedFolder(RocksFolder(self._slot.path), runtime.wrap, f"store.{declaration.name}")
         self.means = _passes.means_of(runtime.parts, declaration)
@@ -390,16 +390,16 @@ class _KafkaWiring:
 
 def changelogs_of(runtime: Runtime, declaration: PassDeclaration) -> dict[str, bytes]:
     """Return a pass's changelog topics, and the table code that their keys lack."""
-    found = {state_topic(declaration.name): b""}
-    for code, (topic, keeps) in runtime.state_codec(declaration).routes(declaration.tables).items():
-        if not keeps:
-            found[topic] = code
-    return found
+    return runtime.state_codec(declaration).changelogs(declaration.tables)
+
+
+def _state_folder(settings: Settings) -> Path:
+    return settings.state or settings.data_home / "privacy-ledger" / "state"
 
 
 def host_folder(runtime: Runtime) -> Path:
     """Return the folder that the host may write to; it holds nothing of ours."""
-    return runtime.settings.state_folder / "host"
+    return _state_folder(runtime.settings) / "host"
 
 
 def engine_for(runtime: Runtime, declaration: PassDeclaration) -> KafkaEngine:
@@ -409,27 +409,27 @@ def engine_for(runtime: Runtime, declaration: PassDeclaration) -> KafkaEngine:
         raise HomeUnusable("A worker on Kafka needs --kafka HOST:PORT.")
     wiring = _KafkaWiring(runtime, declaration, cluster)
     return KafkaEngine(
-        declaration, wiring, means=wiring.means, states=runtime.state_codec(declaration),
-        clock=runtime.clock, ids=runtime.ids, meters=runtime.meters,
-    )  # fmt: skip
+        declaration, wiring, wiring.means, clock=runtime.clock, ids=runtime.ids, meters=runtime.meters
+    )
 
 
-async def let_go(runtime: Runtime, declaration: PassDeclaration) -> None:
-    """Let go of a pass whose engine has ended: its state folders are free for the next one.
-
-    Of the dropped versions that it folded, keys that it made at the last moment are destroyed.
-    """
+def free_slots(runtime: Runtime, declaration: PassDeclaration) -> None:
+    """Let go of the state folders of a pass whose engine has ended: the next one takes them up."""
     for entry in [one for one in runtime.held if one[0] == declaration.name]:
         runtime.held.remove(entry)
         os.close(entry[1])
-    await _passes.sweep(runtime.parts, declaration)
 
 
 async def forget_stores(runtime: Runtime) -> None:
     """Remove this machine's stores of versions that were dropped."""
     for version in (await runtime.parts.versions.read()).values():
         if version.status == "dropped":
-            forget_slots(runtime.settings.state_folder / pass_of(version.projection, version.version))
+            forget_slots(_state_folder(runtime.settings) / pass_of(version.projection, version.version))
+
+
+async def sweep_keys(runtime: Runtime, declaration: PassDeclaration) -> None:
+    """Destroy the keys of dropped versions that a pass, which ended, may have made at the last moment."""
+    await _passes.sweep(runtime.parts, declaration)
 
 
 def replay_of(runtime: Runtime) -> Replay:
@@ -440,9 +440,13 @@ def replay_of(runtime: Runtime) -> Replay:
 def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
     """Return a muted rebuild of a pass beside its live state."""
     return Rebuild(
-        declaration, log=runtime.log, codec=runtime.codec, books=runtime.books, initial=NOTHING,
+        declaration,
+        log=runtime.log,
+        codec=runtime.codec,
+        books=runtime.books,
+        initial=NOTHING,
         sampling_key=runtime.vault.secret("sampling"),
-    )  # fmt: skip
+    )
 
 
 async def subjects_of(runtime: Runtime) -> Subjects:

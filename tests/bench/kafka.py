@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
+from privacy_ledger.adapters.kafka._readers import PartitionReader
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, reader_options
 from privacy_ledger.domain.topics import Topic
@@ -47,9 +49,18 @@ class WatchedLog(KafkaLog):
         prefix: str,
         partitions: int = 1,
         targets: Mapping[str, int] | None = None,
+        shared: tuple[str, Sequence[Topic]] | None = None,
     ) -> None:
-        """Describe the log; `targets` maps each writer to the offset that ends the run."""
+        """Describe the log; `targets` maps each writer to the offset that ends the run.
+
+        `shared`: a prefix, and the topics under it that several runs read.
+        """
         super().__init__(cluster, partitions=partitions, topics=topics, prefix=prefix)
+        self._shared: KafkaLog | None = None
+        self._shared_names: frozenset[str] = frozenset()
+        if shared is not None:
+            self._shared = KafkaLog(cluster, partitions=partitions, topics=shared[1], prefix=shared[0])
+            self._shared_names = frozenset(one.name for one in shared[1])
         self.positions: dict[str, int] = {}
         self.transactions = 0
         self.writes = 0
@@ -57,6 +68,25 @@ class WatchedLog(KafkaLog):
         self._targets: dict[str, int] | None = None
         if targets is not None:
             self.aim(targets)
+
+    async def start(self) -> None:
+        """Connect to the cluster."""
+        await super().start()
+        if self._shared is not None:
+            await self._shared.start()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await super().close()
+        if self._shared is not None:
+            await self._shared.close()
+
+    @asynccontextmanager
+    async def _reading(self, topic: str, partition: int) -> AsyncIterator[PartitionReader]:
+        shared = self._shared if topic in self._shared_names else None
+        reading = super()._reading if shared is None else shared._reading  # noqa: SLF001 - of its own kind
+        async with reading(topic, partition) as reader:
+            yield reader
 
     def aim(self, targets: Mapping[str, int]) -> None:
         """Set `done` when each of these writers has committed its offset, now or later."""

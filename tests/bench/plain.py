@@ -33,8 +33,7 @@ from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.kafka import KafkaEngine
-from privacy_ledger.engine.means import Means
-from privacy_ledger.engine.muted import NoClaims
+from privacy_ledger.engine.means import Means, NoMoves
 from privacy_ledger.engine.outlet import Silence
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import StateStore
@@ -211,11 +210,10 @@ class PlainWiring:
         """Return: nothing here is ever dropped."""
 
     def means(self, log: KafkaLog) -> Means:
-        """Return what the pass reaches the world with."""
-        aftermath = LiveAftermath(
-            self.declaration, log=log, vault=self.vault, states=self.states, clock=SystemClock()
-        )
-        return Means(log=log, outlet=Silence(), aftermath=aftermath, claims=NoClaims())
+        """Return what the pass may do: nothing goes out beside its states."""
+        clock = SystemClock()
+        after = LiveAftermath(self.declaration, log=log, vault=self.vault, states=self.states, clock=clock)
+        return Means(log=log, aftermath=after, outlet=Silence(), mover=NoMoves(), states=self.states)
 
     @property
     def changelogs(self) -> Mapping[str, bytes]:
@@ -235,10 +233,7 @@ class _Engine(KafkaEngine):
 
 
 def _engine(wiring: PlainWiring, log: KafkaLog) -> _Engine:
-    return _Engine(
-        wiring.declaration, wiring, means=wiring.means(log), states=wiring.states, clock=SystemClock(),
-        ids=SystemIds(),
-    )  # fmt: skip
+    return _Engine(wiring.declaration, wiring, wiring.means(log), clock=SystemClock(), ids=SystemIds())
 
 
 # Alone ----------------------------------------------------------------------------------------
@@ -250,7 +245,11 @@ async def fold(task: EngineFold) -> Figure:
     await kafka.create(cluster, OUTPUTS, prefix=task.prefix)
     kind = kafka.WatchedLog if task.is_transactional else kafka.IdempotentLog
     log = kind(
-        cluster, topics=(*OUTPUTS, *SOURCES), prefix=task.prefix, targets={f"{PASS}.0": task.targets[0]}
+        cluster,
+        topics=(*OUTPUTS, *SOURCES),
+        prefix=task.prefix,
+        shared=(task.source_prefix, SOURCES),
+        targets={f"{PASS}.0": task.targets[0]},
     )
     await log.start()
     wiring = PlainWiring(
@@ -272,7 +271,11 @@ async def work(task: EngineWork, talk: Talk) -> Figure:
     """Fold as a member of the group until the input ends; the figure is of what `Go` asked for."""
     cluster = ClusterSettings(bootstrap=task.bootstrap)
     log = kafka.WatchedLog(
-        cluster, topics=(*OUTPUTS, *SOURCES), prefix=task.prefix, partitions=task.partitions
+        cluster,
+        topics=(*OUTPUTS, *SOURCES),
+        prefix=task.prefix,
+        partitions=task.partitions,
+        shared=(task.source_prefix, SOURCES),
     )
     await log.start()
     wiring = PlainWiring(

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from privacy_ledger.testing.broker import running_broker, running_process
+from privacy_ledger.testing.broker import running_broker
+from privacy_ledger.testing.broker_cluster import running_cluster
 from tests.integration import chaos, coordinator, pressure, zombie
 from tests.integration.light import Verdict
 
@@ -44,22 +45,25 @@ def zombies(run: int) -> bool:
 
 
 def paused_coordinator(run: int) -> bool:
-    """Freeze the broker, under aiokafka's default settings and under ours."""
+    """Freeze the coordinator, under aiokafka's default settings and under ours, alone and among three."""
     is_good = True
-    for has_defaults in (True, False):
-        with running_process() as broker, tempfile.TemporaryDirectory() as folder:
-            report = asyncio.run(
-                coordinator.run(
-                    broker, Path(folder), pauses=coordinator.PAUSES_LONG, has_client_defaults=has_defaults
-                )
-            )
-        whose = "aiokafka's defaults" if has_defaults else "our settings"
-        say(
-            run, report.verdict,
-            f"{whose}: {report.pauses} pauses of {coordinator.PAUSE_S:.0f} s, {report.shares} shares, "
-            f"longest stall after a resume {report.longest_stall_s:.1f} s (bound {STALL_S:.0f} s)",
-        )  # fmt: skip
-        is_good = is_good and report.verdict.is_exact and report.longest_stall_s <= STALL_S
+    for nodes in (1, 3):
+        for has_defaults in (True, False):
+            with running_cluster(nodes) as brokers, tempfile.TemporaryDirectory() as folder:
+                report = asyncio.run(
+                    coordinator.run(
+                        brokers, Path(folder), pauses=coordinator.PAUSES_LONG,
+                        has_client_defaults=has_defaults,
+                    )
+                )  # fmt: skip
+            whose = "aiokafka's defaults" if has_defaults else "our settings"
+            say(
+                run, report.verdict,
+                f"brokers {nodes}, {whose}: {report.pauses} pauses of {coordinator.PAUSE_S:.0f} s, "
+                f"{report.shares} shares, longest stall after a resume {report.longest_stall_s:.1f} s "
+                f"(bound {STALL_S:.0f} s)",
+            )  # fmt: skip
+            is_good = is_good and report.verdict.is_exact and report.longest_stall_s <= STALL_S
     return is_good
 
 

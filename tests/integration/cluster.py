@@ -212,3 +212,14 @@ class Cluster:
         """End every worker."""
         for worker in self.workers:
             worker.end()
+
+    async def remove(self) -> None:
+        """End every worker and delete the topics: others read all files of the broker they share."""
+        self.end()
+        cluster = self.settings.cluster
+        if cluster is None:
+            raise AssertionError("a cluster test needs a cluster")
+        async with kafka_topics.open_admin(cluster) as admin:
+            mine = [name for name in await admin.list_topics() if name.startswith(self.prefix)]
+            if mine:
+                await admin.delete_topics(mine)

@@ -7,11 +7,13 @@ the transaction of the states that it belongs to, under a writer that a successo
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
+from privacy_ledger.adapters.kafka.topics import open_admin
 from privacy_ledger.domain.errors import LogUnavailable
 from privacy_ledger.testing.broker import BrokerProcess
 from tests.integration.light import LightCluster, Verdict
@@ -37,10 +39,13 @@ class CoordinatorReport(Struct, frozen=True, kw_only=True):
 
 
 async def run(
-    broker: BrokerProcess, folder: Path, *, pauses: int, has_client_defaults: bool
+    brokers: Sequence[BrokerProcess], folder: Path, *, pauses: int, has_client_defaults: bool
 ) -> CoordinatorReport:
-    """Freeze the broker so many times under two workers."""
-    light = LightCluster(broker.bootstrap, folder)
+    """Freeze the broker that coordinates the group, so many times, under two workers.
+
+    Of one broker it is the one; of several, another takes over meanwhile, as leader, too.
+    """
+    light = LightCluster(",".join(broker.bootstrap for broker in brokers), folder)
     await light.create()
     stop = asyncio.Event()
     sending: asyncio.Task[None] | None = None
@@ -55,6 +60,7 @@ async def run(
         stalls: list[float] = []
         for _ in range(pauses):
             await asyncio.sleep(FLOW_S)
+            broker = brokers[await _coordinator(light)]
             broker.pause()
             await asyncio.sleep(PAUSE_S)
             broker.resume()
@@ -67,11 +73,19 @@ async def run(
             shares=sum(len(worker.lines("share given")) for worker in workers),
         )  # fmt: skip
     finally:
-        broker.resume()
+        for broker in brokers:
+            broker.resume()
         stop.set()
         if sending is not None:
             await asyncio.gather(sending, return_exceptions=True)
         await light.close()
+
+
+async def _coordinator(light: LightCluster) -> int:
+    """Return the place of the broker that coordinates the workers' group."""
+    async with open_admin(light.cluster) as admin:
+        number: int = await admin.find_coordinator(light.group)
+        return number - 1
 
 
 async def _until_moving(light: LightCluster) -> float:

@@ -17,13 +17,15 @@ from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka._clients import open_producer, translated_errors
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.views import TailedLatest
 from privacy_ledger.app.ingest import Source
 from privacy_ledger.bootstrap import Runtime, engine_for, ingest_of, subjects_of
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.topics import TOPICS
 from privacy_ledger.engine.declaration import passes
+from privacy_ledger.engine.inspection import inspect
 from privacy_ledger.engine.kafka import KafkaEngine
-from privacy_ledger.interfaces.cli.operate import verify
+from privacy_ledger.interfaces.cli.operate import place_of, verify
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.record import Record, Undecodable
 from privacy_ledger.testing.generator import generate, user_id_of
@@ -109,6 +111,22 @@ class Damaged(Cluster):
             while partition not in engine.outcomes or engine.outcomes[partition].name != name:  # noqa: ASYNC110 - it may come at any moment
                 await asyncio.sleep(0.05)
         return engine.outcomes[partition].text
+
+    async def doctor(self) -> set[str]:
+        """Return the names of what somebody finds who only looks at the topics."""
+        async with self.runtime(CORE_ALONE) as runtime:
+            declaration, latest = runtime.declared["core"], TailedLatest(runtime.log)
+            return {
+                one.name
+                for partition in range(self.partitions)
+                for one in await inspect(
+                    runtime.log,
+                    latest,
+                    declaration,
+                    place_of(runtime, declaration, partition),
+                    runtime.states,
+                )
+            }
 
     # The store ----------------------------------------------------------------------------------
 

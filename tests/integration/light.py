@@ -150,10 +150,7 @@ async def open_log(task: LightTask, kind: type[L]) -> L:
 
 def engine_of(wiring: LightWiring, log: KafkaLog) -> KafkaEngine:
     """Return an engine that has not run yet."""
-    return KafkaEngine(
-        wiring.declaration, wiring, means=wiring.means(log), states=wiring.states,
-        clock=SystemClock(), ids=SystemIds(),
-    )  # fmt: skip
+    return KafkaEngine(wiring.declaration, wiring, wiring.means(log), clock=SystemClock(), ids=SystemIds())
 
 
 class LightCluster:
@@ -163,6 +160,7 @@ class LightCluster:
         """Choose a fresh prefix; nothing is created yet."""
         self.folder = folder
         self.prefix = f"l{uuid4().hex[:10]}."
+        self.group = f"{self.prefix}light"
         self.partitions = partitions
         self.cluster = ClusterSettings(bootstrap=bootstrap)
         self.workers: list[Process] = []

@@ -31,10 +31,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@pytest.fixture
-def cluster(kafka: Broker, tmp_path: Path) -> Cluster:
-    """Return a cluster of two partitions whose topics do not exist yet."""
-    return Cluster(kafka.bootstrap, tmp_path, partitions=2)
+@pytest_asyncio.fixture
+async def cluster(kafka: Broker, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """Yield a cluster of two partitions whose topics do not exist yet, and not afterwards either."""
+    made = Cluster(kafka.bootstrap, tmp_path, partitions=2)
+    yield made
+    await made.remove()
 
 
 @pytest_asyncio.fixture

@@ -19,14 +19,14 @@ def check(report: CoordinatorReport) -> None:
 @pytest.mark.timeout(240)
 async def test_a_paused_coordinator_doubles_nothing(broker_process: BrokerProcess, tmp_path: Path) -> None:
     """One pause of 12 s, with our client settings."""
-    check(await run(broker_process, tmp_path, pauses=1, has_client_defaults=False))
+    check(await run([broker_process], tmp_path, pauses=1, has_client_defaults=False))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("has_client_defaults", [True, False], ids=["client defaults", "our settings"])
 async def test_six_pauses_double_nothing(
-    broker_process: BrokerProcess, tmp_path: Path, *, has_client_defaults: bool
+    broker_cluster: tuple[BrokerProcess, ...], tmp_path: Path, *, has_client_defaults: bool
 ) -> None:
-    """Not even with the settings that a client has by default."""
-    check(await run(broker_process, tmp_path, pauses=PAUSES_LONG, has_client_defaults=has_client_defaults))
+    """In a cluster, where others take over; not even with the settings that a client has by default."""
+    check(await run(broker_cluster, tmp_path, pauses=PAUSES_LONG, has_client_defaults=has_client_defaults))

@@ -8,12 +8,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from privacy_ledger.adapters.formats import openedx
@@ -28,13 +29,13 @@ LIMIT_S: Final = 90.0
 _ADDRESS: Final = re.compile(rb"http://(127\.0\.0\.1:\d+)/")
 
 
-@pytest.fixture
-def cluster(kafka: Broker, tmp_path: Path) -> Iterator[Cluster]:
-    """Yield a cluster of four partitions whose workers answer health checks; ends its workers."""
+@pytest_asyncio.fixture
+async def cluster(kafka: Broker, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """Yield a cluster of four partitions whose workers answer health checks; nothing of it stays."""
     made = Cluster(kafka.bootstrap, tmp_path)
     made.env["PRIVACY_LEDGER_HEALTH"] = ":0"
     yield made
-    made.end()
+    await made.remove()
 
 
 def address_of(worker: Worker) -> str:
@@ -149,6 +150,7 @@ async def test_workers_are_ready_when_they_fold_and_count_all_that_they_folded(c
         await until(lambda: is_ready(second))
         shared = [set(ready(worker)["passes"]["core"]) for worker in (first, second)]
         assert (shared[0] | shared[1], shared[0] & shared[1]) == ({"0", "1", "2", "3"}, set())
+        await until(lambda: b"privacy_ledger_standby_left{" in page(first, "/metrics")[1])
         gone = next(iter(shared[1]))
         assert total(first, "partition_state", {"pass": "core", "partition": gone}) == 0
         second.kill()

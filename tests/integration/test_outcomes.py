@@ -140,6 +140,7 @@ async def test_a_truncated_changelog_is_named_and_the_state_is_built_anew(
 ) -> None:
     """Whether the local store still has it all or not: nobody else could restore from such a topic."""
     await damaged.delete_below(topic, 5)
+    assert await damaged.doctor() == {"changelog truncated"}
     if not has_store:
         shutil.rmtree(damaged.store())
     async with damaged.core() as (runtime, engine):
@@ -239,7 +240,9 @@ async def _has_old_position(log: EventLog, *, below: int) -> bool:
 
 async def test_a_ledger_that_ends_below_the_position_stops_the_partition(damaged: Damaged) -> None:
     """The position lies above the high water: nothing is folded, and nobody is ready."""
+    assert await damaged.doctor() == set()
     await damaged.make_anew(LEDGER_EVENTS)
+    assert await damaged.doctor() == {"ledger rewound"}
     async with damaged.core() as (_, engine):
         said = await damaged.outcome(engine, "ledger rewound")
         assert "ends at 0, below offset" in said
@@ -264,6 +267,7 @@ async def test_a_ledger_that_lost_what_was_not_folded_stops_the_partition(damage
         await runtime.registrar.tick(force=True)
         await runtime.registrar.tick(force=True)
     await damaged.delete_below(LEDGER_EVENTS, folded + 2)
+    assert await damaged.doctor() == {"ledger truncated"}
     async with damaged.core() as (_, engine):
         said = await damaged.outcome(engine, "ledger truncated")
         assert f"begins at {folded + 2}" in said

@@ -9,11 +9,12 @@ from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.state_codec import PassStateCodec
-from privacy_ledger.domain.errors import Fenced, InvariantViolation, ProcessorChanged, ProcessorMoved
+from privacy_ledger.domain.errors import InvariantViolation, ProcessorChanged, ProcessorMoved
 from privacy_ledger.domain.events import CourseEnrolled, event_type
 from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.engine.declaration import PassDeclaration, passes
-from privacy_ledger.interfaces.cli.operate import verify
+from privacy_ledger.engine.inspection import inspect
+from privacy_ledger.interfaces.cli.operate import place_of, verify
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import Row
 from privacy_ledger.streams import progress
@@ -145,13 +146,27 @@ async def test_a_build_that_does_not_know_of_the_move_is_refused(tmp_path: Path)
     with pytest.raises(ProcessorMoved, match=r"progress moved from .* to the pass analytics"):
         async with home(tmp_path, declared=WHOLE):
             pass
+    async with bootstrap.open_runtime(settings(tmp_path), declared=WHOLE, prepare=False) as looking:
+        assert await _findings(looking) == {"processor moved"}
     async with home(tmp_path, declared=ELSEWHERE) as it:
         assert await it.rows(view_topic("progress")) == written
         assert (await verify(it.runtime)).is_equal
 
 
+async def _findings(runtime: bootstrap.Runtime) -> set[str]:
+    """Return the names of what the topics of a home say to somebody who only looks."""
+    found: set[str] = set()
+    for one in runtime.declared.values():
+        states = runtime.state_codec(one)
+        for place in (place_of(runtime, one, partition) for partition in range(runtime.partitions)):
+            found |= {
+                finding.name for finding in await inspect(runtime.log, runtime.latest, one, place, states)
+            }
+    return found
+
+
 async def test_the_old_owner_is_fenced_while_it_runs(tmp_path: Path) -> None:
-    """It holds cycles from before the move: what it folds then is not appended."""
+    """It holds cycles from before the move: what it folds then is not appended, and it learns why."""
     async with home(tmp_path, declared=WHOLE) as it:
         await _live_a_little(it, "a")
         old = it.runtime.embedded
@@ -162,7 +177,7 @@ async def test_the_old_owner_is_fenced_while_it_runs(tmp_path: Path) -> None:
         async with bootstrap.open_runtime(settings(tmp_path), declared=ELSEWHERE) as other:
             await other.passes.settle()
             await it.ingest.run(enumerate([played("7", event="late")], start=1), _source())
-            with pytest.raises(Fenced):
+            with pytest.raises(ProcessorMoved):
                 await old.drain()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from privacy_ledger.adapters.observe.board import Board
+from privacy_ledger.adapters.observe.board import Board, PartitionStatus
 from privacy_ledger.adapters.observe.health import (
     CONNECTIONS_MAX,
     HEAD_BYTES_MAX,
@@ -152,6 +152,20 @@ async def test_a_rebalance_makes_unready_until_the_next_assignment() -> None:
     board.note(Stands(pass_name="core", partition=0, standing=Standing.STOPPED, outcome="Fenced"))
     ready.append(board.readiness(("core",)).ready)
     assert ready == [True, False, True]
+
+
+async def test_a_partition_that_waits_keeps_its_reason_while_its_restore_stands() -> None:
+    """How far it came is said beside the error, and both go when it folds."""
+    board = Board()
+    board.note(Assigned(pass_name="core", partitions=(0,)))
+    board.note(Stands(pass_name="core", partition=0, standing=Standing.WAITING, outcome="LogUnavailable"))
+    board.note(Restoring(pass_name="core", partition=0, records=70, rate=9.0, eta_s=4.0))
+    waiting = board.readiness(("core",)).passes["core"]
+    board.note(Stands(pass_name="core", partition=0, standing=Standing.RUNNING))
+    assert waiting == {
+        "0": PartitionStatus(state="waiting", outcome="LogUnavailable", restored=70, eta_s=4.0)
+    }
+    assert board.readiness(("core",)).passes["core"] == {"0": PartitionStatus(state="running")}
 
 
 async def test_a_worker_can_be_asked_from_the_command_line() -> None:

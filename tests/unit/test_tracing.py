@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -48,9 +48,11 @@ class Traced:
 
 
 @pytest.fixture
-def traced() -> Traced:
-    """Return a provider of the test's own."""
-    return Traced()
+def traced() -> Iterator[Traced]:
+    """Yield a provider of the test's own, and end its thread."""
+    own = Traced()
+    yield own
+    own.provider.shutdown()
 
 
 def whole(spans: Sequence[ReadableSpan]) -> bytes:

@@ -61,6 +61,11 @@ class PassStateCodec:
         own = state_topic(self._pass)
         return {table.code: (self.topic(table), self.topic(table) == own) for table in tables}
 
+    def changelogs(self, tables: Iterable[Table[T]]) -> dict[str, bytes]:
+        """Return the topics that these tables lie in, and the table code that their keys lack."""
+        lacking = {topic: code for code, (topic, keeps) in self.routes(tables).items() if not keeps}
+        return {state_topic(self._pass): b"", **lacking}
+
     def changelog_key(self, table: Table[T], key: bytes) -> bytes:
         """Return the key as it stands in a view, with the table's code in a private changelog."""
         if table.view is not None and table.name in self._publishes:

@@ -4,7 +4,6 @@ An open transaction must never hold the ledger's last stable offset, so tombston
 idempotent append. Both stay on the pass's list until they are seen done: a crash repeats them.
 """
 
-from collections.abc import Iterable
 from typing import Protocol, cast
 
 from privacy_ledger.domain.values import SubjectRef
@@ -55,8 +54,8 @@ class LiveAftermath:
         for key, shred in work.shreds:
             ref = SubjectRef(key[:16])
             if shred.group == "view":
-                own = (one.table for one in self._declaration.processors)
-                for table in (*cast("Iterable[Table[object]]", own), *cycle.roll.seats.departed):
+                own = cast("tuple[Table[object], ...]", tuple(p.table for p in self._declaration.processors))
+                for table in (*own, *cycle.roll.seats.departed):
                     self._vault.shred(ref, now=now, group=self._states.group(table), below=shred.below)
             else:
                 self._vault.shred(ref, now=now, group=shred.group, generation=shred.generation)

@@ -41,11 +41,14 @@ class Lane:
     """One pass with a cycle per partition, opened when the lock is held.
 
     `is_beside`: nobody reads what it folds yet. Such a lane never holds a command up: it gets one
-    cycle per partition and turn, within its rate of records a second over all partitions.
+    cycle per partition and turn, within its `rate` of records a second over all partitions.
     """
 
     def __init__(
-        self, declaration: PassDeclaration, open_cycle: Callable[[int], PartitionCycle], *, means: Means
+        self,
+        declaration: PassDeclaration,
+        open_cycle: Callable[[int], PartitionCycle],
+        means: Means,
     ) -> None:
         """Take the declaration, how to open a partition's cycle, and what it may write and do."""
         self.declaration = declaration
@@ -162,46 +165,44 @@ class EmbeddedPasses:
         return True
 
     async def _reconcile(self) -> None:
-        """Close lanes that are run no more, and open new ones; half a lane never looks like a whole one."""
+        """Close lanes that are run no more, and open new ones."""
         wanted = await self._line_up.current()
         for lane in self._lanes:
             if lane not in wanted:
                 self._close(lane)
                 await self._line_up.left(lane.declaration)
         self._lanes = wanted
+        partitions = tuple(range(self._log.partitions(self._source)))
         new = [lane for lane in wanted if not lane.cycles]
-        partitions = range(self._log.partitions(self._source))
         for lane in new:
             name = lane.declaration.name
             lane.meters = {p: PartitionMeter(self._meters, pass_name=name, partition=p) for p in partitions}
-            self._meters.note(Assigned(pass_name=name, partitions=tuple(partitions)))
+            self._meters.note(Assigned(pass_name=name, partitions=partitions))
         # All moves first: they fence the passes that something moved from.
-        claims = {
-            (lane.declaration.name, partition): await lane.means.claims.claim(
-                partition, lane.open_cycle(partition)
-            )
-            for lane in new
-            for partition in partitions
-        }
-        for lane in new:
-            lane.cycles = {
-                partition: await self._open(lane, partition, claims[lane.declaration.name, partition])
-                for partition in partitions
-            }
+        moved = [
+            {p: await lane.means.mover.claims(p, lane.open_cycle(p)) for p in partitions} for lane in new
+        ]
+        for lane, claims in zip(new, moved, strict=True):
+            lane.cycles = await self._opened(lane, claims)
 
-    async def _open(self, lane: Lane, partition: int, claims: Mapping[str, Claim]) -> PartitionCycle:
-        """Fence earlier owners of one place, and finish what they left."""
-        await lane.means.log.open_writer(self._writer(lane, partition))
-        cycle = lane.open_cycle(partition)
-        enrolled = cycle.enrol(now=self._clock.now(), claims=claims)
-        if enrolled is not None:
-            await self._commit(lane, partition, cycle, enrolled)
-        # What an earlier owner decided and may not have finished.
-        await lane.means.aftermath.carry_out(cycle.outstanding(), cycle)
-        await self._retry_parked(lane, partition, cycle)
-        lane.meters[partition].outstanding(cycle)
-        lane.meters[partition].stands(Standing.RUNNING)
-        return cycle
+    async def _opened(
+        self, lane: Lane, claims: Mapping[int, Mapping[str, Claim]]
+    ) -> dict[int, PartitionCycle]:
+        """Return an open cycle per partition; half a lane must never look like a whole one."""
+        cycles: dict[int, PartitionCycle] = {}
+        for partition in claims:
+            await lane.means.log.open_writer(self._writer(lane, partition))
+            cycle = lane.open_cycle(partition)
+            enrolled = cycle.enrol(now=self._clock.now(), claims=claims[partition])
+            if enrolled is not None:
+                await self._commit(lane, partition, cycle, enrolled)
+            # What an earlier owner decided and may not have finished.
+            await lane.means.aftermath.carry_out(cycle.outstanding(), cycle)
+            await self._retry_parked(lane, partition, cycle)
+            lane.meters[partition].outstanding(cycle)
+            lane.meters[partition].stands(Standing.RUNNING)
+            cycles[partition] = cycle
+        return cycles
 
     def _close(self, lane: Lane) -> None:
         if lane.cycles:
@@ -226,7 +227,7 @@ class EmbeddedPasses:
             # A command that drops a version fences whoever folds it: what is still to be run is
             # opened again, with what the registry says by now.
             for lane in self._lanes:
-                self._close(lane)
+                lane.cycles = {}
             await self._reconcile()
             return await self._drain()
 
@@ -248,7 +249,8 @@ class EmbeddedPasses:
     async def _cycle(self, lane: Lane, partition: int) -> int:
         """Run one cycle; return how many rows it took, or 1 for a slice of a join alone."""
         cycle, meter, pace = lane.cycles[partition], lane.meters[partition], lane.pace(partition)
-        limit, after = pace.allowed(ROWS_PER_CYCLE), cycle.position.offset
+        limit = pace.allowed(ROWS_PER_CYCLE)
+        after = cycle.position.offset
         rows = await lane.means.log.read(self._source, partition, after=after, limit=limit) if limit else ()
         if not rows and not cycle.roll.seats.is_moving:
             if limit:
@@ -260,8 +262,8 @@ class EmbeddedPasses:
             return True
 
         await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
-        pace.took(len(rows))
         if rows:
+            pace.took(len(rows))
             behind = await self._log.end(self._source, partition) - rows[-1].offset - 1
             meter.lag(cycle.position.offset, behind, now=self._clock.now())
         meter.outstanding(cycle)

@@ -34,7 +34,7 @@ from privacy_ledger.engine.soundness import (
     time_stamp,
 )
 from privacy_ledger.engine.stores import Stores
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
+from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore
 from privacy_ledger.ports.transport import OutOfRange
@@ -52,22 +52,22 @@ class Entrance:
     def __init__(
         self,
         declaration: PassDeclaration,
-        *,
         means: Means,
-        states: StateCodec,
+        *,
         clock: Clock,
         ids: Ids,
         stores: Stores,
         meter: Callable[[int], PartitionMeter],
         confirm: Callable[[], Awaitable[None]],
     ) -> None:
-        """Take the collaborators of an engine; `confirm` is asked whenever a writer was opened."""
+        """Take the collaborators of an engine."""
         self._meter = meter
         self._declaration = declaration
         self._log = means.log
-        self._means = means
+        self._aftermath = means.aftermath
+        self._mover = means.mover
+        self._states = means.states
         self._confirm = confirm
-        self._states = states
         self._clock = clock
         self._ids = ids
         self._stores = stores
@@ -109,7 +109,7 @@ class Entrance:
         store, records = await self._restored(partition, progress)
         cycle = open_cycle(partition, store)
         cycle.check_roll()
-        claims = await self._means.claims.claim(partition, cycle)
+        claims = await self._mover.claims(partition, cycle)
         if claims:
             store, more = await self._restored(partition, progress)
             cycle, records = open_cycle(partition, store), records + more
@@ -189,7 +189,7 @@ class Entrance:
 
     async def _finish_predecessor(self, cycle: PartitionCycle, partition: int) -> None:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
-        await self._means.aftermath.carry_out(cycle.outstanding(), cycle)
+        await self._aftermath.carry_out(cycle.outstanding(), cycle)
         parked = cycle.parked()
         batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
         if batch is not None:
@@ -208,7 +208,7 @@ class Entrance:
         ends = await self._meter(partition).commit(self._log, batch)
         await self._notice(place, ends)
         cycle.settle(batch, marks_of(ends, partition, place.changelogs))
-        await self._means.aftermath.carry_out(batch.work, cycle)
+        await self._aftermath.carry_out(batch.work, cycle)
 
     async def note(self, cycle: PartitionCycle, partition: int) -> None:
         """Say in the changelogs how far they reach, and in the store that it is whole now.

@@ -25,9 +25,8 @@ from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
 from privacy_ledger.engine.turns import fold_in_turn
 from privacy_ledger.logging import get_logger
-from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.log import Row
-from privacy_ledger.ports.observe import SILENT, Assigned, Meters, Revoked, Standing
+from privacy_ledger.ports.observe import SILENT, Assigned, Followed, Meters, Revoked, Standing
 from privacy_ledger.ports.observe import Restoring as Restored
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, StoreFolder
 from privacy_ledger.ports.transport import OutOfRange, Share, Source, Tail
@@ -70,7 +69,7 @@ class Wiring(Protocol):
         ...
 
     async def confirm(self) -> None:
-        """Return when the pass is still to be run as declared; asked whenever its writer was opened.
+        """Return when the pass is still to be run as declared; asked once its writer is open.
 
         Raises:
             Fenced: a version that it folds was dropped meanwhile.
@@ -102,17 +101,16 @@ class KafkaEngine:
         self,
         declaration: PassDeclaration,
         wiring: Wiring,
-        *,
         means: Means,
-        states: StateCodec,
+        *,
         clock: Clock,
         ids: Ids,
         meters: Meters = SILENT,
     ) -> None:
         """Take the collaborators."""
-        self.pace = Pace()
         self._meters = meters
         self._meter_of: dict[int, PartitionMeter] = {}
+        self.pace = Pace()
         self.declaration = declaration
         self._wiring = wiring
         self._clock = clock
@@ -127,15 +125,9 @@ class KafkaEngine:
             ),
         )  # fmt: skip
         self._entrance = Entrance(
-            declaration,
-            means=means,
-            states=states,
-            clock=clock,
-            ids=ids,
-            stores=self._stores,
-            meter=self._meter,
+            declaration, means, clock=clock, ids=ids, stores=self._stores, meter=self._meter,
             confirm=wiring.confirm,
-        )
+        )  # fmt: skip
         self._standby = Standby(
             wiring.tail(), self._stores, pass_name=declaration.name, changelogs=changelogs
         )
@@ -173,9 +165,16 @@ class KafkaEngine:
                 task.cancel()
             await asyncio.gather(*tasks, *self._sweeps, following, return_exceptions=True)
             self._stores.close()
-            await self._source.leave()
+            await self._leave()
         if self._refusal is not None:
             raise self._refusal
+
+    async def _leave(self) -> None:
+        """Leave the group; where it cannot be reached, it will notice."""
+        try:
+            await self._source.leave()
+        except LogUnavailable as error:
+            log_line.info("group not left", pass_name=self.declaration.name, reason=str(error))
 
     def stop(self) -> None:
         """Finish the cycle in hand and end `run`."""
@@ -391,9 +390,15 @@ class KafkaEngine:
             offsets[partition] = owned.cycle.position.offset + 1
             if now - owned.noted_at > NOTE_PROGRESS_S:
                 owned.noted_at = now
+                self._meter(partition).outstanding(owned.cycle)
                 async with owned.lock:
                     if owned.is_running:
                         await self._note(partition, owned, owned.cycle)
+        for partition, seen in self.following.items() if is_due else ():
+            if seen.left is not None:
+                self._meters.note(
+                    Followed(pass_name=self.declaration.name, partition=partition, left=seen.left)
+                )
         if self._lag is not None and self._lag.done():
             task, self._lag = self._lag, None
             task.result()  # Fenced: this worker is not the one that it takes itself for
@@ -407,7 +412,7 @@ class KafkaEngine:
         meter, cycle = self._meter(partition), owned.cycle
         if cycle is None or not owned.is_running:
             seen = owned.progress.now()
-            if seen.eta_s is not None:
+            if seen.eta_s is not None and seen.left:
                 self._meters.note(
                     Restored(
                         pass_name=self.declaration.name, partition=partition, records=seen.records,
@@ -418,7 +423,6 @@ class KafkaEngine:
         behind = await self._source.behind(partition)
         if behind is not None:
             meter.lag(cycle.position.offset, behind, now=self._clock.now())
-        meter.outstanding(cycle)
 
     def _meter(self, partition: int) -> PartitionMeter:
         meter = self._meter_of.get(partition)

@@ -101,6 +101,7 @@ class PartitionMeter:
                 tombstones=cycle.count(WORK, limit=COUNTED_MAX),
                 shreds=cycle.count(SHREDS, limit=COUNTED_MAX),
                 last_tick=None if meta is None else meta.last_tick,
+                joining=tuple(sorted(cycle.roll.seats.cursors)),
             )
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ starts there again with a build that does not know of the move finds the mark an
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,52 +20,16 @@ from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog, NewRecord
 from privacy_ledger.ports.passes import PassPosition
-from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.roster import MOVED, ROSTER, Claim, Moved
 from privacy_ledger.streams.states import GENERATIONS, SHREDS, Changes, Table
 
-__all__ = ["Claims", "LiveClaims", "claim_moved"]
+__all__ = ["claim_moved"]
 
 T = TypeVar("T")
 READ: Final = 5000
 
 log_line = get_logger()
-
-
-class Claims(Protocol):
-    """Takes over what moved to a pass from others."""
-
-    async def claim(self, partition: int, cycle: PartitionCycle) -> Mapping[str, Claim]:
-        """Return what was found, by processor; see `claim_moved`."""
-        ...
-
-
-class LiveClaims:
-    """The claims of a declared pass: they fence the passes that something moved from."""
-
-    def __init__(
-        self,
-        declaration: PassDeclaration,
-        *,
-        log: EventLog,
-        vault: KeyVault,
-        states: StateCodec,
-        clock: Clock,
-    ) -> None:
-        """Take what they need."""
-        self._declaration = declaration
-        self._log = log
-        self._vault = vault
-        self._states = states
-        self._clock = clock
-
-    async def claim(self, partition: int, cycle: PartitionCycle) -> Mapping[str, Claim]:
-        """Take over what moved here and was not taken yet."""
-        return await claim_moved(
-            self._log, self._declaration, partition, cycle=cycle, states=self._states,
-            vault=self._vault, now=self._clock.now(),
-        )  # fmt: skip
 
 
 async def claim_moved(

@@ -13,9 +13,8 @@ from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.batch import Work
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.ports.log import NewRecord, PassLog, Row
-from privacy_ledger.streams.roster import Claim
 
-__all__ = ["MutedAftermath", "MutedLog", "NoClaims", "OwnKeys"]
+__all__ = ["MutedAftermath", "MutedLog", "OwnKeys"]
 
 
 class MutedLog:
@@ -102,11 +101,3 @@ class MutedAftermath:
                 self._keys.shred_below(SubjectRef(key[:16]), shred.below)
         if work.shreds:
             cycle.shredded(work)
-
-
-class NoClaims:
-    """The claims of a replay: nothing moves to it, so no other pass is fenced."""
-
-    async def claim(self, partition: int, cycle: PartitionCycle) -> Mapping[str, Claim]:  # noqa: ARG002
-        """Return nothing."""
-        return {}

@@ -6,7 +6,6 @@ from msgspec import Struct, structs
 
 from privacy_ledger.domain.errors import (
     BuildRefused,
-    ChangelogLost,
     Fenced,
     LedgerError,
     LedgerRewound,
@@ -68,9 +67,6 @@ class Outcomes:
             case Fenced():
                 log_line.warning("fenced", **self._what(partition, error))
                 return FENCED_RETRY_S
-            case StoreUnfit() | ChangelogLost():
-                log_line.warning("state unfit", **self._what(partition, error))
-                return 0.0
             case _:
                 log_line.warning("attempt failed", **self._what(partition, error))
                 return RETRY_S

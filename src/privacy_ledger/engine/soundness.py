@@ -145,15 +145,17 @@ async def look_back(log: PassLog, store: StateStore, place: Place) -> None:
             return
 
 
-def check_life(store: StateStore, place: Place) -> None:
-    """Make sure that a restored store began with the life of the state that it holds now.
+def check_life(store: StateStore, place: Place) -> bytes:
+    """Return the life of the state that a restored store holds; it must be the one that it began with.
 
     Raises:
         StoreUnfit: its topics were made anew meanwhile.
     """
     (position,) = store.get_many([POSITION_KEY])
+    life = b"" if position is None else msgspec.msgpack.decode(position, type=PassPosition).life
     if position is not None:
-        _check_life(store, place, msgspec.msgpack.decode(position, type=PassPosition).life)
+        _check_life(store, place, life)
+    return life
 
 
 def _check_life(store: StateStore, place: Place, life: bytes) -> None:

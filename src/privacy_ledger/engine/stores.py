@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from privacy_ledger.domain.errors import LedgerError, StoreUnfit
-from privacy_ledger.engine.soundness import Place, examine, prepare, time_stamp
+from privacy_ledger.engine.soundness import Place, check_life, examine, own_stamp, prepare, time_stamp
 from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
 
 __all__ = ["Stores"]
@@ -71,11 +71,15 @@ class Stores:
         return store
 
     def note_whole(self, partition: int) -> StoreUnfit | None:
-        """Say in a followed store that it holds all there is; return why it must not, if it is too old."""
-        store, now = self.open(partition), self._clock.now()
-        unfit = examine(store, self.place(partition), now=now)
+        """Say in a followed store that it holds all there is; return why it must not be used instead."""
+        store, place, now = self.open(partition), self.place(partition), self._clock.now()
+        unfit = examine(store, place, now=now)
         if unfit is None:
-            store.write([time_stamp(now)])
+            try:
+                life = check_life(store, place)
+            except StoreUnfit as another:
+                return another
+            store.write([time_stamp(now), own_stamp(place, life)])
         return unfit
 
     def condemn(self, partition: int) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "Assigned",
     "Cycle",
     "CycleOutcome",
+    "Followed",
     "KeyCacheFigures",
     "Lag",
     "Meters",
@@ -123,7 +124,10 @@ class Lag(Struct, frozen=True, kw_only=True):
 
 
 class Outstanding(Struct, frozen=True, kw_only=True):
-    """What was decided and is not done, counted up to a bound; `last_tick` is the time in force."""
+    """What was decided and is not done, counted up to a bound; `last_tick` is the time in force.
+
+    `joining` names the projections that are still brought up beside the pass's own work.
+    """
 
     pass_name: str
     partition: int
@@ -131,9 +135,18 @@ class Outstanding(Struct, frozen=True, kw_only=True):
     tombstones: int
     shreds: int
     last_tick: datetime | None
+    joining: tuple[str, ...] = ()
 
 
-Seen = Assigned | Revoked | Stands | Restoring | Cycle | Lag | Outstanding
+class Followed(Struct, frozen=True, kw_only=True):
+    """A partition that another worker owns and this one follows, with the offsets left to apply."""
+
+    pass_name: str
+    partition: int
+    left: int
+
+
+Seen = Assigned | Revoked | Stands | Restoring | Cycle | Lag | Outstanding | Followed
 
 
 class Meters(Protocol):

@@ -52,6 +52,9 @@ __all__ = [
     "BrokerProcess",
     "BrokerStartFailed",
     "BrokerUnavailable",
+    "Node",
+    "free_ports",
+    "kafka_distribution",
     "running_broker",
     "running_process",
 ]
@@ -89,8 +92,18 @@ class BrokerKind(StrEnum):
     JARS = "jars"
 
 
+@dataclass(frozen=True)
+class Node:
+    """A broker's place among several: its number, its ports, and who votes in which cluster."""
+
+    number: int
+    ports: tuple[int, int]
+    voters: str
+    cluster_id: str
+
+
 class BrokerProcess:
-    """One single-node broker run from the jars, on ports and a data directory that outlive a kill.
+    """One broker run from the jars, on ports and a data directory that outlive a kill.
 
     Every call blocks until it is done: in async code use `asyncio.to_thread`.
     """
@@ -101,13 +114,18 @@ class BrokerProcess:
         *,
         data_dir: Path,
         overrides: Mapping[str, str],
+        node: Node | None = None,
     ) -> None:
-        """Take a folder, which may hold an earlier broker's data, and settings; start nothing."""
+        """Take a folder, which may hold an earlier broker's data, and settings; start nothing.
+
+        Without `node` it is a cluster of its own.
+        """
         self.data_dir = data_dir
         self._distribution = distribution
         self._overrides = dict(overrides)
+        self._node = node
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports: tuple[int, int] | None = None
+        self._ports: tuple[int, int] | None = None if node is None else node.ports
         self._log_start = 0
 
     @property
@@ -137,7 +155,7 @@ class BrokerProcess:
         is_first = self._ports is None
         for attempt in range(1, PORT_ATTEMPTS + 1):
             if self._ports is None:
-                self._ports = _free_ports()
+                self._ports = free_ports()
             self._spawn(self._ports)
             try:
                 _await_ready(self.bootstrap, exit_reason=self._exit_reason, timeout_s=START_TIMEOUT_S)
@@ -208,9 +226,12 @@ class BrokerProcess:
     def _write_files(self, port: int, controller_port: int) -> Path:
         logs = self.data_dir / "data"
         logs.mkdir(parents=True, exist_ok=True)
+        node = self._node
+        number = str(1 if node is None else node.number)
         settings = {
             **SETTINGS,
-            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "node.id": number,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}" if node is None else node.voters,
             "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
             "log.dirs": str(logs),
@@ -224,8 +245,8 @@ class BrokerProcess:
             shutil.copytree(self._distribution.formatted, logs, dirs_exist_ok=True)
             identity = {
                 "version": "1",
-                "cluster.id": random_id(),
-                "node.id": "1",
+                "cluster.id": random_id() if node is None else node.cluster_id,
+                "node.id": number,
                 "directory.id": random_id(),
             }
             write_properties(logs / "meta.properties", identity)
@@ -311,7 +332,7 @@ def running_process(
         BrokerUnavailable: Java or the jars cannot be had here.
         BrokerStartFailed: the broker did not come up.
     """
-    distribution = prepare_distribution(_run_once)
+    distribution = kafka_distribution()
     with ExitStack() as stack:
         if data_dir is None:
             # A broker that is being killed may still write: removal is best effort.
@@ -321,6 +342,15 @@ def running_process(
         stack.callback(process.stop)
         process.start()
         yield process
+
+
+def kafka_distribution() -> Distribution:
+    """Return Kafka's jars and what starts them, fetched and prepared where that was not done yet.
+
+    Raises:
+        BrokerUnavailable: Java or the jars cannot be had here.
+    """
+    return prepare_distribution(_run_once)
 
 
 def _run_once(distribution: Distribution, folder: Path) -> None:
@@ -364,7 +394,7 @@ def _start_container(stack: ExitStack, overrides: Mapping[str, str]) -> Broker:
     containers = importlib.import_module("testcontainers.core.container")
     # Its clean-up container would be a second image to pull; the exit stack removes ours.
     config.testcontainers_config.ryuk_disabled = True
-    port, _ = _free_ports()
+    port, _ = free_ports()
     settings = {
         **SETTINGS,
         "controller.quorum.voters": "1@127.0.0.1:9093",
@@ -441,7 +471,7 @@ def _speaks_kafka(bootstrap: str) -> bool:
         return False
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports() -> tuple[int, int]:
     """Return two ports that were free just now; another process may still be faster."""
     with socket.socket() as first, socket.socket() as second:
         first.bind(("127.0.0.1", 0))

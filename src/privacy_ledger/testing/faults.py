@@ -16,7 +16,7 @@ import asyncio
 import inspect
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
@@ -31,11 +31,22 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 EFFECTS: Final = {
-    "log": frozenset({"append", "append_atomically", "open_writer", "supersede"}),
+    "log": frozenset({"append", "append_atomically", "open_writer", "supersede", "provide", "forget"}),
     "vault": frozenset(
-        {"mint", "bind", "reopen", "erase_identities", "sealing_keys", "fresh_keys", "shred", "end", "secret"}
+        {
+            "mint",
+            "bind",
+            "reopen",
+            "erase_identities",
+            "sealing_keys",
+            "fresh_keys",
+            "shred",
+            "shred_group",
+            "end",
+            "secret",
+        }
     ),
-    "store": frozenset({"write", "wipe", "flush", "compact"}),
+    "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
@@ -49,7 +60,7 @@ READS: Final = {
 }
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {
-    "log": frozenset({"partitions", "declare", "start", "close", "compact"}),
+    "log": frozenset({"partitions", "declare", "release", "start", "close", "compact"}),
     "vault": frozenset({"close"}),
     "store": frozenset({"close"}),
     "lock": frozenset({"release"}),
@@ -286,14 +297,19 @@ class _Front:
         self._seam.pass_by(Point(label, number, Mode.AFTER))
         return offsets
 
-    async def _append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def _append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> Mapping[tuple[str, int], int]:
         port = cast("Any", self._port)
         label = self._label("append_atomically", writer)
         number = self._seam.number(label)
         self._seam.pass_by(Point(label, number, Mode.BEFORE))
-        await self._within(port.append_atomically(writes, writer=writer))
+        ends: Mapping[tuple[str, int], int] = await self._within(
+            port.append_atomically(writes, writer=writer)
+        )
         await self._seam.wrote(writes)
         self._seam.pass_by(Point(label, number, Mode.AFTER))
+        return ends
 
     async def _within(self, call: Awaitable[R]) -> R:
         token = _inside.set(True)

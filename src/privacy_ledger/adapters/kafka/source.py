@@ -235,6 +235,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is 
         """Pause what was assigned before anybody is told."""
         if assigned:
             self._consumer.pause(*assigned)
+        for place in assigned:
+            # A position, so that nobody asks the group for one; each is resumed from its own.
+            self._consumer.seek(place, 0)
         self._member.assigned(self._assignor.share)
 
 

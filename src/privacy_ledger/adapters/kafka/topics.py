@@ -86,7 +86,8 @@ async def plan(
             partitions=topic.partitions or partitions,
             replication=replication,
             scale_ms=scale_ms,
-            found=found.get(name),
+            # A broker may list a topic that another made a moment ago, and not know it when asked.
+            found=found.get(name) if name in configs else None,
             config=configs.get(name, {}),
         )
         if change is not None:
@@ -193,7 +194,7 @@ def _difference(
 
 
 async def _read_configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what is set on each topic itself."""
+    """Return what is set on each topic itself; topics that the broker does not know are left out."""
     if not names:
         return {}
     responses = await admin.describe_configs(
@@ -202,6 +203,8 @@ async def _read_configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dic
     configs: dict[str, dict[str, str]] = {}
     for response in responses:
         for code, _, _, name, entries in response.resources:
+            if code == UnknownTopicOrPartitionError.errno:
+                continue
             _check_code(code, f"describe {name}")
             configs[name] = {entry[0]: entry[1] for entry in entries if entry[3] == _SET_ON_TOPIC}
     return configs

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from privacy_ledger.ports.observe import Assigned, Restoring, Revoked, Seen, Standing, Stands
 
@@ -44,19 +44,17 @@ class Board:
             case Revoked(pass_name=name):
                 self._passes.pop(name, None)
             case Stands(standing=standing, outcome=outcome):
-                self._put(seen, PartitionStatus(state=standing, outcome=outcome or None))
+                self._put(seen, state=standing, outcome=outcome or None, restored=None, eta_s=None)
             case Restoring(records=records, eta_s=eta_s):
-                self._put(
-                    seen,
-                    PartitionStatus(state=Standing.ACQUIRING, restored=records, eta_s=round(eta_s, 1)),
-                )
+                self._put(seen, restored=records, eta_s=round(eta_s, 1))
             case _:
                 pass
 
-    def _put(self, seen: Stands | Restoring, status: PartitionStatus) -> None:
+    def _put(self, seen: Stands | Restoring, **news: str | float | None) -> None:
         owned = self._passes.get(seen.pass_name, {})
-        if seen.partition in owned:  # a task of an earlier assignment may still speak
-            owned[seen.partition] = status
+        before = owned.get(seen.partition)
+        if before is not None:  # else a task of an earlier assignment speaks
+            owned[seen.partition] = structs.replace(before, **news)
 
     def readiness(self, passes: Sequence[str]) -> Readiness:
         """Return how these passes stand."""

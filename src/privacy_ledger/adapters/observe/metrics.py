@@ -133,7 +133,15 @@ METRICS: Final = (
     ),
     Metric(
         name="privacy_ledger_restore_eta_seconds", kind="gauge", labels=_PLACE,
-        says="Time that a running restore has left, in the changelog that it reads",
+        says="Time that a running restore has left",
+    ),
+    Metric(
+        name="privacy_ledger_standby_left", kind="gauge", labels=_PLACE,
+        says="Offsets of changelogs that this worker, which stands by for the owner, has not applied yet",
+    ),
+    Metric(
+        name="privacy_ledger_projection_joining", kind="gauge", labels=("pass", "projection", "partition"),
+        says="1 while a projection is brought up beside the work of its pass and knows some people only",
     ),
     Metric(
         name="privacy_ledger_key_cache_keys", kind="gauge", labels=("state",),

@@ -22,6 +22,7 @@ from privacy_ledger.ports.observe import (
     Assigned,
     Cycle,
     CycleOutcome,
+    Followed,
     KeyCacheFigures,
     Lag,
     Outstanding,
@@ -41,7 +42,8 @@ _PULLED: Final = ("privacy_ledger_key_cache_keys", "privacy_ledger_key_cache_loo
 """Metrics that are asked for when somebody looks, and not noted."""
 _OF_ASSIGNED: Final = (
     "lag_records", "lag_seconds", "partition_state", "position", "tombstones_outstanding",
-    "shreds_outstanding", "subjects_parked", "tick_timestamp_seconds",
+    "shreds_outstanding", "subjects_parked", "tick_timestamp_seconds", "standby_left",
+    "projection_joining",
 )  # fmt: skip
 _OF_RESTORE: Final = ("restore_records", "restore_records_per_second", "restore_eta_seconds")
 
@@ -99,6 +101,8 @@ class PrometheusMeters:
                 self._set("restore_records", name, partition, to=seen.records)
                 self._set("restore_records_per_second", name, partition, to=seen.rate)
                 self._set("restore_eta_seconds", name, partition, to=seen.eta_s)
+            case Followed(pass_name=name, partition=partition):
+                self._set("standby_left", name, partition, to=seen.left)
             case Assigned(pass_name=name, partitions=partitions):
                 self._forget(name)
                 self._set("partitions_assigned", name, to=len(partitions))
@@ -134,6 +138,8 @@ class PrometheusMeters:
         self._set("subjects_parked", name, partition, to=seen.parked)
         self._set("tombstones_outstanding", name, partition, to=seen.tombstones)
         self._set("shreds_outstanding", name, partition, to=seen.shreds)
+        for projection in self._projections.get(name, ()):
+            self._set("projection_joining", name, projection, partition, to=projection in seen.joining)
         if seen.last_tick is not None:
             self._set("tick_timestamp_seconds", name, partition, to=seen.last_tick.timestamp())
 

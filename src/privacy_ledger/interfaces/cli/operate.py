@@ -24,8 +24,10 @@ from privacy_ledger.bootstrap import (
 )
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT
-from privacy_ledger.engine.declaration import PassDeclaration, published_projections
+from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.inspection import inspect, joining
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
+from privacy_ledger.engine.soundness import Place
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "apply_topics",
     "compact",
     "doctor",
+    "place_of",
     "register",
     "replay",
     "replay_verify",
@@ -123,26 +126,21 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     declared = declared_passes()
-    if any(name not in declared and not _is_version(name) for name in passes):
-        raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(declared))}.")
     # A home has one worker, which runs all passes whatever was named.
     chosen = passes if passes and shell.settings.cluster is not None else tuple(declared)
     async with shell.open_worker(chosen) as runtime:
         shell.announce(runtime)
+        known = await runtime.line_up.current()
+        if set(passes) - set(known):
+            raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(known))}.")
         if runtime.embedded is not None:
             await _embedded_worker(shell, runtime, stop)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
-                await host(runtime, chosen, stop, say=shell.talk.print)
+                await host(runtime, passes, stop, say=shell.talk.print)
     shell.result({"stopped": True}, "Stopped.")
     return Exit.DONE
-
-
-def _is_version(name: str) -> bool:
-    """Return whether a name is that of a version's pass, such as `progress-v2`, there or not."""
-    projection, _, number = name.rpartition("-v")
-    return number.isdecimal() and projection in published_projections(declared_passes().values())
 
 
 async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) -> None:
@@ -267,10 +265,15 @@ async def _steady(
         digests = await live_digests(
             declaration, states, runtime.latest, partitions=runtime.partitions, without=without
         )
-        if before == await _positions(runtime, declaration.name):
+        places = [place_of(runtime, declaration, partition) for partition in range(runtime.partitions)]
+        late = set[str]().union(*[await joining(runtime.latest, declaration, one, states) for one in places])
+        if not late and before == await _positions(runtime, declaration.name):
             return before, digests
         await asyncio.sleep(0.2)
-    raise HomeUnusable("The pass does not hold still. Stop its producers for a moment, then verify.")
+    raise HomeUnusable(
+        "The pass does not hold still, or a processor is still being brought up (see `privacy-ledger "
+        "doctor`). Stop its producers for a moment, then verify."
+    )
 
 
 async def _positions(runtime: Runtime, pass_name: str) -> dict[int, int]:
@@ -327,9 +330,30 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
             if rows:
                 found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break
+    found += await _inspect(runtime)
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))
+    return found
+
+
+def place_of(runtime: Runtime, declaration: PassDeclaration, partition: int) -> Place:
+    """Return one partition of a pass, for those who only look."""
+    return Place(
+        pass_name=declaration.name, partition=partition, changelogs=changelogs_of(runtime, declaration),
+        source=declaration.source,
+    )  # fmt: skip
+
+
+async def _inspect(runtime: Runtime) -> list[dict[str, str]]:
+    """Return what the passes' own topics say: what is not whole, refused, or on its way."""
+    found: list[dict[str, str]] = []
+    for declaration in (await runtime.line_up.current()).values():
+        states = runtime.state_codec(declaration)
+        for partition in range(runtime.partitions):
+            place = place_of(runtime, declaration, partition)
+            findings = await inspect(runtime.log, runtime.latest, declaration, place, states)
+            found += [_finding(f"{one.name}: {one.text}", one.mend) for one in findings]
     return found
 
 

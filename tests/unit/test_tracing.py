@@ -103,7 +103,8 @@ def test_the_record_key_of_an_instrumentation_stays_here(traced: Traced) -> None
     link = Link(first.get_span_context(), {"messaging.kafka.message.key": token.hex()})
     with tracer.start_as_current_span(f"send {token.hex()}", links=[link]) as span:
         span.set_attribute("messaging.kafka.message.key", token.hex())
-        span.set_attribute("messaging.kafka.message.key", str(token))
+        span.set_attribute("messaging.kafka.message.key", "ada")
+        span.set_attribute("messaging.message.id", str(token))
         span.set_attribute("db.statement", "SELECT ref FROM identities WHERE id = 'ada@example.com'")
         span.set_attribute("topic", "ledger.events.v1")
         span.set_attribute("reason", token.hex())

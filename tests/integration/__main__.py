@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from privacy_ledger.logging import configure
 from privacy_ledger.testing.broker import running_broker
 from privacy_ledger.testing.broker_cluster import running_cluster
 from tests.integration import chaos, coordinator, pressure, zombie
@@ -108,6 +109,7 @@ def main() -> int:
     parser.add_argument("lane", choices=LANES, nargs="?", default="kills")
     parser.add_argument("--runs", type=int, default=1)
     chosen = parser.parse_args()
+    configure(level="ERROR")  # what the test's own clients say of a broker that stands still is no news
     print(f"lane {chosen.lane}, {chosen.runs} runs, commit {commit()}", flush=True)
     started = time.monotonic()
     good = [LANES[chosen.lane](run) for run in range(1, chosen.runs + 1)]

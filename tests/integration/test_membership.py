@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
+from privacy_ledger.adapters.kafka.topics import open_admin
 from privacy_ledger.testing.broker import Broker
 from tests.integration.cluster import Cluster, Process
 from tests.integration.light import LightCluster
@@ -26,6 +28,12 @@ def folded_by(worker: Process) -> set[tuple[str, str]]:
     given = {line["pass_name"]: line.at for line in worker.lines("share given")}
     running = worker.lines("partition running")
     return {(line["pass_name"], line["partition"]) for line in running if line.at >= given[line["pass_name"]]}
+
+
+async def committed(admin: AIOKafkaAdminClient, light: LightCluster) -> int:
+    """Return how many events the group's offsets say that it has read."""
+    offsets = await admin.list_consumer_group_offsets(light.group)
+    return sum(int(offset.offset) for offset in offsets.values())
 
 
 @pytest.mark.timeout(240)
@@ -76,6 +84,8 @@ async def test_a_dead_worker_is_replaced_within_ten_seconds(kafka: Broker, tmp_p
         refs = light.refs(500)
         await light.send(refs)
         assert (await light.settle()).is_exact
+        await asyncio.to_thread(second.wait_for, "standby ready", 2)
+        kept = folded_by(second)
         before = second.running()
         killed = time.monotonic()
         first.kill()
@@ -84,6 +94,9 @@ async def test_a_dead_worker_is_replaced_within_ten_seconds(kafka: Broker, tmp_p
         seconds = time.monotonic() - killed
         print(f"handover after kill -9 at 4 partitions: {seconds:.1f} s")
         assert seconds <= HANDOVER_S
+        # The client revokes everything: what comes back goes on without reading a record again.
+        again = second.lines("partition running")[before:]
+        assert [line.number("records") for line in again if ("bench", line["partition"]) in kept] == [0, 0]
         assert (await light.settle()).is_exact
     finally:
         await light.close()
@@ -128,7 +141,7 @@ async def test_of_two_workers_with_one_identity_the_older_ends_and_says_why(
 
 @pytest.mark.timeout(120)
 async def test_a_second_worker_in_one_state_folder_is_another_worker(kafka: Broker, tmp_path: Path) -> None:
-    """Its slot is the next one, and so is its identity: they share the partitions."""
+    """Its slot is the next one, and so is its identity: they share the partitions, and show their lag."""
     light = LightCluster(kafka.bootstrap, tmp_path)
     await light.create()
     try:
@@ -139,5 +152,9 @@ async def test_a_second_worker_in_one_state_folder_is_another_worker(kafka: Brok
         assert len(names) == 2
         for worker in workers:
             await asyncio.to_thread(worker.wait_running, 2)
+        async with asyncio.timeout(60), open_admin(light.cluster) as admin:
+            while await committed(admin, light) < 300:  # noqa: ASYNC110 - the cluster's own figure
+                await asyncio.sleep(0.5)
+            assert await committed(admin, light) == 300
     finally:
         await light.close()

@@ -14,7 +14,7 @@ from privacy_ledger.app.ingest import Summary
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.events import VideoPlayed, event_type
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.topics import AUDIT_LEAVES, LEDGER_EVENTS
+from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.ports.runtime import Wrap
@@ -66,9 +66,7 @@ class OnHome(ABC):
             found = open_home(folder / "home", ids=SystemIds())
             if found.clock.now() < self.moves_to:
                 set_trial_clock(found, self.moves_to)
-        async with home(folder, trial=self.begins_at, wrap=wrap) as it:
-            assert it.runtime.embedded is not None
-            assert await it.runtime.embedded.hold()
+        async with home(folder, trial=self.begins_at, is_worker=True, wrap=wrap) as it:
             yield it
 
     @asynccontextmanager
@@ -315,13 +313,14 @@ class Erasing(OnHome):
         done = await it.erasure().erase(person.refs)
         again = await it.take([*LINES, played("ada", event="late")], consents=(PURPOSE,))
         twice = await it.erasure().erase(it.subjects.find(ADA).refs)
-        leaves = [row.value for row in await it.rows(AUDIT_LEAVES)]
+        leaves = await it.leaves()
         return [
             *_differ("completed", [one.is_completed for one in done], [True, True]),
             *_differ("receipts", twice, done),
             *_differ(
                 "leaves", (len(leaves), set(leaves)), (2, {bytes.fromhex(one.leaf or "") for one in done})
             ),
+            *_differ("faults of the audit log", (await it.audit().verify()).faults, ()),
             *_differ("unfinished", await it.erasure().unfinished(), 0),
             *_differ("identity", person.status, IdentityStatus.ERASED),
             *_differ("accepted again", (again.accepted, again.reasons), (0, {"subject_erased": 7})),

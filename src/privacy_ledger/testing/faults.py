@@ -12,11 +12,10 @@ system does for a killed process.
         ...
 """
 
-import asyncio
 import inspect
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
@@ -35,7 +34,7 @@ EFFECTS: Final = {
     "vault": frozenset(
         {"mint", "bind", "reopen", "erase_identities", "sealing_keys", "fresh_keys", "shred", "end", "secret"}
     ),
-    "store": frozenset({"write", "wipe", "compact"}),
+    "store": frozenset({"write", "flush", "wipe", "compact"}),
     "lock": frozenset({"try_acquire"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
@@ -110,9 +109,9 @@ class _SeededIds:
 class Seam:
     """`Wrap` of one process.
 
-    `points` are those passed so far, `bare` the ports themselves by name, for whoever looks on.
-    `stopped` is set when the process ended at `stopped_at`. What is set as `phase` stands before
-    the names of the calls from then on, which are numbered apart.
+    `points` are those passed so far, `bare` the ports themselves by name, for whoever looks on;
+    `stopped_at` is where the process ended. What is set as `phase` stands before the names of the
+    calls from then on, which are numbered apart. Calls may come from several threads.
     """
 
     def __init__(
@@ -140,7 +139,6 @@ class Seam:
         self.points: list[Point] = []
         self.bare: dict[str, Any] = {}
         self.stopped_at: Point | None = None
-        self.stopped = asyncio.Event()
 
     def __call__(self, name: str, port: P) -> P:
         """Return what stands in front of a port."""
@@ -178,7 +176,6 @@ class Seam:
         self.stopped_at = point
         if self._on_stop is not None:
             self._on_stop()
-        self.stopped.set()
         raise Stopped(str(point))
 
     def be_alive(self) -> None:
@@ -284,14 +281,19 @@ class _Front:
         self._seam.pass_by(Point(label, number, Mode.AFTER))
         return offsets
 
-    async def _append_atomically(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+    async def _append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> Mapping[tuple[str, int], int]:
         port = cast("Any", self._port)
         label = self._label("append_atomically", writer)
         number = self._seam.number(label)
         self._seam.pass_by(Point(label, number, Mode.BEFORE))
-        await self._within(port.append_atomically(writes, writer=writer))
+        ends: Mapping[tuple[str, int], int] = await self._within(
+            port.append_atomically(writes, writer=writer)
+        )
         await self._seam.wrote(writes)
         self._seam.pass_by(Point(label, number, Mode.AFTER))
+        return ends
 
     async def _within(self, call: Awaitable[R]) -> R:
         token = _inside.set(True)

@@ -47,13 +47,7 @@ from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.app.versions import VersionList
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import (
-    LEDGER_EVENTS,
-    LEDGER_UNATTRIBUTED,
-    PARTITIONS_DEFAULT,
-    TOPICS,
-    Topic,
-)
+from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, TOPICS, Topic
 from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import PartitionCycle

@@ -1,7 +1,9 @@
 """The event log on a real broker, and the declared topics there."""
 
 import asyncio
+import gc
 import secrets
+import warnings
 from collections.abc import AsyncIterator
 
 import pytest
@@ -102,6 +104,26 @@ async def test_a_cluster_that_does_not_answer_is_named() -> None:
     with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1:1 "):
         await log.start()
     await log.close()
+
+
+async def test_a_writer_that_is_given_up_while_it_opens_is_closed(
+    cluster: ClusterSettings, prefix: str
+) -> None:
+    """As when partitions are revoked while a worker takes them over: no producer lives on."""
+    log = KafkaLog(cluster, prefix=prefix)
+    await log.start()
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        for turns in range(0, 40, 4):
+            opening = asyncio.create_task(log.open_writer("core.0"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await asyncio.sleep(turns / 4000)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            gc.collect()
+    await log.close()
+    assert [str(one.message) for one in complaints if "Producer" in str(one.message)] == []
 
 
 async def test_an_empty_cluster_lacks_every_topic(admin: AIOKafkaAdminClient, prefix: str) -> None:

@@ -1,8 +1,11 @@
 """Real engines on a real broker, one after the other, each ended at a point of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec import structs
@@ -12,9 +15,9 @@ from privacy_ledger.app.ingest import Ingest, Source
 from privacy_ledger.bootstrap import Runtime, engine_for, open_runtime, rules_in_force, subjects_of
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.engine.declaration import CORE
-from privacy_ledger.engine.line_up import LineUp
-from privacy_ledger.engine.remote import RemotePasses
+from privacy_ledger.engine.kafka import KafkaEngine
 from privacy_ledger.ports.keys import Identity
+from privacy_ledger.ports.log import Row
 from privacy_ledger.testing.checkers import Evidence, violations
 from privacy_ledger.testing.crashes import History, Report, Violation
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
@@ -32,6 +35,22 @@ FOLDING: Final = "folding"
 """What stands before the names of calls that come after the take-over."""
 LOAD_RECORDS: Final = 10
 WAIT_S: Final = 60.0
+POLL_S: Final = 0.02
+
+
+class Life:
+    """One engine while it runs: whether it has taken over, and whether it is over."""
+
+    def __init__(self, engine: KafkaEngine, seam: Seam) -> None:
+        """Name the calls after the take-over apart."""
+        self.has_taken_over = False
+        self.is_over = False
+
+        def take(_: int) -> None:
+            seam.phase = FOLDING
+            self.has_taken_over = True
+
+        engine.on_acquired = take
 
 
 class Engines:
@@ -42,10 +61,6 @@ class Engines:
         self._cluster = cluster
         self._runtime = runtime
         self._history = history
-        core = LineUp(
-            {CORE: runtime.declared[CORE]}, runtime.parts.versions.read, declare=lambda _: None, build="1"
-        )
-        self._passes = RemotePasses(runtime.log, runtime.views, core, source=LEDGER_EVENTS)
         self._loads = 0
         self.points: tuple[Point, ...] = ()
 
@@ -57,7 +72,7 @@ class Engines:
         async with open_runtime(cluster.settings, wrap=Seam(on_write=history.note)) as runtime:
             engines = cls(cluster, runtime, history)
             await runtime.registrar.tick()
-            await engines.settled()
+            await engines.life(engines._settled, None)
             lines = [played(KEPT, event="k0"), viewed(KEPT, event="k1"), played(PARKED, event="p0")]
             await engines._take(lines, consents=(PURPOSE,))
             (found,) = runtime.vault.find((Identity("openedx:user_id", PARKED),))
@@ -70,7 +85,7 @@ class Engines:
     # What there is to fold --------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Append what makes a cycle do all it can: copies, a purge and a lift that fold again."""
+        """Append what makes a cycle do all it can: copies, a purge and a lift that fold again, a tick."""
         self._loads += 1
         name = f"{1000 + self._loads}"
         subjects, now = await subjects_of(self._runtime), self._runtime.clock.now
@@ -84,6 +99,7 @@ class Engines:
         await subjects.restrict(f"openedx:user_id:{KEPT}", ground="accuracy")
         await self._take([played(KEPT, event=f"k{name}")])
         await subjects.lift(f"openedx:user_id:{KEPT}", notified_at=now())
+        await self._runtime.registrar.tick(force=True)
 
     async def _take(self, lines: Iterable[bytes], *, consents: tuple[str, ...] = ()) -> None:
         """Ingest as an edge that knows no copies, and that waits for no pass."""
@@ -99,51 +115,73 @@ class Engines:
 
     # Engines ------------------------------------------------------------------------------------
 
-    async def life(self, seam: Seam, until: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-        """Run an engine until it ends at the seam's point, or until `until` is done.
+    async def life(self, work: Callable[["Life"], Coroutine[Any, Any, None]], stop_at: Point | None) -> Seam:
+        """Run an engine until it ends at a point, or until `work` is done; return its seam.
 
-        `until` is told by an event when the engine has taken over. An engine that has ended is
-        unwound, so that its folder and its place in the group are free for the next: after a kill
-        the system and the session timeout see to that.
+        An engine that has ended is unwound, so that its folder and its place in the group are free
+        for the next: after a kill the system and the session timeout see to that. Its store's files
+        become what they were at the end: what lay in memory only is lost.
         """
         asyncio.get_running_loop().set_exception_handler(_not_of_the_dead)
-        taken = asyncio.Event()
-
-        def take(_: int) -> None:
-            seam.phase = FOLDING
-            taken.set()
-
+        state, left = self._cluster.folder / "state", self._cluster.folder / "left"
+        seam = Seam(stop_at=stop_at, on_write=self._history.note, on_stop=lambda: _copy(state, left))
         try:
             async with open_runtime(self._cluster.settings, prepare=False, wrap=seam) as runtime:
                 engine = engine_for(runtime, runtime.declared[CORE])
-                engine.on_acquired = take
-                running = asyncio.create_task(engine.run())
-                done, stopped = asyncio.create_task(until(taken)), asyncio.create_task(seam.stopped.wait())
-                await asyncio.wait((running, done, stopped), return_when=asyncio.FIRST_COMPLETED)
+                life = Life(engine, seam)
+                running, working = asyncio.create_task(engine.run()), asyncio.create_task(work(life))
+                # No event to wait for: the end may come from another thread.
+                while seam.stopped_at is None and not (working.done() or running.done()):  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_S)
                 engine.stop()
-                for task in (done, stopped):
-                    if not task.done():
-                        task.cancel()
-                await asyncio.gather(running, done, stopped, return_exceptions=True)
-                for task in (running, done):
-                    if not task.cancelled():
-                        task.result()
+                life.is_over = True
+                await asyncio.gather(running, working, return_exceptions=True)
+                working.result()
+                running.result()
         except Stopped:
-            return
+            pass
+        if left.exists():
+            shutil.rmtree(state)
+            left.rename(state)
+        return seam
 
-    async def settled(self) -> None:
-        """Let an engine do all that is due."""
+    async def _taken(self, life: "Life") -> None:
+        """Wait until the engine has taken over."""
+        deadline = time.monotonic() + WAIT_S
+        while not (life.is_over or life.has_taken_over):
+            assert time.monotonic() < deadline, "the engine does not take over"
+            await asyncio.sleep(POLL_S)
 
-        async def settle(_: asyncio.Event) -> None:
-            await self._passes.settle(timeout_s=WAIT_S)
-            await self._runtime.registrar.tick(force=True)
-            await self._passes.settle(timeout_s=WAIT_S)
+    async def _folded(self, life: "Life") -> None:
+        """Wait until all is folded: twice, for what the first time appended."""
+        await self._taken(life)
+        deadline = time.monotonic() + WAIT_S
+        for _ in range(2):
+            while not life.is_over and await self._waiting(limit=1):
+                assert time.monotonic() < deadline, "the engine does not come to the end"
+                await asyncio.sleep(POLL_S)
 
-        await self.life(Seam(on_write=self._history.note), settle)
+    async def _worked(self, life: "Life") -> None:
+        """Wait until all is folded, and then until more is."""
+        await self._folded(life)
+        if not life.is_over:
+            await self.load()
+        await self._folded(life)
+
+    async def _settled(self, life: "Life") -> None:
+        """Wait until all is folded, and a tick: what was carried out is then off the lists."""
+        await self._folded(life)
+        await self._runtime.registrar.tick(force=True)
+        await self._folded(life)
+
+    async def _waiting(self, *, limit: int) -> Sequence[Row]:
+        """Return what lies above the position of the pass."""
+        position = await self._runtime.views.position(CORE, 0)
+        return await self._runtime.log.read(LEDGER_EVENTS, 0, after=position.offset, limit=limit)
 
     async def look(self) -> list[str]:
         """Settle, and return what the checkers find in the core pass."""
-        await self.settled()
+        await self.life(self._settled, None)
         ledger = structs.replace(self._runtime, declared={CORE: self._runtime.declared[CORE]})
         return await violations(Evidence(ledger, writes=self._history.writes, witness=self._history.witness))
 
@@ -152,9 +190,7 @@ class Engines:
     async def find(self) -> None:
         """Learn the points of an engine that takes over outstanding work and then folds more."""
         await self._be_ready()
-        seam = Seam(on_write=self._history.note)
-        await self.life(seam, self._folded)
-        self.points = tuple(seam.points)
+        self.points = tuple((await self.life(self._folded, None)).points)
 
     async def end(self, point: Point) -> str | None:
         """Let an engine end at a point; return what went wrong.
@@ -162,56 +198,47 @@ class Engines:
         What an earlier one left will do, where the point is on the way; else the way is made.
         """
         is_folding = point.call.startswith(FOLDING)
-        if is_folding and not await self._is_waiting():
-            await self.load()
+        if is_folding:
+            waiting = await self._waiting(limit=LOAD_RECORDS * 10)
+            if sum(row.value is not None for row in waiting) < LOAD_RECORDS:
+                await self.load()
         for _ in range(ATTEMPTS_MAX):
-            seam = Seam(stop_at=point, on_write=self._history.note)
-            await self.life(seam, self._folded if is_folding else self._taken)
+            seam = await self.life(self._worked if is_folding else self._taken, point)
             if seam.stopped_at is not None:
                 return None
             await self._be_ready()
         return "the point was not reached"
 
-    async def _taken(self, taken: asyncio.Event) -> None:
-        await taken.wait()
-
-    async def _folded(self, taken: asyncio.Event) -> None:
-        await taken.wait()
-        await self._passes.settle(timeout_s=WAIT_S)
-
     async def _be_ready(self) -> None:
         """See to it that work was decided and not carried out, and that there is more to fold."""
         await self.load()
-        seam = Seam(
-            stop_at=Point(f"{FOLDING} log.append {LEDGER_EVENTS}", 1, Mode.BEFORE),
-            on_write=self._history.note,
-        )
-        await self.life(seam, self._folded)
-        if seam.stopped_at is None:
+        last = Point(f"{FOLDING} log.append {LEDGER_EVENTS}", 1, Mode.BEFORE)
+        if (await self.life(self._folded, last)).stopped_at is None:
             raise AssertionError("no engine left work behind")
         await self.load()
 
-    async def _is_waiting(self) -> bool:
-        """Return whether a whole load lies above the position."""
-        position = await self._runtime.views.position(CORE, 0)
-        rows = await self._runtime.log.read(LEDGER_EVENTS, 0, after=position.offset)
-        return sum(row.value is not None for row in rows) >= LOAD_RECORDS
-
-    async def enumerated(self) -> Report:
-        """End an engine at every point once; look now and then."""
+    async def enumerated(self, only: Sequence[Point] = ()) -> Report:
+        """End an engine at every point once, or at these only; look now and then."""
         await self.find()
+        points = only or self.points
         ran, found, since = 0, list[Violation](), list[Point]()
-        for number, point in enumerate(self.points, start=1):
+        for number, point in enumerate(points, start=1):
             problem = await self.end(point)
             ran += problem is None
             found += [] if problem is None else [Violation(NAME, (point,), problem)]
             since.append(point)
-            if number % LOOK_EVERY == 0 or number == len(self.points):
+            if number % LOOK_EVERY == 0 or number == len(points):
                 found += [Violation(NAME, tuple(since), what) for what in await self.look()]
                 since = []
         return Report(
-            scenario=NAME, points=len(self.points), ran=ran, recovered=ran, pairs=0, violations=tuple(found)
+            scenario=NAME, points=len(points), ran=ran, recovered=ran, pairs=0, violations=tuple(found)
         )
+
+
+def _copy(state: Path, left: Path) -> None:
+    """Copy what the stores have in files; an engine may end before it has any."""
+    if state.exists():
+        shutil.copytree(state, left)
 
 
 def _not_of_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -9,50 +9,54 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
+from privacy_ledger.logging import configure
+from privacy_ledger.testing.broker import BrokerUnavailable, running_broker
 from privacy_ledger.testing.crashes import Crashes, Report, Run, enumerate_crashes, scratch
 from privacy_ledger.testing.faults import Point
+from tests.crash.kafka import NAME as ENGINE
+from tests.crash.kafka import Engines
 from tests.crash.scenarios import HOME_SCENARIOS, OnHome
+from tests.integration.cluster import Cluster
 
-SLICES = 8
+NAMES = (*(kind.name for kind in HOME_SCENARIOS), ENGINE)
+SLICES = 2
 """Parts of a scenario that run apart, so that the processors are busy to the end."""
 
 
 def main() -> int:
     """Run what the arguments ask for; return 0 when nothing is broken and all of it ran."""
     asked = _arguments().parse_args()
-    scenarios = [kind for kind in HOME_SCENARIOS if not asked.scenario or kind.name in asked.scenario]
-    if asked.at:
-        return _repeat(scenarios, [Point.read(text) for text in asked.at])
+    configure(level="ERROR")
+    wanted = asked.scenario or NAMES
+    kinds = [kind for kind in HOME_SCENARIOS if kind.name in wanted]
+    points = [Point.read(text) for text in asked.at or ()]
+    if points:
+        (name,) = wanted
+        return _told(_engines(points) if name == ENGINE else _repeated(kinds[0], points))
     started = time.monotonic()
-    tasks = [(kind, number) for number in range(SLICES) for kind in scenarios]
-    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
-        reports = list(pool.map(partial(_slice, pairs=asked.pairs, seed=asked.seed), tasks))
-    points = sum(report.points for report in reports)
-    ran, recovered = sum(report.ran for report in reports), sum(report.recovered for report in reports)
-    pairs = sum(report.pairs for report in reports)
-    violations = [violation for report in reports for violation in report.violations]
-    for violation in violations:
-        print(violation)
-    for kind in scenarios:
-        of_kind = [report for report in reports if report.scenario == kind.name]
-        count, doubles = sum(r.points for r in of_kind), sum(r.pairs for r in of_kind)
-        broken = sum(len(r.violations) for r in of_kind)
-        print(f"{kind.name:>16}: {count} points, {doubles} pairs, {broken} violations")
+    reports = homes(kinds, jobs=asked.jobs, pairs=asked.pairs, seed=asked.seed, every=True)
+    code = 0
+    if ENGINE in wanted:
+        try:
+            reports.append(_engines(()))
+        except BrokerUnavailable as unavailable:
+            print(f"KAFKA: NOT RUN: {unavailable.reason}")
+            code = 1
+    code = max([code, *map(_told, reports)])
+    count, pairs = sum(r.points for r in reports), sum(r.pairs for r in reports)
+    broken = sum(len(r.violations) for r in reports)
     print(
-        f"{points} points, {pairs} pairs, {len(violations)} violations"
+        f"{count} points, {pairs} pairs, {broken} violations"
         f" (commit {_commit()}, seed {asked.seed}, {time.monotonic() - started:.0f} s)"
     )
-    if ran < points or recovered < points:
-        print(f"Only {min(ran, recovered)} of {points} points ran.")
-        return 1
-    return 1 if violations else 0
+    return code
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crash-points", description=__doc__)
-    names = [kind.name for kind in HOME_SCENARIOS]
-    parser.add_argument("--scenario", action="append", choices=names, help="only these (default: all)")
+    parser.add_argument("--scenario", action="append", choices=NAMES, help="only these (default: all)")
     parser.add_argument("--at", action="append", help="end at this point; twice: then at one of the recovery")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs to sample, over all scenarios")
     parser.add_argument("--seed", type=int, default=1, help="chooses the pairs")
@@ -60,19 +64,55 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _slice(task: tuple[type[OnHome], int], *, pairs: int, seed: int) -> Report:
+def _told(report: Report) -> int:
+    """Print a report; return 1 where something is broken or did not run."""
+    for violation in report.violations:
+        print(violation)
+    broken = len(report.violations)
+    print(f"{report.scenario:>16}: {report.points} points, {report.pairs} pairs, {broken} violations")
+    ran = min(report.ran, report.recovered)
+    if ran < report.points:
+        print(f"{report.scenario:>16}: only {ran} of {report.points} points ran")
+    return 1 if report.violations or ran < report.points else 0
+
+
+def homes(
+    kinds: Sequence[type[OnHome]], *, jobs: int | None, pairs: int, seed: int, every: bool
+) -> list[Report]:
+    """Run the points of these scenarios in several processes, and return a report of each.
+
+    With `every` what is left at each point is recovered, else each distinct state once.
+    """
+    tasks = [(kind, number) for number in range(SLICES) for kind in kinds]
+    share = -(-pairs // max(1, len(tasks)))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        slices = list(pool.map(partial(_slice, pairs=share, seed=seed, every=every), tasks))
+    return [_joined([report for report in slices if report.scenario == kind.name]) for kind in kinds]
+
+
+def _joined(reports: Sequence[Report]) -> Report:
+    """Return the report of a scenario from those of its parts."""
+    return Report(
+        scenario=reports[0].scenario,
+        points=sum(report.points for report in reports),
+        ran=sum(report.ran for report in reports),
+        recovered=sum(report.recovered for report in reports),
+        pairs=sum(report.pairs for report in reports),
+        violations=tuple(violation for report in reports for violation in report.violations),
+    )
+
+
+def _slice(task: tuple[type[OnHome], int], *, pairs: int, seed: int, every: bool) -> Report:
     """Run one part of a scenario in this process."""
     kind, number = task
-    share = -(-pairs // (len(HOME_SCENARIOS) * SLICES))
     with scratch() as folder:
         return asyncio.run(
-            enumerate_crashes(kind(), folder, pairs=share, seed=seed, every=True, slice_of=(number, SLICES))
+            enumerate_crashes(kind(), folder, pairs=pairs, seed=seed, every=every, slice_of=(number, SLICES))
         )
 
 
-def _repeat(scenarios: Sequence[type[OnHome]], points: Sequence[Point]) -> int:
-    """Run one scenario with these ends, and say what is broken."""
-    (kind,) = scenarios
+def _repeated(kind: type[OnHome], points: Sequence[Point]) -> Report:
+    """Run one scenario of a home with these ends."""
 
     async def once() -> Run:
         with scratch() as folder:
@@ -82,10 +122,22 @@ def _repeat(scenarios: Sequence[type[OnHome]], points: Sequence[Point]) -> int:
             return await crashes.run(*points)
 
     run = asyncio.run(once())
-    for violation in run.violations:
-        print(violation)
-    print(f"{len(run.violations)} violations at {', then '.join(map(str, points))}")
-    return 1 if run.violations else 0
+    return Report(
+        scenario=kind.name, points=1, ran=1, recovered=1, pairs=len(points) - 1, violations=run.violations
+    )
+
+
+def _engines(points: Sequence[Point]) -> Report:
+    """End engines on a broker of our own at these points, or at every one of theirs."""
+
+    async def run(bootstrap: str, folder: Path) -> Report:
+        cluster = Cluster(bootstrap, folder, partitions=1)
+        await cluster.create()
+        async with Engines.opened(cluster) as engines:
+            return await engines.enumerated(points)
+
+    with running_broker() as broker, scratch() as folder:
+        return asyncio.run(run(broker.bootstrap, folder))
 
 
 def _commit() -> str:

@@ -66,9 +66,7 @@ class OnHome(ABC):
             found = open_home(folder / "home", ids=SystemIds())
             if found.clock.now() < self.moves_to:
                 set_trial_clock(found, self.moves_to)
-        async with home(folder, trial=self.begins_at, wrap=wrap) as it:
-            assert it.runtime.embedded is not None
-            assert await it.runtime.embedded.hold()
+        async with home(folder, trial=self.begins_at, is_worker=True, wrap=wrap) as it:
             yield it
 
     @asynccontextmanager

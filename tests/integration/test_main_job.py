@@ -17,20 +17,19 @@ from privacy_ledger.bootstrap import (
     Runtime,
     erasure_of,
     ingest_of,
-    rules_in_force,
     subjects_of,
 )
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS, LEDGER_EVENTS
-from privacy_ledger.domain.values import NOBODY, SubjectRef
+from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.rebuild import live_digests
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.streams import progress, subject_view
-from privacy_ledger.streams.record import Record, Removed
-from privacy_ledger.streams.states import INDEX, PERMISSIONS, IndexRow
 from privacy_ledger.testing.broker import Broker
+from privacy_ledger.testing.checkers import Evidence
+from privacy_ledger.testing.checkers.meaning import meaning
 from privacy_ledger.testing.generator import course_name, generate, user_id_of
-from privacy_ledger.testing.oracle import Expected, Oracle
 from privacy_ledger.testing.scanner import Scanner
+from privacy_ledger.testing.witness import Witness
 from tests.integration.cluster import Cluster, Worker
 
 SEED = 20_261
@@ -41,69 +40,6 @@ KILLS = 5
 PACE_S = 3.0
 """Between chunks, so that data flows for as long as workers die."""
 PURPOSE = "improve.analyse"
-
-
-class Witness:
-    """Reads the ledger as it grows and keeps what it said while it could still be read."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        """Start before the first record."""
-        self._runtime = runtime
-        self._after = dict.fromkeys(range(runtime.partitions), -1)
-        self.records: dict[int, list[Record]] = {p: [] for p in self._after}
-
-    async def look(self) -> None:
-        """Read every partition to its end."""
-        for partition in self._after:
-            while rows := await self._runtime.log.read(
-                LEDGER_EVENTS, partition, after=self._after[partition], limit=5000
-            ):
-                self.records[partition] += self._runtime.codec.decode(rows)
-                self._after[partition] = rows[-1].offset
-
-    async def expect(self) -> dict[int, Expected]:
-        """Return what the oracle expects of each partition."""
-        rules = await rules_in_force(self._runtime)
-        digest = (await self._runtime.views.meta(0)).registry_digest or ""
-        return {
-            partition: Oracle(rules, {digest: rules}).expect(
-                [record for record in records if not isinstance(record.body, Removed)]
-            )
-            for partition, records in self.records.items()
-        }
-
-
-async def differences(runtime: Runtime, expected: dict[int, Expected]) -> list[str]:
-    """Return every way in which the committed projections differ from what is expected."""
-    found: list[str] = []
-    states, latest = runtime.states, TailedLatest(runtime.log)
-    for partition, said in expected.items():
-        rows: dict[SubjectRef, list[IndexRow]] = {}
-        pairs = await latest.scan(states.topic(INDEX), partition, states.changelog_key(INDEX, b""))
-        opened = states.open_many(INDEX, [(key[1:], value) for key, value in pairs])
-        for (key, _), row in zip(pairs, opened, strict=True):
-            if row is not None:
-                rows.setdefault(SubjectRef(key[1:17]), []).append(row)
-        for ref, want in said.subjects.items():
-            live = {row.record_id: row.purposes for row in rows.pop(ref, [])}
-            if live != want.live:
-                lost = len(want.live.keys() - live.keys())
-                extra = len(live.keys() - want.live.keys())
-                found.append(f"index of {ref.hex()[:6]}: {lost} lost, {extra} too many")
-            may = await runtime.views.get(PERMISSIONS, ref)
-            if may is None or (may.is_ended, may.is_restricted) != (want.is_ended, want.is_restricted):
-                found.append(f"permissions of {ref.hex()[:6]}")
-            elif not want.is_ended and may.grants != want.grants:
-                found.append(f"grants of {ref.hex()[:6]}")
-            view = await runtime.views.get(subject_view.TABLE, ref)
-            seen = subject_view.SubjectPart() if view is None else subject_view.merge(view)
-            if seen != want.subject_view:
-                found.append(f"subject view of {ref.hex()[:6]}")
-            courses = await runtime.views.get(progress.TABLE, ref)
-            if ({} if courses is None else progress.merge(courses)) != want.progress:
-                found.append(f"progress of {ref.hex()[:6]}")
-        found += [f"index of an unexpected {ref.hex()[:6]}" for ref in rows if ref != NOBODY]
-    return found
 
 
 class Chaos:
@@ -192,7 +128,7 @@ async def _use_rights(
                 continue
         state["restricted"] = state["restricted"][3:]
     if step in {3, 7, 11}:
-        await witness.look()
+        await witness.look(runtime.log, runtime.codec)
         refs = subjects.find(names[7]).refs
         state["erased"] += [ref.hex() for ref in refs]
         outcomes = await erasure_of(runtime).erase(refs)
@@ -213,7 +149,7 @@ async def test_everything_is_exact_though_workers_die_while_data_flows(kafka: Br
             await runtime.registrar.tick()
             await runtime.passes.settle(timeout_s=60)
             await runtime.registrar.add_courses([course_name(number) for number in range(4)])
-            witness, stop = Witness(runtime), asyncio.Event()
+            witness, stop = Witness(), asyncio.Event()
             killing = asyncio.create_task(chaos.run(rng, until=stop))
             state: dict[str, list[str]] = {"restricted": [], "erased": []}
             whole = lines()
@@ -237,9 +173,9 @@ async def test_everything_is_exact_though_workers_die_while_data_flows(kafka: Br
             stop.set()
             await killing
             await runtime.passes.settle(timeout_s=90)
-            await witness.look()
-            expected = await witness.expect()
-            found = await differences(runtime, expected)
+            await witness.look(runtime.log, runtime.codec)
+            evidence = Evidence(runtime, writes=(), witness=witness)
+            expected, found = await evidence.expected(), await meaning(evidence)
             assert not found, found[:20]
             assert read == len(whole)
             assert sum(len(said.subjects) for said in expected.values()) >= 500
@@ -263,8 +199,8 @@ async def _check_windows(runtime: Runtime, witness: Witness) -> None:
         release=release, is_early=False, was_opened=False,
     )  # fmt: skip
     await runtime.passes.settle(timeout_s=60)
-    await witness.look()
-    expected = await witness.expect()
+    await witness.look(runtime.log, runtime.codec)
+    expected = await Evidence(runtime, writes=(), witness=witness).expected()
     codec = runtime.state_codec(runtime.declared["analytics"])
     for partition, said in expected.items():
         row = await runtime.log.latest(

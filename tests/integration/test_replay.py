@@ -20,7 +20,8 @@ from privacy_ledger.streams import progress
 from privacy_ledger.testing.broker import Broker
 from privacy_ledger.testing.generator import generate, user_id_of
 from tests.integration.cluster import Cluster, Worker
-from tests.integration.test_main_job import Witness, differences, numbered
+from tests.integration.seen import differences
+from tests.integration.test_main_job import numbered
 
 SEED: Final = 42
 LEARNERS: Final = 60
@@ -128,9 +129,7 @@ async def _topics(cluster: Cluster) -> set[str]:
 async def _check_exact(runtime: Runtime) -> None:
     """Compare what readers see with what the documents say."""
     await runtime.passes.settle(timeout_s=SETTLE_S)
-    witness = Witness(runtime)
-    await witness.look()
-    found = await differences(runtime, await witness.expect())
+    found = await differences(runtime)
     assert not found, found[:20]
 
 
@@ -221,9 +220,7 @@ async def _go_back_and_drop(
     assert (await cluster.command("replay", "rollback", "progress", "--yes"))[0] == 0
     seen = [(await runtime.views.speaking(progress.TABLE, p)) for p in range(runtime.partitions)]
     assert seen == [1] * runtime.partitions
-    witness = Witness(runtime)
-    await witness.look()
-    old = await differences(runtime, await witness.expect())
+    old = await differences(runtime)
     assert old != []
     assert {text.partition(" of ")[0] for text in old} == {"progress"}
     assert (await cluster.command("replay", "switch", "progress", "--yes", "--accept-diff"))[0] == 0

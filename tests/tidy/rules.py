@@ -94,6 +94,10 @@ def _is_python(path: PurePosixPath) -> bool:
     return path.suffix == ".py"
 
 
+def _is_product(path: PurePosixPath) -> bool:
+    return path.suffix == ".py" and path.parts[0] in {"src", "processors"}
+
+
 def _is_markdown(path: PurePosixPath) -> bool:
     return path.suffix == ".md"
 
@@ -349,6 +353,35 @@ def _spread_keys(value: ast.expr, tree: ast.Module) -> set[str]:
     }
 
 
+def _swallowed_ends(file: Text) -> Iterator[str]:
+    """Find code after which a process goes on that was to end: only clean-up may see every exception."""
+    for node in ast.walk(file.tree):
+        match node:
+            case ast.ExceptHandler(type=caught) if _is_the_end(caught) and not _raises_again(node):
+                yield f"{node.lineno}: catches even the end of the process. Clean up and raise it again."
+            case ast.Call(func=ast.Name(id="suppress") | ast.Attribute(attr="suppress"), args=kinds) if any(
+                map(_is_the_end, kinds)
+            ):
+                yield f"{node.lineno}: suppresses even the end of the process. Name what may be ignored."
+            case ast.Try(finalbody=[*_, ast.Return() | ast.Break() | ast.Continue()]):
+                yield f"{node.lineno}: leaves a `finally` by a jump, which drops the exception. Fall through."
+            case _:
+                pass
+
+
+def _is_the_end(caught: ast.expr | None) -> bool:
+    """Return whether this catches what is no `Exception`, such as the end in a simulation."""
+    match caught:
+        case None:
+            return True
+        case ast.Name(id="BaseException"):
+            return True
+        case ast.Tuple(elts=members):
+            return any(_is_the_end(member) for member in members)
+        case _:
+            return False
+
+
 def _text(path: str, content: str) -> Text:
     return Text(PurePosixPath(path), content)
 
@@ -416,6 +449,16 @@ RULES = (
         _text("processors/a.py", _LOGGER + 'log_line.exception("cycle failed")\n'),
         _text("processors/a.py", _LOGGER + "log_line.bind(email=address)\n"),
         _text("src/_a.py", 'import logging\n\nlogging.info("erasing")\n'),
+    ),
+    Rule(
+        "nothing swallows the end of the process",
+        _is_product,
+        _swallowed_ends,
+        _text("src/a.py", "try:\n    pass\nexcept BaseException:  # a reason\n    pass\n"),
+        _text("src/a.py", "try:\n    pass\nexcept:  # a reason\n    pass\n"),
+        _text("src/a.py", "with suppress(OSError, BaseException):\n    pass\n"),
+        _text("src/a.py", "with contextlib.suppress(BaseException):\n    pass\n"),
+        _text("processors/a.py", "def f() -> None:\n    try:\n        pass\n    finally:\n        return\n"),
     ),
 )
 """Every rule; a rule's planted files show that it bites."""

@@ -33,7 +33,7 @@ from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Parsed, PersonFacts
-from privacy_ledger.ports.keys import Identity, KeyVault
+from privacy_ledger.ports.keys import Identity
 from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
 from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.ports.runtime import Ids, Wrap
@@ -135,12 +135,12 @@ class TestHome:
             log=r.log, vault=r.vault, codec=r.codec, views=r.views, clock=r.clock, ids=r.ids, rules=rules
         )  # fmt: skip
 
-    def erasure(self, *, log: EventLog | None = None, vault: KeyVault | None = None) -> Erasure:
-        """Return the erasure use case; log and vault may be replaced by ones that fail."""
+    def erasure(self) -> Erasure:
+        """Return the erasure use case."""
         r = self.runtime
         return Erasure(
-            log=log or r.log, vault=vault or r.vault, codec=r.codec, views=r.views, passes=r.passes,
-            clock=r.clock, ids=r.ids, audit=self.audit(log=log), build="test", wait_s=5.0,
+            log=r.log, vault=r.vault, codec=r.codec, views=r.views, passes=r.passes, clock=r.clock,
+            ids=r.ids, audit=self.audit(), build="test", wait_s=5.0,
         )  # fmt: skip
 
     def audit(self, *, log: EventLog | None = None) -> AuditLog:
@@ -214,18 +214,21 @@ async def home(
     *,
     trial: datetime | None = None,
     is_exact: bool = True,
+    is_worker: bool = False,
     wrap: Wrap | None = None,
     declared: Mapping[str, PassDeclaration] | None = None,
     meters: Meters = SILENT,
 ) -> AsyncIterator[TestHome]:
     """Yield a home with the seed in force; `trial` gives it a time of its own.
 
-    `is_exact` False: ingest cannot look live tags up, as on Kafka. `wrap`: around every port.
-    `declared`: other passes. `meters` see its passes.
+    `is_exact` False: ingest cannot look live tags up, as on Kafka. `is_worker`: the passes run here
+    as long as it is open. `wrap`: around every port. `declared`: other passes. `meters` see its passes.
     """
     async with bootstrap.open_runtime(
         settings(folder), trial=trial, wrap=wrap, declared=declared, meters=meters
     ) as runtime:
+        if is_worker and runtime.embedded is not None:
+            assert await runtime.embedded.hold()
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
         lane_codec: Codec = LedgerCodec(

@@ -173,3 +173,26 @@ async def test_retention_of_one_view_spares_the_others(tmp_path: Path) -> None:
         assert courses is not None
         assert COURSE in progress.merge(courses)
         assert (await verify(it.runtime)).is_equal
+
+
+async def test_what_a_retaken_subject_decides_is_carried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that waited behind a parked record gets its tombstone when the subject is taken up."""
+    right = Progress.step
+
+    def broken(*_: object) -> ProgressPart:
+        raise ZeroDivisionError
+
+    async with home(tmp_path, is_exact=False) as it:
+        await it.take([played("7", event="e1")])
+        monkeypatch.setattr(Progress, "step", broken)
+        await it.take([played("7", event="e2")])
+        await it.take([played("7", event="e1")])
+        assert [r for r in await it.rows() if r.value is None] == []
+        monkeypatch.setattr(Progress, "step", right)
+        assert it.runtime.embedded is not None
+        it.runtime.embedded.release()
+        await it.runtime.passes.settle()
+        assert len(await it.runtime.views.live(it.ref("7"))) == 2
+        assert len([r for r in await it.rows() if r.value is None]) == 1

@@ -1,77 +1,24 @@
-"""The erasure saga on the real log, keystore and passes, killed at every one of its writes."""
+"""The erasure saga on the real log, keystore and passes; `tests/crash` cuts it short everywhere."""
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
-
-import pytest
 
 from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app.erasure import STEPS
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keys import IdentityStatus, KeyVault
-from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.streams import progress, subject_view
 from privacy_ledger.streams.states import PERMISSIONS
 from tests.unit.home import TestHome, home, played, registered
 
-T = TypeVar("T")
 ADA = "openedx:username:ada"
 LINES = [
     registered("7", "ada", event="r1", email="ada@example.com"),
     *(played("7", event=f"a{n}") for n in range(5)),
     *(played("8", event=f"b{n}") for n in range(5)),
 ]
-
-
-class Killed(BaseException):
-    """The process died."""
-
-
-class Mortal:
-    """A port whose process dies right before, or right after, its n-th changing call."""
-
-    def __init__(self, inner: object, fuse: list[int], *, is_after: bool) -> None:
-        """Take the port; `fuse` counts down over all ports of one process."""
-        self._inner = inner
-        self._fuse = fuse
-        self._is_after = is_after
-
-    def __getattr__(self, name: str) -> object:
-        """Return the method, mortal where it changes something."""
-        found = getattr(self._inner, name)
-        if name in ("append", "append_atomically"):
-            return self._killing_async(found)
-        if name in ("erase_identities", "end", "shred"):
-            return self._killing(found)
-        return found
-
-    def _burn(self, *, is_after: bool) -> None:
-        if is_after is self._is_after:
-            self._fuse[0] -= 1
-            if self._fuse[0] == 0:
-                raise Killed
-
-    def _killing(self, call: Callable[..., T]) -> Callable[..., T]:
-        def called(*args: object, **kwargs: object) -> T:
-            self._burn(is_after=False)
-            found = call(*args, **kwargs)
-            self._burn(is_after=True)
-            return found
-
-        return called
-
-    def _killing_async(self, call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-        async def called(*args: object, **kwargs: object) -> T:
-            self._burn(is_after=False)
-            found = await call(*args, **kwargs)
-            self._burn(is_after=True)
-            return found
-
-        return called
 
 
 async def assert_gone(it: TestHome, ref: SubjectRef) -> None:
@@ -171,33 +118,3 @@ async def test_one_who_was_linked_to_an_erased_person_is_erased_by_resume(tmp_pa
         (done,) = await it.erasure().resume()
         assert done.is_completed
         await assert_gone(it, nick)
-
-
-@pytest.mark.parametrize("is_after", [False, True])
-async def test_a_saga_that_is_killed_at_any_write_converges(tmp_path: Path, *, is_after: bool) -> None:
-    """Killed before and after each write and destruction, then resumed: one leaf, one completion."""
-    count = 1
-    while True:
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        async with home(folder) as it:
-            await it.take(LINES)
-            ref, refs, fuse = it.ref("7"), it.subjects.find(ADA).refs, [count]
-            log: EventLog = Mortal(it.runtime.log, fuse, is_after=is_after)  # type: ignore[assignment] # passes through
-            vault: KeyVault = Mortal(it.runtime.vault, fuse, is_after=is_after)  # type: ignore[assignment] # passes through
-            try:
-                await it.erasure(log=log, vault=vault).erase(refs)
-            except Killed:
-                pass
-            else:
-                break
-        async with home(folder) as it:
-            await it.erasure().erase(refs)
-            assert await it.erasure().unfinished() == 0
-            await assert_gone(it, ref)
-            leaves = await it.leaves()
-            types = [dict(row.headers).get("ce_type") for row in await it.rows()]
-        assert len(leaves) == 1
-        assert types.count(b"erasure.completed.v1") == 1
-        count += 1
-    assert count > 12

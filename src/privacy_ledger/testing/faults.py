@@ -12,7 +12,6 @@ system does for a killed process.
         ...
 """
 
-import asyncio
 import inspect
 import random
 from collections import Counter
@@ -46,7 +45,7 @@ EFFECTS: Final = {
             "secret",
         }
     ),
-    "store": frozenset({"write", "flush", "compact"}),
+    "store": frozenset({"write", "flush", "wipe", "compact"}),
     "lock": frozenset({"try_acquire"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
@@ -123,9 +122,9 @@ class _SeededIds:
 class Seam:
     """`Wrap` of one process.
 
-    `points` are those passed so far, `bare` the ports themselves by name, for whoever looks on.
-    `stopped` is set when the process ended at `stopped_at`. What is set as `phase` stands before
-    the names of the calls from then on, which are numbered apart.
+    `points` are those passed so far, `bare` the ports themselves by name, for whoever looks on;
+    `stopped_at` is where the process ended. What is set as `phase` stands before the names of the
+    calls from then on, which are numbered apart. Calls may come from several threads.
     """
 
     def __init__(
@@ -153,7 +152,6 @@ class Seam:
         self.points: list[Point] = []
         self.bare: dict[str, Any] = {}
         self.stopped_at: Point | None = None
-        self.stopped = asyncio.Event()
 
     def __call__(self, name: str, port: P) -> P:
         """Return what stands in front of a port."""
@@ -191,7 +189,6 @@ class Seam:
         self.stopped_at = point
         if self._on_stop is not None:
             self._on_stop()
-        self.stopped.set()
         raise Stopped(str(point))
 
     def be_alive(self) -> None:

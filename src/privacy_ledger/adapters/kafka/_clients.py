@@ -78,7 +78,7 @@ async def open_producer(cluster: ClusterSettings, *, transactional_id: str | Non
         async with asyncio.timeout(START_TIMEOUT_S):
             await producer.start()
     except BaseException:
-        await producer.client.close()
+        await producer.stop()  # its sender may run already: closing the connections is not enough
         raise
     return producer
 

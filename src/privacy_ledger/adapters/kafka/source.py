@@ -8,7 +8,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
-from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError, ProducerFenced
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import (
@@ -144,17 +144,18 @@ class GroupSource:
                 self._cluster, transactional_id=self._identity.writer
             )
         try:
-            async with asyncio.timeout(DELIVERY_TIMEOUT_S):
-                await producer.begin_transaction()
-                await producer.send_offsets_to_transaction(places, self._identity.group)
-                await producer.commit_transaction()
-        except BaseException as error:  # re-raised: a producer whose transaction broke off is given up
+            with translated_errors(self._cluster):
+                async with asyncio.timeout(DELIVERY_TIMEOUT_S):
+                    await producer.begin_transaction()
+                    await producer.send_offsets_to_transaction(places, self._identity.group)
+                    await producer.commit_transaction()
+        except BaseException as error:
+            # A producer whose transaction broke off is given up.
             self._fence = None
             await asyncio.shield(discard(producer))
-            if isinstance(error, ProducerFenced):
+            if isinstance(error, Fenced):
                 raise self._not_alone() from error
-            with translated_errors(self._cluster):
-                raise
+            raise
 
     async def leave(self) -> None:
         """Close; a member that keeps its place is given it back within its session."""

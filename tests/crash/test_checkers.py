@@ -153,7 +153,7 @@ async def calm(scenario: OnHome, folder: Path) -> set[str]:
 
 async def test_meaning_sees_a_refold_that_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild forgets the same, so it alone would say that all is well."""
-    monkeypatch.setattr(PassFold, "refold", lambda *_: None)
+    monkeypatch.setattr(PassFold, "refold", lambda *_, **__: None)
     found = await calm(Restricting(), tmp_path)
     assert "meaning" in found
     assert "rebuilt" not in found

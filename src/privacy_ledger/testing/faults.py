@@ -45,7 +45,7 @@ EFFECTS: Final = {
             "secret",
         }
     ),
-    "store": frozenset({"write", "flush", "wipe", "compact"}),
+    "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""

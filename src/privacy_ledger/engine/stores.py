@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 
-from privacy_ledger.domain.errors import LedgerError, StoreUnfit
+from privacy_ledger.domain.errors import StoreUnfit
 from privacy_ledger.engine.soundness import Place, check_life, examine, own_stamp, prepare, time_stamp
 from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
 
@@ -63,11 +63,12 @@ class Stores:
         store = self._folder.open(partition)
         try:
             unfit = prepare(store, self.place(partition), now=self._clock.now())
-            if unfit is not None:
-                raise unfit
-        except LedgerError:
+        except BaseException:  # whatever it was: a store left open locks its folder against the next attempt
             store.close()
             raise
+        if unfit is not None:
+            store.close()
+            raise unfit
         return store
 
     def note_whole(self, partition: int) -> StoreUnfit | None:

@@ -21,6 +21,7 @@ ABSENCE_S: Final = 9.0
 SUBJECTS: Final = 5000
 WAIT_S: Final = 60.0
 CHUNK: Final = 250
+FEWER: Final = 20
 
 
 class ChaosReport(Struct, frozen=True, kw_only=True):
@@ -32,7 +33,10 @@ class ChaosReport(Struct, frozen=True, kw_only=True):
 
 
 class _Flow:
-    """Sends events at an even pace over the run, and the rest of them at its end."""
+    """Sends events at an even pace over the run, and the rest of them at its end.
+
+    Kills may take longer than planned: towards the end ever fewer go at a time, so that they still flow.
+    """
 
     def __init__(self, light: LightCluster, events: int, *, over_s: float) -> None:
         self._light = light
@@ -43,8 +47,8 @@ class _Flow:
         self.sent = 0
 
     async def run(self) -> None:
-        while self.sent < self._events:
-            count = min(CHUNK, self._events - self.sent)
+        while left := self._events - self.sent:
+            count = min(CHUNK, left if self.is_hurried else left // FEWER)
             await self._light.send([self._refs[(self.sent + n) % SUBJECTS] for n in range(count)])
             self.sent += count
             if not self.is_hurried:

@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,6 @@ from privacy_ledger.ports.log import Row, header
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.testing.scanner import Scanner
 from tests.cli.cli import (
-    NOW,
     PURPOSE,
     SEALED_FROM,
     Cli,
@@ -133,7 +132,7 @@ async def test_an_erasure_goes_on_wherever_it_was_killed(prepared: Cli, tmp_path
 def test_nobody_comes_back_before_they_return_and_then_as_somebody_new(used: Cli) -> None:
     """Old and new events are refused until the return; then only what is later counts."""
     used.run("erase", subject(1), "--yes")
-    later = (NOW + timedelta(seconds=240)).isoformat()
+    later = (datetime.now(UTC) + timedelta(seconds=240)).isoformat()
     before = used.ingest([enrolled(1), enrolled(1, at=later, number=2)])
     returned = used.run("subject", "return", subject(1))
     after = used.ingest([enrolled(1), enrolled(1, at=later, number=2)])
@@ -163,7 +162,7 @@ def test_a_second_erasure_after_a_return_has_a_receipt_of_its_own(used: Cli) -> 
     """The first receipt stays what it is."""
     first = used.run("erase", subject(1), "--yes").document["receipts"]
     used.run("subject", "return", subject(1))
-    later = (NOW + timedelta(seconds=240)).isoformat()
+    later = (datetime.now(UTC) + timedelta(seconds=240)).isoformat()
     used.ingest([enrolled(1, at=later)])
     second = used.run("erase", subject(1), "--yes")
     again = used.run("erase", subject(1), "--yes")

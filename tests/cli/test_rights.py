@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +36,7 @@ def _shown(cli: Cli, who: int, *words: str) -> Document:
 
 def test_a_consent_counts_until_it_is_withdrawn_and_what_only_it_allowed_goes(used: Cli) -> None:
     """A page view is refused before, taken after, and gone with the withdrawal."""
-    later = (NOW + timedelta(seconds=200)).isoformat()
+    later = (datetime.now(UTC) + timedelta(seconds=200)).isoformat()  # after the grant, whenever it is
     view = viewed(1, number=1).replace(RECENT.isoformat().encode(), later.encode())
     before = used.ingest([view])
     used.run("consent", "grant", subject(1), PURPOSE)

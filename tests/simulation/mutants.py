@@ -240,7 +240,7 @@ def a_clock_ahead_keeps_a_consent_alive(monkeypatch: pytest.MonkeyPatch) -> None
 @mutant
 def anything_can_be_objected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """An objection to a contract, or a withdrawal of what was never asked, takes effect."""
-    monkeypatch.setattr(fold, "_has_effect", lambda *_: True)
+    monkeypatch.setattr(fold, "has_effect", lambda *_: True)
 
 
 @mutant

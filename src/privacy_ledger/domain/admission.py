@@ -9,13 +9,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from privacy_ledger.domain.events import ConsentWithdrawn, ObjectionRaised, event_type
+from privacy_ledger.domain.events import ConsentGranted, ConsentWithdrawn, Fact, ObjectionRaised, event_type
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import Category, month_of
+from privacy_ledger.domain.values import Category, LawfulBasis, month_of
 
-__all__ = ["FUTURE_TOLERANCE", "Candidate", "admit", "is_past_retention", "purposes_in_force"]
+__all__ = ["FUTURE_TOLERANCE", "Candidate", "admit", "has_effect", "is_past_retention", "purposes_in_force"]
 
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)
 _NEVER_TOO_EARLY: Final = frozenset({event_type(ConsentWithdrawn), event_type(ObjectionRaised)})
@@ -105,3 +105,19 @@ def is_past_retention(category: Category, occurred_at: datetime, rules: Rules, *
     """
     months = rules.retention_months(category)
     return months is not None and month_of(occurred_at) + months < month_of(at)
+
+
+def has_effect(fact: Fact, rules: Rules) -> bool:
+    """Return whether a fact may change permissions under the rules in force.
+
+    Consent exists for purposes based on consent (GDPR Art. 7), objection for those based on a
+    legitimate interest (Art. 21): nothing else can be withdrawn or objected to.
+    """
+    match fact:
+        case ConsentGranted() | ConsentWithdrawn():
+            return fact.purpose in rules.consent_purposes
+        case ObjectionRaised():
+            rule = rules.purpose(fact.purpose)
+            return rule is not None and rule.basis is LawfulBasis.LEGITIMATE_INTEREST
+        case _:
+            return True

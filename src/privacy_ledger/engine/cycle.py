@@ -135,7 +135,8 @@ class PartitionCycle:
         self._pending_shreds: list[bytes] = []
         self._has_books = False
         self._hand: Record | None = None
-        self._failed: set[int] = set()
+        self._taken = 0
+        self._failed: set[tuple[int, int]] = set()
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ class PartitionCycle:
         notable.clear()
         unknown = 0
         for start in range(0, len(rows), FOLD_SLICE):
-            records = self._marked(self._codec.decode(rows[start : start + FOLD_SLICE]))
+            records = self._codec.decode(rows[start : start + FOLD_SLICE])
             kinds = set(map(type, map(_BODY, records)))
             if not kinds.isdisjoint(_NOTABLE):
                 unknown = self._refuse_foreign_keystore(records, unknown)
@@ -195,12 +196,11 @@ class PartitionCycle:
     async def _fold_slice(
         self, work: Workspace, emits: list[Emit], records: Sequence[Record], *, is_readable: bool
     ) -> None:
-        apply = self._fold.apply
+        apply, take = self._fold.apply, self._take
         for record in records:
-            self._hand = record
             if not is_readable and isinstance(record.body, Undecodable) and self._is_nobodys(record):
                 continue
-            demands, out = apply(work, record)
+            demands, out = apply(work, take(record))
             if demands or out:
                 await self._follow(work, emits, demands, out)
 
@@ -223,12 +223,11 @@ class PartitionCycle:
         for start in range(0, len(demand.offsets), REREAD_SLICE):
             self._hand = None
             rows = await self._read_at(demand.offsets[start : start + REREAD_SLICE])
-            for record in self._marked(self._codec.decode(rows)):
-                self._hand = record
+            for record in self._codec.decode(rows):
                 if demand.is_refold:
-                    self._fold.refold(work, record)
+                    self._fold.refold(work, self._take(record))
                 else:
-                    await self._follow(work, emits, *self._fold.again(work, demand, record))
+                    await self._follow(work, emits, *self._fold.again(work, demand, self._take(record)))
         self._fold.finish(work, demand)
 
     async def retry_parked(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
@@ -256,21 +255,23 @@ class PartitionCycle:
     ) -> tuple[Workspace, list[Emit]]:
         """Return what `fold` does; a record on which a step fails parks its subject.
 
-        Such a record, of the batch or read again, counts as unreadable, and `fold` starts again
-        from the committed states: nothing of its subject moves, and the others never notice.
+        Such a record, of the batch or read again, counts as unreadable where it failed, and `fold`
+        starts again from the committed states: nothing of its subject moves, and the others never
+        notice.
         """
         self._failed.clear()
         while True:
-            self._hand = None
+            self._taken, self._hand = 0, None
+            self._fold.start()
             try:
                 return await fold()
             except LedgerError:
                 raise
             except Exception:  # a step's bug, if a subject's record was in hand
                 hand = self._hand
-                if hand is None or hand.ref == NOBODY or hand.offset in self._failed:
+                if hand is None or hand.ref == NOBODY or (self._taken, hand.offset) in self._failed:
                     raise
-                self._failed.add(hand.offset)
+                self._failed.add((self._taken, hand.offset))
 
     def _workspace(self) -> Workspace:
         """Return a workspace in which the shreds that were carried out are off the list."""
@@ -279,16 +280,16 @@ class PartitionCycle:
             work.delete(SHREDS, key)
         return work
 
-    def _marked(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Return the records; those on which a step failed are unreadable."""
-        if not self._failed:
-            return records
-        return [
-            msgspec.structs.replace(record, body=Undecodable("step"))
-            if record.offset in self._failed
-            else record
-            for record in records
-        ]
+    def _take(self, record: Record) -> Record:
+        """Take the next record in hand; where a step failed on it before, it is unreadable.
+
+        What is taken is counted: a record may be folded several times, and fail once.
+        """
+        self._taken += 1
+        self._hand = record
+        if self._failed and (self._taken, record.offset) in self._failed:
+            return msgspec.structs.replace(record, body=Undecodable("step"))
+        return record
 
     def _preload(self, records: Sequence[Record]) -> None:
         """Read the states that the batch will surely touch, in one query a table."""
@@ -347,7 +348,7 @@ class PartitionCycle:
         """Seal the changes and put position, outputs and pointers beside them."""
         changes = work.changes()
         sealed = self._states.seal(changes, generation=lambda ref: work.get(GENERATIONS, ref) or 0, now=now)
-        parked = [record for record in notable if isinstance(record.body, Undecodable)]
+        pointers = self._pointers(work, notable)
         ticks = [record for record in notable if isinstance(record.body, Tick)]
         position = self._advance(ticks, rows)
         encoded = msgspec.msgpack.encode(position)
@@ -364,7 +365,7 @@ class PartitionCycle:
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
         writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in emits)
-        writes.extend((DLQ, self._pointer(record)) for record in parked)
+        writes.extend((DLQ, pointer) for pointer in pointers)
         if ticks:
             writes.extend(self._heartbeats(own))
         return Batch(
@@ -375,7 +376,7 @@ class PartitionCycle:
             work=self._work(changes),
             position=position,
             records=len(rows),
-            parked=len(parked),
+            parked=len(pointers),
             is_tick=bool(ticks),
         )
 
@@ -390,14 +391,22 @@ class PartitionCycle:
             position = msgspec.structs.replace(position, offset=rows[-1].offset, key=rows[-1].key)
         return position
 
-    def _pointer(self, record: Record) -> NewRecord:
-        """Return a pointer to a record that could not be read: where, and a reason code."""
-        body = record.body
+    def _pointers(self, work: Workspace, notable: Sequence[Record]) -> list[NewRecord]:
+        """Return a pointer to each record that cannot be read, or that a subject now waits behind."""
+        reasons = {one.offset: one.body.reason for one in notable if isinstance(one.body, Undecodable)}
+        for ref, parked in work.changed(PARKED).items():
+            before = self._cache.load(PARKED, ref)
+            if parked is not None and (before is None or before.offset != parked.offset):
+                reasons.setdefault(parked.offset, parked.reason)
+        return [self._pointer(offset, reason) for offset, reason in reasons.items()]
+
+    def _pointer(self, offset: int, reason: str) -> NewRecord:
+        """Return a pointer to a record of the ledger: where, and a reason code."""
         pointer = {
             "pass": self._declaration.name,
-            "partition": record.partition,
-            "offset": record.offset,
-            "reason": body.reason if isinstance(body, Undecodable) else "",
+            "partition": self._partition,
+            "offset": offset,
+            "reason": reason,
         }
         return NewRecord(self._partition, self._ids.token(), msgspec.json.encode(pointer))
 

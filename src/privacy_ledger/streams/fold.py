@@ -11,9 +11,8 @@ from typing import Final
 
 from msgspec import structs
 
-from privacy_ledger.domain.admission import Candidate, admit
+from privacy_ledger.domain.admission import Candidate, admit, has_effect
 from privacy_ledger.domain.events import (
-    ConsentGranted,
     ConsentWithdrawn,
     ControlFact,
     ErasureRequested,
@@ -33,7 +32,7 @@ from privacy_ledger.domain.events import (
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
-from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef, month_of
+from privacy_ledger.domain.values import NOBODY, Category, SubjectRef, month_of
 from privacy_ledger.streams import analytics, removal
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
 from privacy_ledger.streams.record import Erased, Heartbeat, Record, Removed, Undecodable
@@ -150,13 +149,16 @@ class PassFold:
     def refold(self, work: Workspace, record: Record) -> None:
         """Fold one live record again into the projections, in order, after `Reread`.
 
-        A record whose row is gone meanwhile is skipped; an undecodable one parks its subject.
+        A record whose row is gone meanwhile is skipped; an undecodable one parks its subject,
+        which then waits for the rest of the refold as well.
         """
         row = work.get(INDEX, record.ref + record.tag)
         if row is None or row.offset != record.offset or isinstance(record.body, Erased):
             return
+        if work.get(PARKED, record.ref) is not None:
+            return
         if isinstance(record.body, Undecodable):
-            self._park(work, record, record.body)
+            self._park(work, record, record.body, tag=record.tag)
             return
         self._project(work, structs.replace(record, purposes=row.purposes), row.month)
 
@@ -174,6 +176,10 @@ class PassFold:
         if not demand.is_refold:
             self._pass_ticks(work, demand, before=None)
             self._passed.pop((demand.ref, demand.offsets), None)
+
+    def start(self) -> None:
+        """Forget what was served and not committed: a cycle begins, or begins again."""
+        self._passed.clear()
 
     def retry(self, work: Workspace, ref: SubjectRef, *, partition: int) -> list[Reread]:
         """Take a parked subject up again: its parked record and all that waited, in order."""
@@ -213,7 +219,7 @@ class PassFold:
             ),
         )  # fmt: skip
         removal.start_timer(work, record.ref, category, month)
-        if isinstance(record.body, Fact) and _has_effect(record.body, rules):
+        if isinstance(record.body, Fact) and has_effect(record.body, rules):
             changed = apply_fact(permissions, record.body)
             if changed is not permissions:
                 work.put(PERMISSIONS, record.ref, changed)
@@ -222,7 +228,7 @@ class PassFold:
             is_whole = decision == record.purposes
             self._project(work, record if is_whole else structs.replace(record, purposes=decision), month)
         body = record.body
-        if isinstance(body, ConsentWithdrawn | ObjectionRaised) and _has_effect(body, rules):
+        if isinstance(body, ConsentWithdrawn | ObjectionRaised) and has_effect(body, rules):
             return self._withdraw(work, record, (body.purpose,), permissions)
         return []
 
@@ -339,13 +345,16 @@ class PassFold:
 
     # Parking --------------------------------------------------------------------------
 
-    def _park(self, work: Workspace, record: Record, body: Undecodable) -> list[Reread]:
-        """Park the subject: nothing of it moves until redrive or discard, but its erasure."""
+    def _park(self, work: Workspace, record: Record, body: Undecodable, *, tag: bytes = b"") -> list[Reread]:
+        """Park the subject: nothing of it moves until redrive or discard, but its erasure.
+
+        `tag` names the record where it is live already, and only its refold failed.
+        """
         permissions = work.get(PERMISSIONS, record.ref)
         if permissions is not None and permissions.is_ended:
             self._removal.refuse(work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work))
             return []
-        parked = Parked(record.offset, record.record_id, body.reason, self._moment(work))
+        parked = Parked(record.offset, record.record_id, body.reason, self._moment(work), tag)
         work.put(PARKED, record.ref, parked)
         return []
 
@@ -377,15 +386,17 @@ class PassFold:
         for key, _ in work.scan(WAITING, ref):
             work.delete(WAITING, key)
         work.delete(PARKED, ref)
-        if not is_discarded:
+        demands = []
+        if parked.tag:
+            permissions = work.get(PERMISSIONS, ref) or _UNKNOWN
+            demands = [] if permissions.is_ended else self._refold(work, ref, partition, permissions)
+        elif not is_discarded:
             moments.insert(0, Waiting(parked.offset, is_tick=False, moment=parked.moment))
         offsets = tuple(waiting.offset for waiting in moments if not waiting.is_tick)
-        return [
-            Reread(
-                ref=ref, partition=partition, offsets=offsets, is_refold=False,
-                moments=tuple(moments),
-            )
-        ]  # fmt: skip
+        waited = Reread(
+            ref=ref, partition=partition, offsets=offsets, is_refold=False, moments=tuple(moments)
+        )
+        return [*demands, waited]
 
     def _pass_ticks(self, work: Workspace, demand: Reread, *, before: int | None) -> Moment:
         """Let each tick before an offset pass for the subject, once; return that offset's moment.
@@ -408,14 +419,25 @@ class PassFold:
         return self._moment(work)
 
     def _discards(self, work: Workspace, record: Record, fact: RecordDiscarded, parked: Parked) -> bool:
-        """Return whether a discard names the parked record and its request is new."""
+        """Return whether a discard names the parked record and its request is new.
+
+        Evidence that was accepted stays, whoever discards it: what it allowed may live.
+        """
+        row = work.get(INDEX, record.ref + parked.tag) if parked.tag else None
+        if row is not None and row.category is Category.EVIDENCE:
+            return False
         permissions = work.get(PERMISSIONS, record.ref) or Permissions()
         return bytes.fromhex(fact.record) == parked.record_id and fact.request not in permissions.requests
 
     def _discard_parked(self, work: Workspace, record: Record, parked: Parked) -> list[Reread]:
         """Drop the parked record and apply all that waited behind it, and then this fact."""
         self._wait(work, record.ref, record.offset, is_tick=False)
-        self._removal.bury(work, record.ref, parked.record_id, cause=Refusal.DISCARDED, request="", row=None)
+        row_key = record.ref + parked.tag
+        row = work.get(INDEX, row_key) if parked.tag else None
+        self._removal.bury(
+            work, record.ref, parked.record_id, cause=Refusal.DISCARDED, request="",
+            row=None if row is None else (row_key, row),
+        )  # fmt: skip
         return self._take_up(work, record.ref, record.partition, is_discarded=True)
 
     # Control records ------------------------------------------------------------------
@@ -476,19 +498,3 @@ class PassFold:
         key = analytics.window_key(sealed.product, sealed.window)
         work.put(WINDOWS, key, Window(is_sealed=True, release=sealed.release))
         return []
-
-
-def _has_effect(fact: Fact, rules: Rules) -> bool:
-    """Return whether a fact may change permissions under the rules in force.
-
-    Consent exists for purposes based on consent (GDPR Art. 7), objection for those based on a
-    legitimate interest (Art. 21): nothing else can be withdrawn or objected to.
-    """
-    match fact:
-        case ConsentGranted() | ConsentWithdrawn():
-            return fact.purpose in rules.consent_purposes
-        case ObjectionRaised():
-            rule = rules.purpose(fact.purpose)
-            return rule is not None and rule.basis is LawfulBasis.LEGITIMATE_INTEREST
-        case _:
-            return True

@@ -104,12 +104,17 @@ class Moment(Struct, frozen=True, array_like=True):
 
 
 class Parked(Struct, frozen=True, array_like=True):
-    """A subject that waits behind a record nobody can read."""
+    """A subject that waits behind a record nobody can read.
+
+    `tag` is not empty when the record is live and could not be folded again in a refold: the
+    subject goes on with that refold.
+    """
 
     offset: int
     record_id: bytes
     reason: str
     moment: Moment
+    tag: bytes = b""
 
 
 class Waiting(Struct, frozen=True, array_like=True):
@@ -218,6 +223,10 @@ class Workspace:
                 else:
                     found[key] = value
         return sorted(found.items())
+
+    def changed(self, table: Table[T]) -> dict[bytes, T | None]:
+        """Return what this cycle changed in one table, in the order of first change."""
+        return self._changed[table.name]
 
     def changes(self) -> tuple[Changes, ...]:
         """Return every change of this cycle, table by table."""

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
+from msgspec import structs
+
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import REF_BYTES
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.protocol import Emit, Processor, Reread
-from privacy_ledger.streams.record import Record
+from privacy_ledger.streams.record import Record, Undecodable
 from privacy_ledger.streams.states import (
     INDEX,
     PERMISSIONS,
@@ -17,9 +19,13 @@ from privacy_ledger.streams.states import (
     Workspace,
 )
 
-__all__ = ["MemoryPass"]
+__all__ = ["MemoryPass", "StepBroken"]
 
 T = TypeVar("T")
+
+
+class StepBroken(Exception):
+    """What a broken step of a simulation raises."""
 
 
 class MemoryPass:
@@ -50,6 +56,8 @@ class MemoryPass:
         self._processors = tuple(processors)
         self._log = log
         self._states: dict[tuple[str, bytes], object] = {}
+        self._hand = (0, -1)
+        self._failed: set[tuple[int, int]] = set()
         self.emits: list[Emit] = []
 
     # Loader -----------------------------------------------------------------------------
@@ -69,8 +77,8 @@ class MemoryPass:
     def run(self, records: Iterable[Record]) -> None:
         """Fold records in order, one cycle each."""
         for record in records:
-            work = Workspace(self)
-            self._apply(work, record)
+            work, emits = self._around_failures(record)
+            self.emits += emits
             for changes in work.changes():
                 for key, value in changes.values.items():
                     if value is None:
@@ -78,23 +86,41 @@ class MemoryPass:
                     else:
                         self._states[changes.table.name, key] = value
 
-    def _apply(self, work: Workspace, record: Record) -> None:
-        self._follow(work, *self._fold.apply(work, record))
+    def _around_failures(self, record: Record) -> tuple[Workspace, list[Emit]]:
+        """Fold one record; what a step fails on counts as unreadable, as in the engine's cycle."""
+        self._failed.clear()
+        while True:
+            work, emits = Workspace(self), list[Emit]()
+            self._hand = (0, -1)
+            self._fold.start()
+            try:
+                self._follow(work, emits, *self._fold.apply(work, self._take(record)))
+            except StepBroken:
+                if self._hand in self._failed:
+                    raise
+                self._failed.add(self._hand)
+            else:
+                return work, emits
 
-    def _follow(self, work: Workspace, demands: list[Reread], emits: list[Emit]) -> None:
-        self.emits.extend(emits)
+    def _take(self, record: Record) -> Record:
+        """Take the next record in hand; where a step failed on it before, it is unreadable."""
+        self._hand = (self._hand[0] + 1, record.offset)
+        return structs.replace(record, body=Undecodable("step")) if self._hand in self._failed else record
+
+    def _follow(self, work: Workspace, emits: list[Emit], demands: list[Reread], out: list[Emit]) -> None:
+        emits.extend(out)
         for demand in demands:
-            self._serve(work, demand)
+            self._serve(work, demand, emits)
 
-    def _serve(self, work: Workspace, demand: Reread) -> None:
+    def _serve(self, work: Workspace, demand: Reread, emits: list[Emit]) -> None:
         for offset in demand.offsets:
             again = self._log.get(offset)
             if again is None:
                 continue
             if demand.is_refold:
-                self._fold.refold(work, again)
+                self._fold.refold(work, self._take(again))
             else:
-                self._follow(work, *self._fold.again(work, demand, again))
+                self._follow(work, emits, *self._fold.again(work, demand, self._take(again)))
         self._fold.finish(work, demand)
 
     # Looking ----------------------------------------------------------------------------

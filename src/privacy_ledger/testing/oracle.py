@@ -7,7 +7,7 @@ random logs has no bookkeeping of its own to hide behind.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -105,10 +105,20 @@ class _Purge(Struct, frozen=True):
 class Oracle:
     """The rule books, and what logs mean under them."""
 
-    def __init__(self, initial: Rules, books: Mapping[str, Rules] | None = None) -> None:
-        """Take the rules in force at the start, and those that `RulesAdopted` may name by digest."""
+    def __init__(
+        self,
+        initial: Rules,
+        books: Mapping[str, Rules] | None = None,
+        *,
+        breaks: Callable[[Record], bool] = lambda _: False,
+    ) -> None:
+        """Take the rules in force at the start, and those that `RulesAdopted` may name by digest.
+
+        `breaks`: on which records the step that acts under `course.deliver` fails.
+        """
         self._initial = initial
         self._books = dict(books or {})
+        self._breaks = breaks
 
     def expect(self, records: Sequence[Record]) -> Expected:
         """Return what must be true after `records`: one partition, oldest first, never compacted."""
@@ -117,7 +127,7 @@ class Oracle:
         subjects = {}
         for ref in refs:
             concerning = [record for record in records if record.ref in (ref, NOBODY)]
-            history = _History(self._initial, self._books, {})
+            history = _History(self._initial, self._books, self._breaks)
             history.read(concerning)
             subjects[ref] = history.subject()
             for release, touched in history.sealed.items():
@@ -148,10 +158,12 @@ class _History:
     they are, so a second reading keeps the first one's answers.
     """
 
-    def __init__(self, rules: Rules, books: Mapping[str, Rules], sealed: dict[str, frozenset[str]]) -> None:
+    def __init__(self, rules: Rules, books: Mapping[str, Rules], breaks: Callable[[Record], bool]) -> None:
         self._initial = rules
         self._books = books
-        self.sealed = sealed
+        self._breaks = breaks
+        self.sealed: dict[str, frozenset[str]] = {}
+        self.discarded: set[bytes] = set()
         self._forget()
 
     def _forget(self) -> None:
@@ -174,17 +186,16 @@ class _History:
 
     def read(self, records: Sequence[Record]) -> None:
         """Read a whole history; the discard of a parked record starts it again without that one."""
-        discarded: set[bytes] = set()
         position = 0
         while position < len(records):
             record = records[position]
             position += 1
-            if record.record_id in discarded and isinstance(record.body, Undecodable):
+            if record.record_id in self.discarded and isinstance(record.body, Undecodable):
                 self.removed[record.record_id] = (Refusal.DISCARDED, "")
                 continue
             named = self._names_the_parked(record)
             if named is not None:
-                discarded.add(named)
+                self.discarded.add(named)
                 self._forget()
                 position = 0
                 continue
@@ -227,7 +238,7 @@ class _History:
         self._drop({live.record.record_id for live in self.live}, Refusal.ERASED, body.request)
         self.grants, self.objected = {}, set()
         self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
-        if self.parked is not None:
+        if self.parked is not None and self.parked.record_id not in self.removed:
             self._after_the_end(self.parked, self.rules)
         for record, rules in self.behind:
             self._after_the_end(record, rules)
@@ -329,8 +340,17 @@ class _History:
             else:
                 self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
-        for live in self.live:
+        for live in list(self.live):
+            if self._fails(live.record, live.purposes):
+                if live.record.record_id not in self.discarded:
+                    self.parked = live.record  # accepted, and what came after it stays held
+                    return
+                self._drop({live.record.record_id}, Refusal.DISCARDED)
             live.is_held = False
+
+    def _fails(self, record: Record, purposes: Sequence[str]) -> bool:
+        """Return whether folding the record fails, in the step that acts under `course.deliver`."""
+        return DELIVER in purposes and self._breaks(record)
 
     def _erase(self, body: ErasureRequested, offset: int) -> None:
         """Erase a category or a purpose at once, also under restriction; evidence stays."""
@@ -372,6 +392,12 @@ class _History:
         refusal = self._refusal(record, purposes)
         if refusal is not None:
             self.removed[record.record_id] = (refusal, "")
+            return
+        if not self.is_restricted and self._fails(record, purposes):
+            if record.record_id in self.discarded:
+                self.removed[record.record_id] = (Refusal.DISCARDED, "")
+            else:
+                self.parked = record
             return
         self.live.append(_Live(record, purposes, self.is_restricted))
         match fact:

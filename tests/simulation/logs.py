@@ -27,23 +27,24 @@ from privacy_ledger.streams.progress import TABLE as PROGRESS_TABLE
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.protocol import Processor, Step
 from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
-from privacy_ledger.streams.states import Parts, Table
+from privacy_ledger.streams.states import ENDLESS, Parts, Table
 from privacy_ledger.streams.subject_view import TABLE as SUBJECT_VIEW_TABLE
 from privacy_ledger.streams.subject_view import SubjectView
-from privacy_ledger.testing.memory import MemoryPass, StepBroken
+from privacy_ledger.testing.memory import MemoryPass, Pace, StepBroken
 
 __all__ = [
     "ANALYTICS",
     "BOOKS",
     "CORE",
     "INITIAL",
-    "SOUND",
     "Decision",
+    "Factory",
     "Simulation",
     "breaks",
     "compact",
     "draw",
     "dump",
+    "pace_of",
     "rebuild",
     "run_pass",
 ]
@@ -97,6 +98,18 @@ BOOKS: Final[Mapping[str, Rules]] = {
 }
 
 
+ENDLESS_PACE: Final = Pace()
+
+
+def pace_of(random: Random) -> Pace:
+    """Return how much a pass does at once: often nothing within a cycle, and tiny slices."""
+    return Pace(
+        budget=random.choice((0, 0, 1, 2, 5, ENDLESS)),
+        slice=random.choice((1, 2, 3, 8)),
+        seed=random.getrandbits(32),
+    )
+
+
 def _processor(name: str, table: Table[Parts[P]], step: Step[P]) -> Processor[P]:
     return Processor(name=name, runs_in="core", source=LEDGER_EVENTS, table=table, step=step)
 
@@ -120,7 +133,6 @@ CORE: Final = (
     _processor("subject_view", SUBJECT_VIEW_TABLE, SubjectView()),
     _processor("progress", PROGRESS_TABLE, BreakingProgress()),
 )
-SOUND: Final = (CORE[0], _processor("progress", PROGRESS_TABLE, Progress()))
 ANALYTICS: Final = (_processor("course_views", COURSE_VIEWS_TABLE, CourseViews()),)
 
 
@@ -130,9 +142,12 @@ def run_pass(
     processors: tuple[Processor[Any], ...] = (*CORE, *ANALYTICS),
     initial: Rules = INITIAL,
     writes_tombstones: bool = True,
+    pace: Pace = ENDLESS_PACE,
 ) -> MemoryPass:
     """Return a pass at offset 0 that reads again from `log`; by default one pass does everything."""
-    return MemoryPass(processors, log, initial=initial, books=BOOKS, writes_tombstones=writes_tombstones)
+    return MemoryPass(
+        processors, log, initial=initial, books=BOOKS, writes_tombstones=writes_tombstones, pace=pace
+    )
 
 
 # Drawing ---------------------------------------------------------------------------------------
@@ -566,6 +581,7 @@ class Simulation:
                 self._write_tombstones(random)
         for _ in range(random.randrange(3)):
             self._write_tombstones(random)
+        self.live.drain()
         self._note_decisions()
 
     def _append(self, record: Record) -> None:
@@ -648,6 +664,7 @@ def rebuild(simulation: Simulation, random: Random, factory: Factory = run_pass)
         log.update(kept)
         copy.run([log[offset] for offset in range(position, stop) if offset in log])
         position = stop
+    copy.drain()
     return copy
 
 

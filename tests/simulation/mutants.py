@@ -19,7 +19,8 @@ from privacy_ledger.streams import analytics, fold, removal
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.record import Record, Removed
 from privacy_ledger.streams.removal import Removal
-from privacy_ledger.streams.states import FROZEN, INDEX, PARKED, PERMISSIONS, IndexRow, Workspace
+from privacy_ledger.streams.held import HELD
+from privacy_ledger.streams.states import FROZEN, INDEX, PERMISSIONS, IndexRow, Workspace
 from privacy_ledger.testing.memory import MemoryPass
 from tests.simulation.logs import BOOKS, Simulation
 

@@ -1,31 +1,50 @@
 """A pass in memory: the real fold over a list of records, for property tests and the simulator."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Final, TypeVar, cast
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import REF_BYTES
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.streams.fold import PassFold
-from privacy_ledger.streams.protocol import Emit, Processor, Reread
-from privacy_ledger.streams.record import Record, Undecodable
+from privacy_ledger.streams.held import HELD, Parked
+from privacy_ledger.streams.protocol import Processor, Serving
+from privacy_ledger.streams.record import Broken, Record
 from privacy_ledger.streams.states import (
+    ENDLESS,
     INDEX,
     PERMISSIONS,
     WORK,
+    Emit,
     Table,
     Tombstone,
     Workspace,
 )
 
-__all__ = ["MemoryPass", "StepBroken"]
+__all__ = ["MemoryPass", "Pace", "StepBroken"]
 
 T = TypeVar("T")
+SERVED_SHARE: Final = 0.6
+LOST_SHARE: Final = 0.2
 
 
 class StepBroken(Exception):
     """What a broken step of a simulation raises."""
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How much work a pass does at once: records read again within a cycle, and in each slice.
+
+    With a `seed` slices are served now and then, some are lost in a crash before their commit,
+    and now and then another process goes on with the committed states.
+    """
+
+    budget: int = ENDLESS
+    slice: int = ENDLESS
+    seed: int | None = None
 
 
 class MemoryPass:
@@ -44,17 +63,21 @@ class MemoryPass:
         books: Mapping[str, Rules] | None = None,
         sampling_key: bytes = b"s" * 32,
         writes_tombstones: bool = True,
+        pace: Pace = Pace(),
     ) -> None:
         """Start at offset 0 with no state."""
-        self._fold = PassFold(
+        self._processors = tuple(processors)
+        self._open = lambda: PassFold(
             processors,
             rules=books or {},
             initial=initial,
             sampling_key=sampling_key,
             writes_tombstones=writes_tombstones,
         )
-        self._processors = tuple(processors)
+        self._fold = self._open()
         self._log = log
+        self._pace = pace
+        self._random = None if pace.seed is None else Random(pace.seed)
         self._states: dict[tuple[str, bytes], object] = {}
         self._hand = (0, -1)
         self._failed: set[tuple[int, int]] = set()
@@ -66,62 +89,90 @@ class MemoryPass:
         """Return a committed value."""
         return cast("T | None", self._states.get((table.name, key)))
 
-    def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
+    def scan(self, table: Table[T], prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, T]]:
         """Yield committed pairs in key order."""
         for name, key in sorted(self._states):
-            if name == table.name and key.startswith(prefix):
+            if name == table.name and key.startswith(prefix) and key >= prefix + start:
                 yield key, cast("T", self._states[name, key])
 
     # Running ----------------------------------------------------------------------------
 
     def run(self, records: Iterable[Record]) -> None:
-        """Fold records in order, one cycle each."""
+        """Fold records in order, one cycle each, and a slice of the work in hand after each."""
         for record in records:
-            work, emits = self._around_failures(record)
-            self.emits += emits
-            for changes in work.changes():
-                for key, value in changes.values.items():
-                    if value is None:
-                        self._states.pop((changes.table.name, key), None)
-                    else:
-                        self._states[changes.table.name, key] = value
+            self._commit(self._around_failures(partial(self._applied, record)))
+            if self._random is None or self._random.random() < SERVED_SHARE:
+                self._serve_slice()
 
-    def _around_failures(self, record: Record) -> tuple[Workspace, list[Emit]]:
-        """Fold one record; what a step fails on counts as unreadable, as in the engine's cycle."""
+    def drain(self) -> None:
+        """Serve all work in hand."""
+        while self._fold.backlog(Workspace(self)):
+            self._serve_slice()
+
+    def retake(self) -> None:
+        """Take all parked subjects up again."""
+        work = Workspace(self)
+        for ref, held in work.scan(HELD, b""):
+            if isinstance(held, Parked):
+                self._fold.retake(work, SubjectRef(ref))
+        self._commit(work)
+
+    def _serve_slice(self) -> None:
+        random = self._random
+        work = self._around_failures(self._served)
+        if random is not None and random.random() < LOST_SHARE:
+            if random.random() < LOST_SHARE:
+                self._fold = self._open()
+            return
+        self._commit(work)
+
+    def _commit(self, work: Workspace) -> None:
+        self.emits += work.emits
+        for changes in work.changes():
+            for key, value in changes.values.items():
+                if value is None:
+                    self._states.pop((changes.table.name, key), None)
+                else:
+                    self._states[changes.table.name, key] = value
+
+    def _around_failures(self, fold: Callable[[], Workspace]) -> Workspace:
+        """Return what `fold` does; what a step fails on is not folded, as in the engine's cycle."""
         self._failed.clear()
         while True:
-            work, emits = Workspace(self), list[Emit]()
             self._hand = (0, -1)
-            self._fold.start()
             try:
-                self._follow(work, emits, *self._fold.apply(work, self._take(record)))
+                return fold()
             except StepBroken:
                 if self._hand in self._failed:
                     raise
                 self._failed.add(self._hand)
-            else:
-                return work, emits
+
+    def _applied(self, record: Record) -> Workspace:
+        work = Workspace(self, budget=self._pace.budget)
+        serving = self._fold.apply(work, self._take(record))
+        if serving is not None:
+            self._drive(serving)
+        return work
+
+    def _served(self) -> Workspace:
+        work = Workspace(self, budget=self._pace.slice)
+        self._drive(self._fold.serve(work, self._fold.backlog(work)))
+        return work
+
+    def _drive(self, serving: Serving[None]) -> None:
+        """Read again what work asks for, until it ends."""
+        try:
+            offsets = next(serving)
+            while True:
+                rows = [self._log[offset] for offset in offsets if offset in self._log]
+                offsets = serving.send(map(self._take, rows))
+        except StopIteration:
+            return
 
     def _take(self, record: Record) -> Record:
-        """Take the next record in hand; where a step failed on it before, it is unreadable."""
+        """Take the next record in hand; where a step failed on it before, it is not folded."""
         self._hand = (self._hand[0] + 1, record.offset)
-        return structs.replace(record, body=Undecodable("step")) if self._hand in self._failed else record
-
-    def _follow(self, work: Workspace, emits: list[Emit], demands: list[Reread], out: list[Emit]) -> None:
-        emits.extend(out)
-        for demand in demands:
-            self._serve(work, demand, emits)
-
-    def _serve(self, work: Workspace, demand: Reread, emits: list[Emit]) -> None:
-        for offset in demand.offsets:
-            again = self._log.get(offset)
-            if again is None:
-                continue
-            if demand.is_refold:
-                self._fold.refold(work, self._take(again))
-            else:
-                self._follow(work, emits, *self._fold.again(work, demand, self._take(again)))
-        self._fold.finish(work, demand)
+        return structs.replace(record, body=Broken()) if self._hand in self._failed else record
 
     # Looking ----------------------------------------------------------------------------
 

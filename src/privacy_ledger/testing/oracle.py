@@ -163,7 +163,8 @@ class _History:
         self._books = books
         self._breaks = breaks
         self.sealed: dict[str, frozenset[str]] = {}
-        self.discarded: set[bytes] = set()
+        self.discarded: set[tuple[bytes, str]] = set()
+        self.restricted_since = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -181,8 +182,11 @@ class _History:
         self.removed: dict[bytes, tuple[str, str]] = {}
         self.until_lift: list[_Due | _Purge] = []
         self.parked: Record | None = None
+        self.parked_under = self._initial
         self.behind: list[tuple[Record, Rules]] = []
         self.windows: set[tuple[str, str]] = set()
+        self.still_to_be_discarded = set(self.discarded)
+        self.passed_over: set[tuple[bytes, str]] = set()
 
     def read(self, records: Sequence[Record]) -> None:
         """Read a whole history; the discard of a parked record starts it again without that one."""
@@ -190,7 +194,9 @@ class _History:
         while position < len(records):
             record = records[position]
             position += 1
-            if record.record_id in self.discarded and isinstance(record.body, Undecodable):
+            if isinstance(record.body, Undecodable) and record.record_id in {
+                named for named, _ in self.discarded
+            }:
                 self.removed[record.record_id] = (Refusal.DISCARDED, "")
                 continue
             named = self._names_the_parked(record)
@@ -201,11 +207,12 @@ class _History:
                 continue
             self._one(record)
 
-    def _names_the_parked(self, record: Record) -> bytes | None:
+    def _names_the_parked(self, record: Record) -> tuple[bytes, str] | None:
         body = record.body
         if self.parked is None or not isinstance(body, RecordDiscarded) or body.request in self.requests:
             return None
-        return self.parked.record_id if bytes.fromhex(body.record) == self.parked.record_id else None
+        named = bytes.fromhex(body.record)
+        return (named, body.request) if named == self.parked.record_id else None
 
     def _one(self, record: Record) -> None:
         body = record.body
@@ -223,6 +230,8 @@ class _History:
             if body.request not in self.requests:
                 self.requests.add(body.request)
                 self._control_fact(body, record.offset)
+            elif isinstance(body, RecordDiscarded):
+                self._discard_in_vain(bytes.fromhex(body.record), body.request)
         elif isinstance(body, Fact):
             self._data(record, body)
 
@@ -239,7 +248,7 @@ class _History:
         self.grants, self.objected = {}, set()
         self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
         if self.parked is not None and self.parked.record_id not in self.removed:
-            self._after_the_end(self.parked, self.rules)
+            self._after_the_end(self.parked, self.parked_under)
         for record, rules in self.behind:
             self._after_the_end(record, rules)
         self.parked, self.behind = None, []
@@ -315,6 +324,7 @@ class _History:
             case SubjectRegistered():
                 self.not_before = body.not_before if self.not_before is None else self.not_before
             case RestrictionStarted():
+                self.restricted_since = self.restricted_since if self.is_restricted else offset
                 self.is_restricted = True
             case RestrictionLifted():
                 self._lift()
@@ -322,13 +332,21 @@ class _History:
                 self._erase(body, offset)
             case RecordDiscarded():
                 named = bytes.fromhex(body.record)
-                self._drop({named} - self._evidence(), Refusal.DISCARDED)
+                self.still_to_be_discarded.discard((named, body.request))
+                self._fold_again_if(self._drop({named} - self._evidence(), Refusal.DISCARDED))
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:
                     self._purge_or_wait(self.rules.consent_purposes, offset)
             case _:
                 pass
+
+    def _discard_in_vain(self, named: bytes, request: str) -> None:
+        """A record that was passed over for a discard whose request had its effect before: it lives."""
+        self.still_to_be_discarded.discard((named, request))
+        if (named, request) in self.passed_over:
+            alive = (live.record for live in self.live if live.record.record_id == named)
+            self.parked = next(alive, None)
 
     def _lift(self) -> None:
         if not self.is_restricted:
@@ -340,13 +358,31 @@ class _History:
             else:
                 self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
-        for live in list(self.live):
-            if self._fails(live.record, live.purposes):
-                if live.record.record_id not in self.discarded:
-                    self.parked = live.record  # accepted, and what came after it stays held
-                    return
-                self._drop({live.record.record_id}, Refusal.DISCARDED)
-            live.is_held = False
+        self._fold_again_if(True)
+
+    def _fold_again_if(self, is_changed: bool) -> None:  # noqa: FBT001 - whether something was removed
+        """Fold all again that is not held, where something was removed or set free.
+
+        A record on which the step fails parks the subject there, and the rest stays unfolded; one
+        that a discard further on names is passed over.
+        """
+        if not is_changed:
+            return
+        for live in self.live:
+            if self.is_restricted and live.record.offset >= self.restricted_since:
+                continue
+            is_broken = self._fails(live.record, live.purposes)
+            if is_broken and not self._is_to_be_discarded(live.record):
+                self.parked = self.parked or live.record
+            live.is_held = is_broken or self.parked is not None
+
+    def _is_to_be_discarded(self, record: Record) -> bool:
+        """Return whether a discard further on names the record, and will have its effect."""
+        for pair in self.still_to_be_discarded:
+            if pair[0] == record.record_id and (pair in self.passed_over or pair[1] not in self.requests):
+                self.passed_over.add(pair)
+                return True
+        return False
 
     def _fails(self, record: Record, purposes: Sequence[str]) -> bool:
         """Return whether folding the record fails, in the step that acts under `course.deliver`."""
@@ -358,9 +394,9 @@ class _History:
             of_category = {
                 live.record.record_id for live in self.live if live.record.category == body.category
             }
-            self._drop(of_category - self._evidence(), Refusal.ERASED, body.request)
+            self._fold_again_if(self._drop(of_category - self._evidence(), Refusal.ERASED, body.request))
         elif body.scope == "purpose" and body.purpose is not None:
-            self._purge(frozenset({body.purpose}), offset, Refusal.ERASED, body.request)
+            self._fold_again_if(self._purge(frozenset({body.purpose}), offset, Refusal.ERASED, body.request))
 
     def _evidence(self) -> set[bytes]:
         """Return the ids of the live records that prove what was consented to."""
@@ -370,20 +406,28 @@ class _History:
         if self.is_restricted:
             self.until_lift.append(_Purge(purposes, offset))
         else:
-            self._purge(purposes, offset, Refusal.WITHDRAWN)
+            self._fold_again_if(self._purge(purposes, offset, Refusal.WITHDRAWN))
 
-    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> None:
+    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> bool:
+        """Take purposes away; return whether a record lost one."""
+        is_changed = False
         for live in self.live:
             if live.record.offset < offset:
-                live.purposes = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
+                kept = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
+                is_changed = is_changed or kept != live.purposes
+                live.purposes = kept
         self._drop({live.record.record_id for live in self.live if not live.purposes}, cause, request)
+        return is_changed
 
-    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> None:
+    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> bool:
+        """Remove live records; return whether there was one."""
+        before = len(self.live)
         gone = set(record_ids)
         for live in self.live:
             if live.record.record_id in gone:
                 self.removed[live.record.record_id] = (cause, request)
         self.live = [live for live in self.live if live.record.record_id not in gone]
+        return len(self.live) < before
 
     # Data events --------------------------------------------------------------------------
 
@@ -394,10 +438,10 @@ class _History:
             self.removed[record.record_id] = (refusal, "")
             return
         if not self.is_restricted and self._fails(record, purposes):
-            if record.record_id in self.discarded:
-                self.removed[record.record_id] = (Refusal.DISCARDED, "")
-            else:
-                self.parked = record
+            if not self._is_to_be_discarded(record):
+                self.parked, self.parked_under = record, self.rules
+                return
+            self.live.append(_Live(record, purposes, is_held=True))
             return
         self.live.append(_Live(record, purposes, self.is_restricted))
         match fact:

@@ -98,9 +98,6 @@ BOOKS: Final[Mapping[str, Rules]] = {
 }
 
 
-ENDLESS_PACE: Final = Pace()
-
-
 def pace_of(random: Random) -> Pace:
     """Return how much a pass does at once: often nothing within a cycle, and tiny slices."""
     return Pace(
@@ -142,7 +139,7 @@ def run_pass(
     processors: tuple[Processor[Any], ...] = (*CORE, *ANALYTICS),
     initial: Rules = INITIAL,
     writes_tombstones: bool = True,
-    pace: Pace = ENDLESS_PACE,
+    pace: Pace | None = None,
 ) -> MemoryPass:
     """Return a pass at offset 0 that reads again from `log`; by default one pass does everything."""
     return MemoryPass(

@@ -12,9 +12,10 @@ from privacy_ledger.domain.values import partition_of
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams import progress, subject_view
+from privacy_ledger.streams.held import HELD, Parked
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
-from privacy_ledger.streams.states import PARKED, SHREDS
+from privacy_ledger.streams.states import SHREDS
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
 from tests.unit.home import TestHome, home, played, settings, unreadable, viewed
 
@@ -116,7 +117,7 @@ async def test_shreds_of_a_take_over_leave_the_list_though_somebody_stays_parked
         local = it.runtime.local
         assert local is not None
         left = [list(local.scan_latest(state_topic("core"), part, SHREDS.code)) for part in range(4)]
-        parked = [list(local.scan_latest(state_topic("core"), part, PARKED.code)) for part in range(4)]
+        parked = [list(local.scan_latest(state_topic("core"), part, HELD.code)) for part in range(4)]
     assert sum(map(len, parked)) == 1
     assert left == [[]] * 4
 
@@ -214,8 +215,8 @@ async def test_a_step_that_fails_in_a_refold_parks_its_subject_at_that_record(
         now = it.runtime.clock.now()
         await it.runtime.passes.settle(await it.subjects.lift(ADA, notified_at=now))
         await it.take([played("7", event="e2", video="later"), played("8", event="x2", video="later")])
-        parked = await it.runtime.views.get(PARKED, it.ref("7"))
-        assert parked is not None
+        parked = await it.runtime.views.get(HELD, it.ref("7"))
+        assert isinstance(parked, Parked)
         assert parked.reason == "step"
         assert [row.offset for row in await it.runtime.views.live(it.ref("7"))][1] == parked.offset
         assert await _plays(it, "7") == ["first"]

@@ -52,9 +52,9 @@ class RocksStore:
         """Return the values of these keys, in order; one batched read."""
         return cast("list[bytes | None]", self._database.get(list(keys)))
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, in key order."""
-        pairs = cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=prefix))
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, from `prefix` + `start` on."""
+        pairs = cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=prefix + start))
         for key, value in pairs:
             if not key.startswith(prefix):
                 return

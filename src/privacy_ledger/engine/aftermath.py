@@ -7,13 +7,25 @@ idempotent append. Both stay on the pass's list until they are seen done: a cras
 from datetime import datetime
 
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.engine.cycle import PartitionCycle, Work
+from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 
-__all__ = ["carry_out"]
+__all__ = ["alarm", "carry_out"]
+
+log_line = get_logger()
+
+
+def alarm(batch: Batch, *, declaration: PassDeclaration) -> None:
+    """Say that somebody else wrote tombstones; they changed nothing. The pass that writes ours speaks."""
+    for record in batch.foreign if declaration.writes_tombstones else ():
+        log_line.warning(
+            "foreign tombstone", topic=declaration.source, partition=record.partition,
+            offset=record.offset, subject_ref=record.ref.hex(),
+        )  # fmt: skip
 
 
 async def carry_out(

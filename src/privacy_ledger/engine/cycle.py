@@ -6,6 +6,7 @@ the local store up to date: a crash leaves at worst a store that is behind its c
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from heapq import nsmallest
 from operator import attrgetter
 from typing import Final, Protocol, TypeVar
 
@@ -16,24 +17,23 @@ from privacy_ledger.domain.errors import InvariantViolation, LedgerError, Unknow
 from privacy_ledger.domain.events import RulesAdopted, Tick
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import DLQ, state_topic
-from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
+from privacy_ledger.domain.values import NOBODY, REF_BYTES, SubjectRef, record_key
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, StateCodec
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import Ids, StateStore
-from privacy_ledger.streams.fold import PassFold
-from privacy_ledger.streams.protocol import Emit, Reread
-from privacy_ledger.streams.record import Record, Undecodable
+from privacy_ledger.streams.fold import PassFold, RulesNotLoaded
+from privacy_ledger.streams.held import HELD, WAITING, Busy, Held, Parked
+from privacy_ledger.streams.protocol import Serving
+from privacy_ledger.streams.record import Broken, Record, Removed, Undecodable
 from privacy_ledger.streams.states import (
     GENERATIONS,
     INDEX,
     META,
-    PARKED,
     PERMISSIONS,
     SHREDS,
-    WAITING,
     WORK,
     Changes,
     Shred,
@@ -47,10 +47,13 @@ __all__ = ["POSITION_KEY", "Batch", "Books", "ControlUnreadable", "PartitionCycl
 T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
 UNKNOWN_IN_A_ROW_MAX: Final = 20
-REREAD_SLICE: Final = 500
+REREADS_PER_CYCLE: Final = 2000
+"""So many records a cycle reads again on the way; work that takes more is left for slices."""
+SLICE: Final = 500
+"""So many records a slice of that work reads again, and as many as were put to wait meanwhile."""
 _RULES: Final = "rules.adopted.v1"
 _BODY: Final = attrgetter("body")
-_NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable})
+_NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable, Removed})
 FOLD_SLICE: Final = 500
 
 
@@ -79,7 +82,10 @@ class Work(Struct, frozen=True, kw_only=True):
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """The writes of one cycle: commit them together, then `settle`."""
+    """The writes of one cycle: commit them together, then `settle`.
+
+    `foreign` are tombstones that nobody of ours wrote: they change nothing, and are alarmed.
+    """
 
     writes: tuple[tuple[str, NewRecord], ...]
     store: tuple[tuple[bytes, bytes | None], ...]
@@ -90,6 +96,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     records: int
     parked: int
     is_tick: bool
+    foreign: tuple[Record, ...] = ()
 
 
 ReadAt = Callable[[Sequence[int]], Awaitable[Sequence[Row]]]
@@ -137,6 +144,10 @@ class PartitionCycle:
         self._hand: Record | None = None
         self._taken = 0
         self._failed: set[tuple[int, int]] = set()
+        self._failing = NOBODY
+        held = self._cache.scan(HELD, b"")
+        self._busy = {key: value.since for key, value in held if isinstance(value, Busy)}
+        self._put_to_wait = 0
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -154,30 +165,59 @@ class PartitionCycle:
         last = self.position.offset
         fresh = rows if rows and rows[0].offset > last else [row for row in rows if row.offset > last]
         notable: list[Record] = []
-        work, emits = await self._around_failures(lambda: self._fold_all(fresh, notable))
-        return self._batch(work, emits, notable, fresh, now=now)
+        work = await self._around_failures(lambda: self._fold_all(fresh, notable))
+        return self._batch(work, notable, fresh, now=now)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some subject has work in hand, for `serve`."""
+        return bool(self._busy)
+
+    async def serve(self, *, now: datetime) -> Batch | None:
+        """Return what the next slice of the work in hand changes, oldest first; None: there is none.
+
+        A slice grows with what was put to wait since the last one, so that a subject to whom
+        records come fast is caught up with. One on whose record a step fails ends it.
+        """
+        if not self._busy:
+            return None
+        await self._load_books()
+        work = await self._around_failures(self._serve_slice)
+        return self._batch(work, (), (), now=now, is_slice=True)
+
+    async def _serve_slice(self) -> Workspace:
+        budget = SLICE + self._put_to_wait
+        work = self._workspace(budget=budget)
+        oldest = nsmallest(budget, ((since, key) for key, since in self._busy.items()))
+        refs = [SubjectRef(key) for _, key in oldest]
+        if self._failing in refs:  # who made the slice begin again ends it
+            del refs[refs.index(self._failing) + 1 :]
+        await self._drive(self._fold.serve(work, refs))
+        return work
+
+    async def retake(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
+        """Return what taking these parked subjects up again changes; `serve` then goes on with them."""
+        work = self._workspace()
+        for ref in refs:
+            self._fold.retake(work, SubjectRef(ref))
+        return self._batch(work, (), (), now=now) if len(work) else None
 
     async def _load_books(self) -> None:
-        """Load every rule book that the committed states name, once after a take-over."""
+        """Load the rule book in force, once after a take-over."""
         if self._has_books:
             return
         meta = self._cache.load(META, b"")
-        digests = {None if meta is None else meta.registry_digest}
-        digests.update(parked.moment.registry_digest for _, parked in self._cache.scan(PARKED, b""))
-        digests.update(waits.moment.registry_digest for _, waits in self._cache.scan(WAITING, b""))
-        for digest in digests:
-            if digest is not None:
-                await self._books.load(digest)
+        if meta is not None and meta.registry_digest is not None:
+            await self._books.load(meta.registry_digest)
         self._has_books = True
 
-    async def _fold_all(self, rows: Sequence[Row], notable: list[Record]) -> tuple[Workspace, list[Emit]]:
+    async def _fold_all(self, rows: Sequence[Row], notable: list[Record]) -> Workspace:
         """Fold rows into one workspace, serving what must be read again on the way.
 
         Slice by slice: decoded records are folded while the processor's caches still hold them.
-        `notable` is filled with the ticks and with what could not be read.
+        `notable` is filled with ticks, foreign tombstones and what could not be read.
         """
-        work = self._workspace()
-        emits: list[Emit] = []
+        work = self._workspace(budget=REREADS_PER_CYCLE)
         notable.clear()
         unknown = 0
         for start in range(0, len(rows), FOLD_SLICE):
@@ -185,24 +225,22 @@ class PartitionCycle:
             kinds = set(map(type, map(_BODY, records)))
             if not kinds.isdisjoint(_NOTABLE):
                 unknown = self._refuse_foreign_keystore(records, unknown)
-                notable += [record for record in records if isinstance(record.body, Tick | Undecodable)]
+                notable += [record for record in records if _is_notable(record)]
                 await self._load_adopted(records)
             else:
                 unknown = 0
             self._preload(records)
-            await self._fold_slice(work, emits, records, is_readable=Undecodable not in kinds)
-        return work, emits
+            await self._fold_slice(work, records, is_readable=Undecodable not in kinds)
+        return work
 
-    async def _fold_slice(
-        self, work: Workspace, emits: list[Emit], records: Sequence[Record], *, is_readable: bool
-    ) -> None:
+    async def _fold_slice(self, work: Workspace, records: Sequence[Record], *, is_readable: bool) -> None:
         apply, take = self._fold.apply, self._take
         for record in records:
             if not is_readable and isinstance(record.body, Undecodable) and self._is_nobodys(record):
                 continue
-            demands, out = apply(work, take(record))
-            if demands or out:
-                await self._follow(work, emits, demands, out)
+            serving = apply(work, take(record))
+            if serving is not None:
+                await self._drive(serving)
 
     async def _load_adopted(self, records: Sequence[Record]) -> None:
         """Load the rule books that these records adopt; one that cannot be read stops the partition."""
@@ -210,61 +248,33 @@ class PartitionCycle:
             if record.type == _RULES:
                 await self._books.load(str(getattr(record.body, "digest", "")))
 
-    async def _follow(
-        self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]
-    ) -> None:
-        """Serve what a fold demands before the next record is folded."""
-        emits.extend(out)
-        for demand in demands:
-            await self._serve(work, demand, emits)
-
-    async def _serve(self, work: Workspace, demand: Reread, emits: list[Emit]) -> None:
-        """Read a subject's records again, in bounded slices, and fold or apply them."""
-        for start in range(0, len(demand.offsets), REREAD_SLICE):
-            self._hand = None
-            rows = await self._read_at(demand.offsets[start : start + REREAD_SLICE])
-            for record in self._codec.decode(rows):
-                if demand.is_refold:
-                    self._fold.refold(work, self._take(record))
-                else:
-                    await self._follow(work, emits, *self._fold.again(work, demand, self._take(record)))
-        self._fold.finish(work, demand)
-
-    async def retry_parked(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
-        """Return what taking parked subjects up again changes, or None when nothing moves.
-
-        A subject on whose record a step fails again stays parked; the others are taken up.
-        """
-        await self._load_books()
-        work, emits = await self._around_failures(lambda: self._retry_all(refs))
-        return self._batch(work, emits, (), (), now=now) if len(work) else None
-
-    async def _retry_all(self, refs: Sequence[bytes]) -> tuple[Workspace, list[Emit]]:
-        """Take parked subjects up again in one workspace."""
-        work = self._workspace()
-        emits: list[Emit] = []
-        for ref in refs:
-            for demand in self._fold.retry(work, SubjectRef(ref), partition=self._partition):
-                await self._serve(work, demand, emits)
-        return work, emits
+    async def _drive(self, serving: Serving[None]) -> None:
+        """Read again what the fold asks for, until it ends."""
+        try:
+            offsets = next(serving)
+            while True:
+                self._hand = None
+                rows = await self._read_at(offsets) if offsets else ()
+                offsets = serving.send(map(self._take, self._codec.decode(rows)))
+        except StopIteration:
+            return
 
     # Steps that fail ------------------------------------------------------------------------
 
-    async def _around_failures(
-        self, fold: Callable[[], Awaitable[tuple[Workspace, list[Emit]]]]
-    ) -> tuple[Workspace, list[Emit]]:
+    async def _around_failures(self, fold: Callable[[], Awaitable[Workspace]]) -> Workspace:
         """Return what `fold` does; a record on which a step fails parks its subject.
 
-        Such a record, of the batch or read again, counts as unreadable where it failed, and `fold`
-        starts again from the committed states: nothing of its subject moves, and the others never
-        notice.
+        Such a record, of the batch or read again, is not folded where it failed, and `fold` starts
+        again from the committed states: nothing of its subject moves, and the others never notice.
         """
         self._failed.clear()
+        self._failing = NOBODY
         while True:
             self._taken, self._hand = 0, None
-            self._fold.start()
             try:
                 return await fold()
+            except RulesNotLoaded as missing:
+                await self._books.load(missing.digest)
             except LedgerError:
                 raise
             except Exception:  # a step's bug, if a subject's record was in hand
@@ -272,30 +282,31 @@ class PartitionCycle:
                 if hand is None or hand.ref == NOBODY or (self._taken, hand.offset) in self._failed:
                     raise
                 self._failed.add((self._taken, hand.offset))
+                self._failing = hand.ref
 
-    def _workspace(self) -> Workspace:
+    def _workspace(self, *, budget: int = 0) -> Workspace:
         """Return a workspace in which the shreds that were carried out are off the list."""
-        work = Workspace(self._cache)
+        work = Workspace(self._cache, budget=budget)
         for key in self._pending_shreds:
             work.delete(SHREDS, key)
         return work
 
     def _take(self, record: Record) -> Record:
-        """Take the next record in hand; where a step failed on it before, it is unreadable.
+        """Take the next record in hand; where a step failed on it before, it is not folded.
 
         What is taken is counted: a record may be folded several times, and fail once.
         """
         self._taken += 1
         self._hand = record
         if self._failed and (self._taken, record.offset) in self._failed:
-            return msgspec.structs.replace(record, body=Undecodable("step"))
+            return msgspec.structs.replace(record, body=Broken())
         return record
 
     def _preload(self, records: Sequence[Record]) -> None:
         """Read the states that the batch will surely touch, in one query a table."""
         refs = sorted({record.ref for record in records if record.ref != NOBODY})
         rows = sorted({record.ref + record.tag for record in records if record.tag})
-        self._cache.fetch(PARKED, refs)
+        self._cache.fetch(HELD, refs)
         self._cache.fetch(PERMISSIONS, refs)
         self._cache.fetch(GENERATIONS, refs)
         self._cache.pass_by(INDEX, rows)
@@ -339,18 +350,18 @@ class PartitionCycle:
     def _batch(
         self,
         work: Workspace,
-        emits: Sequence[Emit],
         notable: Sequence[Record],
         rows: Sequence[Row],
         *,
         now: datetime,
+        is_slice: bool = False,
     ) -> Batch:
         """Seal the changes and put position, outputs and pointers beside them."""
         changes = work.changes()
         sealed = self._states.seal(changes, generation=lambda ref: work.get(GENERATIONS, ref) or 0, now=now)
         pointers = self._pointers(work, notable)
         ticks = [record for record in notable if isinstance(record.body, Tick)]
-        position = self._advance(ticks, rows)
+        position = self._advance(work, ticks, rows, is_slice=is_slice)
         encoded = msgspec.msgpack.encode(position)
         writes: list[tuple[str, NewRecord]] = []
         store: list[tuple[bytes, bytes | None]] = []
@@ -364,7 +375,7 @@ class PartitionCycle:
         own = state_topic(self._declaration.name)
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
-        writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in emits)
+        writes.extend((emit.topic, self._states.partial(emit, now=now)) for emit in work.emits)
         writes.extend((DLQ, pointer) for pointer in pointers)
         if ticks:
             writes.extend(self._heartbeats(own))
@@ -378,11 +389,20 @@ class PartitionCycle:
             records=len(rows),
             parked=len(pointers),
             is_tick=bool(ticks),
+            foreign=tuple(record for record in notable if isinstance(record.body, Removed)),
         )
 
-    def _advance(self, ticks: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
+    def _advance(
+        self, work: Workspace, ticks: Sequence[Record], rows: Sequence[Row], *, is_slice: bool
+    ) -> PassPosition:
         """Return the position after these rows: offsets and keys of the last one and the last Tick."""
         position = self.position
+        changed = work.changed(HELD)
+        if is_slice or changed:
+            busy = _with(self._busy, changed)
+            position = msgspec.structs.replace(
+                position, busy_since=min(busy.values(), default=None), slices=position.slices + is_slice
+            )
         if ticks:
             tick = ticks[-1]
             key = record_key(tick.ref, tick.record_id)
@@ -394,10 +414,9 @@ class PartitionCycle:
     def _pointers(self, work: Workspace, notable: Sequence[Record]) -> list[NewRecord]:
         """Return a pointer to each record that cannot be read, or that a subject now waits behind."""
         reasons = {one.offset: one.body.reason for one in notable if isinstance(one.body, Undecodable)}
-        for ref, parked in work.changed(PARKED).items():
-            before = self._cache.load(PARKED, ref)
-            if parked is not None and (before is None or before.offset != parked.offset):
-                reasons.setdefault(parked.offset, parked.reason)
+        for ref, held in work.changed(HELD).items():
+            if isinstance(held, Parked) and not _was_parked_there(self._cache.load(HELD, ref), held):
+                reasons.setdefault(held.offset, held.reason)
         return [self._pointer(offset, reason) for offset, reason in reasons.items()]
 
     def _pointer(self, offset: int, reason: str) -> NewRecord:
@@ -437,8 +456,16 @@ class PartitionCycle:
         if batch.position.offset < self.position.offset:
             raise InvariantViolation("a committed batch lies behind the position")
         self._cache.commit((*batch.store, *marks), batch.changes, batch.sealed)
+        if batch.position.slices > self.position.slices:
+            self._put_to_wait = 0
         self.position = batch.position
         self._pending_shreds = []
+        by_table = {one.table.name: one.values for one in batch.changes}
+        self._busy = _with(self._busy, by_table.get(HELD.name, {}))
+        waiting = by_table.get(WAITING.name, {})
+        self._put_to_wait += sum(
+            moment is not None and key[:REF_BYTES] in self._busy for key, moment in waiting.items()
+        )
 
     def shredded(self, work: Work) -> None:
         """Note that these shreds are done; the next cycle takes them off the list."""
@@ -453,8 +480,28 @@ class PartitionCycle:
 
     def parked(self) -> tuple[bytes, ...]:
         """Return the references of parked subjects, sorted."""
-        return tuple(key for key, _ in self._cache.scan(PARKED, b""))
+        return tuple(key for key, held in self._cache.scan(HELD, b"") if isinstance(held, Parked))
 
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return a committed value (commands and tests look through this)."""
         return self._cache.load(table, key)
+
+
+def _with(busy: dict[bytes, int], changed: Mapping[bytes, Held | None]) -> dict[bytes, int]:
+    """Return the subjects with work in hand, and since when, after changes."""
+    if not changed:
+        return busy
+    kept = {key: since for key, since in busy.items() if key not in changed}
+    return kept | {key: held.since for key, held in changed.items() if isinstance(held, Busy)}
+
+
+def _was_parked_there(before: Held | None, parked: Parked) -> bool:
+    """Return whether a subject was parked at this record already, or was taken up from there."""
+    if isinstance(before, Parked):
+        return before.offset == parked.offset
+    return before is not None and before.tries > 0 and before.since == parked.offset
+
+
+def _is_notable(record: Record) -> bool:
+    body = record.body
+    return isinstance(body, Tick | Undecodable) or (isinstance(body, Removed) and not body.is_ours)

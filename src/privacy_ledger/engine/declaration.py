@@ -6,6 +6,7 @@ from typing import Final, cast
 
 from msgspec import Struct
 
+from privacy_ledger.streams.held import HELD, TICKS, WAITING
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.states import (
     FROZEN,
@@ -13,11 +14,9 @@ from privacy_ledger.streams.states import (
     INDEX,
     MEMBERS,
     META,
-    PARKED,
     PERMISSIONS,
     SHREDS,
     TIMERS,
-    WAITING,
     WINDOWS,
     WORK,
     Table,
@@ -31,7 +30,8 @@ CORE: Final = "core"
 FOLDED: Final = cast(
     "tuple[Table[object], ...]",
     (
-        PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, PARKED, WAITING, FROZEN, WINDOWS,
+        PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, HELD, WAITING, TICKS, FROZEN,
+        WINDOWS,
         MEMBERS,
     ),
 )  # fmt: skip

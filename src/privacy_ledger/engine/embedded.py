@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from privacy_ledger.domain.errors import NotCaughtUp
-from privacy_ledger.engine.aftermath import carry_out
+from privacy_ledger.engine.aftermath import alarm, carry_out
 from privacy_ledger.engine.cycle import Batch, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import StateCodec
@@ -123,7 +123,7 @@ class EmbeddedPasses:
                 lane.cycles[partition] = cycle
                 # What an earlier owner decided and may not have finished.
                 await self._carry_out(lane, cycle, cycle.outstanding())
-                await self._retry_parked(lane, partition, cycle)
+                await self._retake_parked(lane, partition, cycle)
         if self.on_acquire is not None:
             await self.on_acquire()
 
@@ -135,7 +135,10 @@ class EmbeddedPasses:
         self._lock.release()
 
     async def drain(self) -> int:
-        """Run every pass until no partition has anything left; return the records folded."""
+        """Run every pass until no partition has anything left; return the records folded.
+
+        A cycle over what is new and a slice of the work in hand take turns.
+        """
         total, moved = 0, True
         while moved:
             moved = False
@@ -143,7 +146,8 @@ class EmbeddedPasses:
                 for partition in sorted(lane.cycles):
                     count = await self._cycle(lane, partition)
                     total += count
-                    moved = moved or count > 0
+                    is_served = await self._serve(lane, partition)
+                    moved = moved or count > 0 or is_served
         return total
 
     async def _cycle(self, lane: Lane, partition: int) -> int:
@@ -156,18 +160,26 @@ class EmbeddedPasses:
         await self._commit(lane, partition, cycle, await cycle.run(rows, now=self._clock.now()))
         return len(rows)
 
+    async def _serve(self, lane: Lane, partition: int) -> bool:
+        """Serve a slice of the work in hand; return whether there was any."""
+        cycle = lane.cycles[partition]
+        batch = await cycle.serve(now=self._clock.now())
+        if batch is not None:
+            await self._commit(lane, partition, cycle, batch)
+        return batch is not None
+
     async def _carry_out(self, lane: Lane, cycle: PartitionCycle, work: Work) -> None:
         await carry_out(
             work, cycle, declaration=lane.declaration, log=self._log, vault=self._vault,
             states=lane.states, now=self._clock.now(),
         )  # fmt: skip
 
-    async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
+    async def _retake_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
         """Take parked subjects up again: a repaired build may read what an older one could not."""
         parked = cycle.parked()
         if not parked:
             return
-        batch = await cycle.retry_parked(parked, now=self._clock.now())
+        batch = await cycle.retake(parked, now=self._clock.now())
         if batch is not None:
             await self._commit(lane, partition, cycle, batch)
 
@@ -175,6 +187,7 @@ class EmbeddedPasses:
         """Make a batch durable, and do what it decided."""
         await self._log.append_atomically(batch.writes, writer=self._writer(lane, partition))
         cycle.settle(batch)
+        alarm(batch, declaration=lane.declaration)
         await self._carry_out(lane, cycle, batch.work)
 
     def _writer(self, lane: Lane, partition: int) -> str:
@@ -194,6 +207,6 @@ class EmbeddedPasses:
         for lane in self._lanes:
             for partition, offset in goal.items():
                 position = await self._views.position(lane.declaration.name, partition)
-                total += position.offset
-                is_done = is_done and position.offset >= offset
+                total += position.offset + position.slices
+                is_done = is_done and position.has_passed(offset)
         return None if is_done else total

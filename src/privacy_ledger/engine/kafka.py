@@ -18,7 +18,7 @@ from privacy_ledger.domain.errors import (
     LogUnavailable,
     UnknownKey,
 )
-from privacy_ledger.engine.aftermath import carry_out
+from privacy_ledger.engine.aftermath import alarm, carry_out
 from privacy_ledger.engine.cycle import Batch, ControlUnreadable, PartitionCycle, Work
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import (
@@ -298,7 +298,7 @@ class KafkaEngine:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
         await self._carry_out(cycle, cycle.outstanding())
         parked = cycle.parked()
-        batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
+        batch = await cycle.retake(parked, now=self._clock.now()) if parked else None
         if batch is not None:
             await self._write(cycle, partition, batch)
 
@@ -306,6 +306,7 @@ class KafkaEngine:
         """Commit a batch; the store follows, with how far the changelogs now are applied."""
         ends = await self._log.append_atomically(batch.writes, writer=self._writer(partition))
         cycle.settle(batch, marks_of(ends, partition, self._changelogs))
+        alarm(batch, declaration=self._declaration)
         await self._carry_out(cycle, batch.work)
 
     async def _carry_out(self, cycle: PartitionCycle, work: Work) -> None:
@@ -330,19 +331,37 @@ class KafkaEngine:
             await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
-        """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
+        """Take one poll's rows through one cycle per partition, then wait for the commit tick.
+
+        The time until then goes to work in hand, which holds up nobody's new rows so.
+        """
         started = time.monotonic()
-        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=ROWS_PER_POLL)
+        timeout_s = 0 if self._busy() else COMMIT_S
+        fetched = await self._source.poll(timeout_s=timeout_s, limit=ROWS_PER_POLL)
         if fetched:
             await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
         await self._tend()
         interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
-        rest = interval - (time.monotonic() - started)
-        if rest > 0 and fetched and sum(map(len, fetched.values())) < ROWS_PER_POLL // 2:
+        has_backlog = sum(map(len, fetched.values())) >= ROWS_PER_POLL // 2
+        until = started + (0 if has_backlog else interval)
+        while busy := self._busy():
+            await asyncio.gather(*(self._fold(partition, None) for partition in busy))
+            if time.monotonic() >= until:
+                return
+        rest = until - time.monotonic()
+        if rest > 0 and fetched:
             await asyncio.sleep(rest)
 
-    async def _fold(self, partition: int, rows: Sequence[Row]) -> None:
-        """Run one cycle and its transaction; on trouble acquire the partition again."""
+    def _busy(self) -> list[int]:
+        """Return the partitions in which some subject has work in hand."""
+        found = ((partition, owned.cycle) for partition, owned in self._owned.items() if owned.is_running)
+        return [partition for partition, cycle in found if cycle is not None and cycle.is_busy]
+
+    async def _fold(self, partition: int, rows: Sequence[Row] | None) -> None:
+        """Run one cycle over rows, or over a slice of the work in hand, and its transaction.
+
+        On trouble the partition is acquired again.
+        """
         owned = self._owned.get(partition)
         if owned is None:
             return
@@ -357,10 +376,13 @@ class KafkaEngine:
                 self._drop(partition, owned, delay_s=self._report("cycle failed", partition, error))
 
     async def _commit(
-        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
+        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row] | None
     ) -> None:
-        batch = await cycle.run(rows, now=self._clock.now())
-        if not batch.records or owned.cycle is not cycle or self._owned.get(partition) is not owned:
+        now = self._clock.now()
+        batch = await cycle.serve(now=now) if rows is None else await cycle.run(rows, now=now)
+        if batch is None or (rows is not None and not batch.records):
+            return
+        if owned.cycle is not cycle or self._owned.get(partition) is not owned:
             return
         await self._write(cycle, partition, batch)
 

@@ -57,14 +57,13 @@ class MemoryStore:
         """Return the values of these keys, in order."""
         return [self._values.get(key) for key in keys]
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (key, value) under a prefix, in key order."""
-        found: list[tuple[bytes, bytes]] = []
-        for key in self._keys[bisect_left(self._keys, prefix) :]:
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) under a prefix, in key order, from `prefix` + `start` on."""
+        for at in range(bisect_left(self._keys, prefix + start), len(self._keys)):
+            key = self._keys[at]
             if not key.startswith(prefix):
-                break
-            found.append((key, self._values[key]))
-        yield from found
+                return
+            yield key, self._values[key]
 
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Apply all changes."""
@@ -159,6 +158,9 @@ class Rebuild:
                 if not rows:
                     break
                 cycle.settle(await cycle.run(rows, now=now))
+                # Nobody waits for a rebuild: what is in hand is done before the next rows.
+                while (batch := await cycle.serve(now=now)) is not None:
+                    cycle.settle(batch)
                 after = rows[-1].offset
                 self.records += len(rows)
 

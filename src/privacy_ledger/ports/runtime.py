@@ -35,8 +35,11 @@ class StateStore(Protocol):
         """Return the values of these keys, in order."""
         ...
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, in key order."""
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, in key order.
+
+        It begins at `prefix` followed by `start`.
+        """
         ...
 
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:

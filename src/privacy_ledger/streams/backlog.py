@@ -27,6 +27,7 @@ from privacy_ledger.streams.held import (
     Parked,
     Sweep,
     Then,
+    busy_of,
     offset_of,
     place,
 )
@@ -160,9 +161,9 @@ class Backlog:
             if ticks and _says_nothing_new(ticks[-1], moment, adopted_at):
                 continue
             work.put(TICKS, place(ref, offset), moment)
-            held = work.get(HELD, ref)
-            if isinstance(held, Busy) and not held.has_waiting:
-                work.put(HELD, ref, structs.replace(held, has_waiting=True))
+            busy = busy_of(work, ref)
+            if busy is not None and not busy.has_waiting:
+                work.put(HELD, ref, structs.replace(busy, has_waiting=True))
         return frozen
 
     def take_ticks(self, work: Workspace, ref: SubjectRef, *, before: int) -> list[Cut]:
@@ -219,8 +220,7 @@ class Backlog:
         self, work: Workspace, ref: SubjectRef, reason: str, *, offset: int, record_id: bytes, tag: bytes
     ) -> None:
         """Park a subject at a record; with a `tag` the record is live, and only its refold failed."""
-        held = work.get(HELD, ref)
-        busy = held if isinstance(held, Busy) else Busy(offset, offset)
+        busy = busy_of(work, ref) or Busy(offset, offset)
         parked = Parked(
             offset, record_id, reason, self._decider.moment(work),
             at=busy.at if tag else offset - 1, tag=tag, discards=busy.discards, tries=busy.tries,
@@ -232,9 +232,9 @@ class Backlog:
 
         Its request had been used in between, so the record lives, and nobody can fold it.
         """
-        busy = work.get(HELD, ref)
+        busy = busy_of(work, ref)
         row = work.get(INDEX, ref + discard.tag)
-        if isinstance(busy, Busy) and busy.sweep is None and row is not None:
+        if busy is not None and busy.sweep is None and row is not None:
             self._park(
                 work, ref, "step", offset=row.offset, record_id=row.record_id, tag=discard.tag
             )  # fmt: skip
@@ -242,11 +242,16 @@ class Backlog:
     # Serving --------------------------------------------------------------------------------
 
     def oldest(self, work: Workspace) -> list[SubjectRef]:
-        """Return the subjects with work in hand, oldest first, at the beginning of a cycle."""
-        busy = {SubjectRef(ref): held for ref, held in work.scan(HELD, b"") if isinstance(held, Busy)}
-        in_hand = {(ref, held.at) for ref, held in busy.items()}
-        self._collected = {key: found for key, found in self._collected.items() if key in in_hand}
-        return sorted(busy, key=lambda ref: (busy[ref].since, ref))
+        """Return the subjects with work in hand, oldest first."""
+        busy = [(held.since, ref) for ref, held in work.scan(HELD, b"") if isinstance(held, Busy)]
+        return [SubjectRef(ref) for _, ref in sorted(busy)]
+
+    def forget(self, work: Workspace) -> None:
+        """Forget where the records of subjects lie whose work is done; `work` holds no changes yet."""
+        for ref, at in list(self._collected):
+            busy = busy_of(work, ref)
+            if busy is None or busy.at != at:
+                del self._collected[ref, at]
 
     def serve(self, work: Workspace, ref: SubjectRef, left: int) -> Serving[int]:
         """Go on with the work on a subject until it is done or parked, or nothing is left.
@@ -254,7 +259,7 @@ class Backlog:
         Return what is left of the budget.
         """
         left = yield from self._sweep_and_refold(work, ref, left)
-        while left > 0 and isinstance(busy := work.get(HELD, ref), Busy):
+        while left > 0 and (busy := busy_of(work, ref)) is not None:
             waiting = self._waiting(work, ref, busy, min(left, READ_SLICE))
             if not waiting:
                 work.remove_or_forget(HELD, ref)
@@ -317,7 +322,7 @@ class Backlog:
 
     def _sweep_and_refold(self, work: Workspace, ref: SubjectRef, left: int) -> Serving[int]:
         """Bring the sweep and the refold in hand to their end, within the budget; return what is left."""
-        while left > 0 and isinstance(busy := work.get(HELD, ref), Busy):
+        while left > 0 and (busy := busy_of(work, ref)) is not None:
             if busy.sweep is not None:
                 left = self._sweep(work, ref, busy, busy.sweep, left)
                 continue
@@ -334,8 +339,8 @@ class Backlog:
             for record in (yield offsets):
                 self._fold_again(work, record)
             left -= len(offsets)
-            if isinstance(now := work.get(HELD, ref), Busy):
-                work.put(HELD, ref, structs.replace(now, folded=offsets[-1]))
+            if (busy := busy_of(work, ref)) is not None:
+                work.put(HELD, ref, structs.replace(busy, folded=offsets[-1]))
         return left
 
     def _sweep(self, work: Workspace, ref: SubjectRef, busy: Busy, sweep: Sweep, left: int) -> int:
@@ -375,7 +380,7 @@ class Backlog:
         row = work.get(INDEX, record.ref + tag)
         if row is None or row.offset != record.offset or isinstance(record.body, Erased):
             return
-        if isinstance(work.get(HELD, record.ref), Parked):
+        if busy_of(work, record.ref) is None:  # parked on the way
             return
         if isinstance(record.body, Undecodable | Broken):
             self.set_aside(work, record, record.body, tag=tag, is_live=True)
@@ -392,8 +397,8 @@ def _claimed_by(work: Workspace, ref: SubjectRef, offset: int) -> Discard | None
 
 def _is_free(work: Workspace, ref: SubjectRef, offset: int) -> bool:
     """Return whether a subject may take up what waited at an offset, and note that it does."""
-    busy = work.get(HELD, ref)
-    if not isinstance(busy, Busy) or busy.sweep is not None or busy.folded is not None:
+    busy = busy_of(work, ref)
+    if busy is None:
         return False
     discards = tuple(one for one in busy.discards if one.offset > offset)
     work.put(HELD, ref, structs.replace(busy, at=offset, discards=discards))

@@ -153,8 +153,17 @@ class PassFold:
         return self._within(work, ref) if begins else None
 
     def serve(self, work: Workspace, refs: Sequence[SubjectRef]) -> Serving[None]:
-        """Go on with the work on these subjects, in order, as far as the budget of `work` allows."""
+        """Go on with the work on these subjects, in order, as far as the budget of `work` allows.
+
+        A slice of its own: `work` holds no changes yet.
+        """
+        self._backlog.forget(work)
+        yield from self._serve_all(work, refs)
+
+    def _serve_all(self, work: Workspace, refs: Sequence[SubjectRef]) -> Serving[None]:
         for ref in refs:
+            if work.left <= 0:
+                break
             yield from self._within(work, ref)
 
     def backlog(self, work: Workspace) -> list[SubjectRef]:
@@ -394,7 +403,7 @@ class PassFold:
         free = [ref for ref in due if ref not in frozen]
         for ref in free:
             self._backlog.retire(work, ref, due[ref], offset=offset, moment=self.moment(work))
-        return self.serve(work, free)
+        return self._serve_all(work, free)
 
     def _seal(self, work: Workspace, record: Record, sealed: WindowSealed) -> Serving[None] | None:
         """Sum the per-subject states of the window at this very offset, once.

@@ -10,7 +10,7 @@ from typing import Final, Literal, cast
 from msgspec import Struct
 
 from privacy_ledger.domain.values import REF_BYTES, Category, SubjectRef
-from privacy_ledger.streams.states import Moment, Table
+from privacy_ledger.streams.states import Moment, Table, Workspace
 
 __all__ = [
     "HELD",
@@ -23,6 +23,7 @@ __all__ = [
     "Parked",
     "Sweep",
     "Then",
+    "busy_of",
     "offset_of",
     "place",
 ]
@@ -117,6 +118,12 @@ WAITING: Final = Table(b"q", "waiting", Moment, "plain")
 """Records that wait, by reference and offset."""
 TICKS: Final = Table(b"o", "ticks", Moment, "plain")
 """Ticks that a held or restricted subject has still to pass, by reference and offset."""
+
+
+def busy_of(work: Workspace, ref: bytes) -> Busy | None:
+    """Return the work in hand for a subject, or None."""
+    held = work.get(HELD, ref)
+    return held if isinstance(held, Busy) else None
 
 
 def place(ref: SubjectRef, offset: int) -> bytes:

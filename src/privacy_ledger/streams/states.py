@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
@@ -269,7 +269,7 @@ class Workspace:
             found.append(key)
         return sorted(found)
 
-    def changed(self, table: Table[T]) -> dict[bytes, T | None]:
+    def changed(self, table: Table[T]) -> Mapping[bytes, T | None]:
         """Return what this cycle changed in one table, in the order of first change."""
         return self._changed[table.name]
 

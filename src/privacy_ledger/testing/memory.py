@@ -63,21 +63,18 @@ class MemoryPass:
         books: Mapping[str, Rules] | None = None,
         sampling_key: bytes = b"s" * 32,
         writes_tombstones: bool = True,
-        pace: Pace = Pace(),
+        pace: Pace | None = None,
     ) -> None:
         """Start at offset 0 with no state."""
         self._processors = tuple(processors)
-        self._open = lambda: PassFold(
-            processors,
-            rules=books or {},
-            initial=initial,
-            sampling_key=sampling_key,
+        self._open: Callable[[], PassFold] = partial(
+            PassFold, processors, rules=books or {}, initial=initial, sampling_key=sampling_key,
             writes_tombstones=writes_tombstones,
-        )
+        )  # fmt: skip
         self._fold = self._open()
         self._log = log
-        self._pace = pace
-        self._random = None if pace.seed is None else Random(pace.seed)
+        self._pace = pace or Pace()
+        self._random = None if self._pace.seed is None else Random(self._pace.seed)
         self._states: dict[tuple[str, bytes], object] = {}
         self._hand = (0, -1)
         self._failed: set[tuple[int, int]] = set()

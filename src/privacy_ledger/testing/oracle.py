@@ -333,7 +333,8 @@ class _History:
             case RecordDiscarded():
                 named = bytes.fromhex(body.record)
                 self.still_to_be_discarded.discard((named, body.request))
-                self._fold_again_if(self._drop({named} - self._evidence(), Refusal.DISCARDED))
+                if self._drop({named} - self._evidence(), Refusal.DISCARDED):
+                    self._fold_again()
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:
@@ -358,16 +359,14 @@ class _History:
             else:
                 self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
-        self._fold_again_if(True)
+        self._fold_again()
 
-    def _fold_again_if(self, is_changed: bool) -> None:  # noqa: FBT001 - whether something was removed
+    def _fold_again(self) -> None:
         """Fold all again that is not held, where something was removed or set free.
 
         A record on which the step fails parks the subject there, and the rest stays unfolded; one
         that a discard further on names is passed over.
         """
-        if not is_changed:
-            return
         for live in self.live:
             if self.is_restricted and live.record.offset >= self.restricted_since:
                 continue
@@ -394,9 +393,12 @@ class _History:
             of_category = {
                 live.record.record_id for live in self.live if live.record.category == body.category
             }
-            self._fold_again_if(self._drop(of_category - self._evidence(), Refusal.ERASED, body.request))
-        elif body.scope == "purpose" and body.purpose is not None:
-            self._fold_again_if(self._purge(frozenset({body.purpose}), offset, Refusal.ERASED, body.request))
+            if self._drop(of_category - self._evidence(), Refusal.ERASED, body.request):
+                self._fold_again()
+        elif body.purpose is not None and self._purge(
+            frozenset({body.purpose}), offset, Refusal.ERASED, body.request
+        ):
+            self._fold_again()
 
     def _evidence(self) -> set[bytes]:
         """Return the ids of the live records that prove what was consented to."""
@@ -405,8 +407,8 @@ class _History:
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
             self.until_lift.append(_Purge(purposes, offset))
-        else:
-            self._fold_again_if(self._purge(purposes, offset, Refusal.WITHDRAWN))
+        elif self._purge(purposes, offset, Refusal.WITHDRAWN):
+            self._fold_again()
 
     def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> bool:
         """Take purposes away; return whether a record lost one."""

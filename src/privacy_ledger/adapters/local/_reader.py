@@ -100,7 +100,9 @@ class Reader:
             values.update({key: value for key, value, _ in rows})
         return [values.get(key) for key in keys]
 
-    def scan_latest(self, table: str, lane: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan_latest(
+        self, table: str, lane: int, prefix: bytes, start: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) of the live keys with this prefix, in key order, page by page."""
         stop = _successor(prefix)
         bound = "" if stop is None else "AND key < ?"
@@ -109,16 +111,16 @@ class Reader:
             f" WHERE lane = ? AND key >= ? {bound}"
             " GROUP BY key ORDER BY key LIMIT ?"
         )
-        start = prefix
+        at = prefix + start
         while True:
-            params = (lane, start, LOOKUP_KEYS) if stop is None else (lane, start, stop, LOOKUP_KEYS)
+            params = (lane, at, LOOKUP_KEYS) if stop is None else (lane, at, stop, LOOKUP_KEYS)
             page: list[tuple[bytes, bytes | None, int]] = self._fetch(statement, params)
             for key, value, _ in page:
                 if value is not None:
                     yield key, value
             if len(page) < LOOKUP_KEYS:
                 return
-            start = page[-1][0] + b"\0"
+            at = page[-1][0] + b"\0"
 
     def live_tags(self, lane: int, pairs: Sequence[tuple[bytes, bytes]]) -> dict[tuple[bytes, bytes], bytes]:
         """Return the digest of the oldest live record of each (ref, tag) that has one."""

@@ -143,13 +143,17 @@ class LocalLog:
         lane = self._lane(topic, partition)
         return [None] * len(keys) if lane is None else self._reader.latest_many(_table(topic), lane, keys)
 
-    def scan_latest(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan_latest(
+        self, topic: str, partition: int, prefix: bytes, *, start: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) of every live key that starts with `prefix`, in key order.
+
+        It begins at `prefix` followed by `start`.
 
         It reads in pages, so a change made meanwhile may be seen or not.
         """
         lane = self._lane(topic, partition)
-        return iter(()) if lane is None else self._reader.scan_latest(_table(topic), lane, prefix)
+        return iter(()) if lane is None else self._reader.scan_latest(_table(topic), lane, prefix, start)
 
     def live_tags(
         self, partition: int, pairs: Sequence[tuple[bytes, bytes]]

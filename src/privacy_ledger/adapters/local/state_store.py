@@ -37,14 +37,14 @@ class LogStateStore:
             start = end
         return found
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every live (key, value) under a prefix, in key order."""
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every live (key, value) under a prefix, in key order, from `prefix` + `start` on."""
         topic, keeps = self._routes.get(prefix[:1], (self._own, True))
         if keeps:
-            yield from self._log.scan_latest(topic, self._partition, prefix)
+            yield from self._log.scan_latest(topic, self._partition, prefix, start=start)
             return
         code = prefix[:1]
-        for key, value in self._log.scan_latest(topic, self._partition, prefix[1:]):
+        for key, value in self._log.scan_latest(topic, self._partition, prefix[1:], start=start):
             yield code + key, value
 
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:

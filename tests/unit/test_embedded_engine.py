@@ -113,3 +113,26 @@ async def test_a_foreign_tombstone_changes_nothing(tmp_path: Path) -> None:
         await it.runtime.log.append(LEDGER_EVENTS, (NewRecord(row.partition, row.key, None),))
         await it.runtime.passes.settle()
         assert await it.runtime.views.live(it.ref("7")) == (live,)
+
+
+async def test_what_a_retaken_subject_decides_is_carried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that waited behind a parked record gets its tombstone when the subject is taken up."""
+    right = Progress.step
+
+    def broken(*_: object) -> ProgressPart:
+        raise ZeroDivisionError
+
+    async with home(tmp_path, is_exact=False) as it:
+        await it.take([played("7", event="e1")])
+        monkeypatch.setattr(Progress, "step", broken)
+        await it.take([played("7", event="e2")])
+        await it.take([played("7", event="e1")])
+        assert [r for r in await it.rows() if r.value is None] == []
+        monkeypatch.setattr(Progress, "step", right)
+        assert it.runtime.embedded is not None
+        it.runtime.embedded.release()
+        await it.runtime.passes.settle()
+        assert len(await it.runtime.views.live(it.ref("7"))) == 2
+        assert len([r for r in await it.rows() if r.value is None]) == 1

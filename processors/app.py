@@ -6,15 +6,18 @@ Its web server, which would serve tables to anyone, is never started.
 
 import asyncio
 import signal
+import ssl
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import faust
+from faust.types.auth import CredentialsT
 from faust.types.enums import ProcessingGuarantee
 from mode import Service
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.safety import Rule, check
+from privacy_ledger.adapters.kafka.settings import ClusterSettings, client_options
 from privacy_ledger.bootstrap import Runtime, engine_for, forget_stores, free_slots, host_folder, sweep_keys
 from privacy_ledger.domain.errors import BuildRefused, LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
@@ -158,6 +161,7 @@ def create_app(runtime: Runtime) -> faust.App:
 
     Raises:
         UnsafeSettings: one of them is not.
+        HomeUnusable: a certificate file cannot be used.
     """
     cluster = runtime.settings.cluster
     address = cluster.bootstrap if cluster is not None else ""
@@ -165,6 +169,7 @@ def create_app(runtime: Runtime) -> faust.App:
     app = faust.App(
         f"{prefix}privacy-ledger-host",
         broker=f"kafka://{address}",
+        broker_credentials=None if cluster is None else _credentials(cluster),
         key_serializer="raw",
         value_serializer="raw",
         web_enabled=False,
@@ -197,6 +202,20 @@ def create_app(runtime: Runtime) -> faust.App:
             continue
 
     return app
+
+
+def _credentials(cluster: ClusterSettings) -> CredentialsT | None:
+    """Return what the host shows the brokers: the same as every other client."""
+    options = client_options(cluster)
+    context = cast("ssl.SSLContext | None", options.get("ssl_context"))
+    if cluster.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=cluster.username,
+            password=cluster.password,
+            ssl_context=context,
+            mechanism=cluster.sasl_mechanism,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 def check_host(app: faust.App) -> None:

@@ -3,15 +3,19 @@
 import ast
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_asyncio
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types.enums import ProcessingGuarantee
+from msgspec import structs
 
 from privacy_ledger.adapters.kafka.safety import safe_consumer, safe_producer
 from privacy_ledger.adapters.kafka.settings import (
     ClusterSettings,
     Option,
+    client_options,
     group_options,
     producer_options,
     reader_options,
@@ -26,6 +30,9 @@ CLUSTER = ClusterSettings(bootstrap="127.0.0.1:1")
 PRODUCER = producer_options(CLUSTER, transactional_id="core.0")
 READER = reader_options(CLUSTER)
 MEMBER = group_options(CLUSTER, group="core", session_ms=6000, partitions=1)
+SECURITY = {
+    "security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password", "ssl_context",
+}  # fmt: skip
 CHECKED = {"AIOKafkaProducer": "safe_producer", "AIOKafkaConsumer": "safe_consumer"}
 
 
@@ -188,6 +195,26 @@ async def test_the_environment_does_not_change_the_host(
     assert str(conf.processing_guarantee) == str(ProcessingGuarantee.AT_LEAST_ONCE)
     assert (conf.web_enabled, conf.stream_wait_empty, conf.producer_acks) == (False, True, -1)
     assert "elsewhere.example.com" not in {url.host for url in conf.broker}
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
+async def test_the_host_shows_the_brokers_what_every_client_shows(
+    runtime: Runtime, protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+) -> None:
+    """Compared as Faust hands it to aiokafka; else a secured cluster would turn the worker away."""
+    cluster = ClusterSettings(
+        bootstrap="kafka.example.com:9093", security_protocol=protocol, username="worker", password="made up"
+    )
+    conf = create_app(
+        structs.replace(runtime, settings=structs.replace(runtime.settings, cluster=cluster))
+    ).conf
+
+    shown = {key: one for key, one in credentials_to_aiokafka_auth(conf.broker_credentials).items() if one}
+
+    expected = {key: one for key, one in client_options(cluster).items() if key in SECURITY}
+    assert shown.keys() == expected.keys()
+    shown.pop("ssl_context", None)
+    assert shown.items() <= expected.items()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def translated_errors(cluster: ClusterSettings) -> Iterator[None]:
         yield
     except ProducerFenced as error:
         raise Fenced("A newer owner of this writer exists. Stop, or open it again.") from error
-    except (KafkaError, OSError) as error:
+    except (KafkaError, OSError, AssertionError) as error:  # aiokafka asserts the states of its own clients
         raise unavailable(cluster, type(error).__name__) from error
 
 

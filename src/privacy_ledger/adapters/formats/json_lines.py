@@ -40,9 +40,12 @@ _BOM: Final = b"\xef\xbb\xbf"
 # An unterminated string runs to the end, so that no input makes this look at a byte twice.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _KEY_END: Final = re.compile(rb'"[ \t\r\n]*+:')
+# A quote, a colon or a backslash that is written as its number, and so is not counted in a line.
+_HIDDEN: Final = re.compile(rb"\\u00(?:22|3[Aa]|5[Cc])")
 _BRACKETS: Final = b"[]{}"
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class _DuplicateKeyError(ValueError):
@@ -145,37 +148,23 @@ def _depth(line: bytes) -> int:
 def _has_duplicate_key(line: bytes, value: object) -> bool:
     """Return whether an object at any depth of valid JSON has a key twice; exact.
 
-    Every key ends in a quote and a colon. A count of those, less what is escaped in a string, is
-    never below the number of keys; when it equals the number of keys that were decoded, none was
-    lost. Otherwise a slow parser, which sees every key, decides.
+    Every key ends in a quote and a colon. Those are counted, less what is escaped in a string, in
+    the line and in what it was decoded to, written again: a lost key leaves fewer. When the counts
+    are equal none was lost; otherwise a slow parser, which sees every key, decides.
     """
-    if b'\\\\"' not in line:
+    if b'\\\\"' not in line and _HIDDEN.search(line) is None:
         if b'" ' in line or b"\t" in line or b"\n" in line or b"\r" in line:
             ends = len(_KEY_END.findall(line))
         else:
             ends = line.count(b'":')
-        if ends - line.count(b'\\":') == _count_keys(value):
+        kept = _encode(value)
+        if ends - line.count(b'\\":') == kept.count(b'":') - kept.count(b'\\":'):
             return False
     try:
         json.loads(line, object_pairs_hook=_refuse_duplicates, parse_int=len, parse_float=len)
     except _DuplicateKeyError:
         return True
     return False
-
-
-def _count_keys(value: object) -> int:
-    """Return the number of keys of all objects in a decoded value."""
-    count = 0
-    pending = [value]
-    for container in pending:  # grows while it is walked
-        if type(container) is dict:
-            count += len(container)
-            children = cast("dict[str, object]", container).values()
-            pending += [child for child in children if type(child) is dict or type(child) is list]
-        else:
-            items = cast("list[object]", container)
-            pending += [child for child in items if type(child) is dict or type(child) is list]
-    return count
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:

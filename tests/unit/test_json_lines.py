@@ -128,6 +128,7 @@ def has_twice(value: object) -> bool:
 @settings(deadline=None)
 @given(values, st.sampled_from(["", " ", "\t"]), st.text('a":\\', max_size=2))
 @example((("a", 1), ("a", ":")), "", ":")
+@example((("a", "\\u003a"), ("a", 1)), "", ":")
 def test_duplicate_keys_are_found_exactly(value: object, gap: str, numbered: str) -> None:
     """Neither a missed duplicate nor a false alarm, whatever keys and strings hold, however written."""
     result = decode_json(write(value, gap=gap, numbered=numbered).encode())

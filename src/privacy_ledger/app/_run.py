@@ -12,7 +12,7 @@ from privacy_ledger.app._members import Member, Members
 from privacy_ledger.app._people import Claim, Entry, People
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.app._sealer import Item, Sealer
-from privacy_ledger.app._terms import device_names, digest_of, tag_of
+from privacy_ledger.app._terms import device_key, device_names, digest_of, tag_of
 from privacy_ledger.app._verdicts import LineReport, Outcome, Redactor, Summary, is_malformed
 from privacy_ledger.domain.events import ErasureRequested, Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
@@ -152,7 +152,12 @@ class Run:
         terms = None if device is None else self._ports.book.of(device)
         if device is None or terms is None:
             return []
-        tag, digest = device_names(member.index_key, source=self._source, device=device)
+        key = device_key(device)
+        names = member.device_names.get(key)
+        if names is None:
+            names = device_names(member.index_key, source=self._source, device=key)
+            member.device_names[key] = names
+        tag, digest = names
         if tag in member.devices:
             return []
         return [

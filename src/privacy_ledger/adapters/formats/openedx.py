@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from privacy_ledger.adapters.formats.json_lines import decode_object
-from privacy_ledger.adapters.formats.minimise import device_of, is_code
+from privacy_ledger.adapters.formats.minimise import device_of
 from privacy_ledger.adapters.formats.openedx_facts import (
     Line,
     deed_of,
@@ -235,6 +235,6 @@ def _anonymous(root: dict[str, object], context: dict[str, object]) -> str | Non
 
 def _token(value: object) -> str | None:
     """Return an opaque identifier of a session, client or event, or None."""
-    if isinstance(value, str) and _TOKEN.fullmatch(value) is not None and is_code(value):
+    if isinstance(value, str) and _TOKEN.fullmatch(value) is not None:
         return value
     return None

@@ -127,9 +127,7 @@ class People:
         if parsed is None or entry.reason is not None:
             return
         if parsed.people:
-            entry.claims = tuple(
-                [_claim(person.identities, person.facts, rows) for person in parsed.people]
-            )
+            entry.claims = tuple([_claim(person.identities, person.facts, rows) for person in parsed.people])
             return
         if parsed.anonymous is not None and is_session(parsed.anonymous):
             link = self._lane.link(parsed.anonymous)

@@ -40,12 +40,14 @@ class Run:
         may_mint: bool,
         is_import: bool,
         default_consents: tuple[str, ...],
+        with_reports: bool,
     ) -> None:
-        """Take the ports and what the source may do."""
+        """Take the ports and what the source may do; `with_reports`: somebody asks about each line."""
         self.summary = Summary(reasons={}, offsets={})
         self._ports = ports
         self._source = source
         self._parse = parse
+        self._with_reports = with_reports
         self._members = Members(ports)
         self._lane = Lane(ports, source=source)
         self._sealer = Sealer(ports, self._members, default_consents=default_consents, source=source)
@@ -68,7 +70,7 @@ class Run:
             self._last_ticks.append(meta.last_tick or now)
 
     async def batch(self, lines: Sequence[tuple[int, bytes | Refusal]]) -> list[LineReport]:
-        """Ingest some lines; all that is reported is durable."""
+        """Ingest some lines and return their reports, if asked for; all that is counted is durable."""
         now = self._ports.clock.now()
         entries = [self._entry(number, line) for number, line in lines if not _is_blank(line)]
         await self._people.resolve(entries, now=now)
@@ -233,7 +235,8 @@ class Run:
             self.summary.count(outcome, reason)
             if reason is not None:
                 letters.append(self._redactor.letter(entry.number, entry.line, reason))
-            reports.append(_report(entry, outcome, reason))
+            if self._with_reports:
+                reports.append(_report(entry, outcome, reason))
         if letters:
             await self._ports.log.append(DLQ, letters)
         return reports

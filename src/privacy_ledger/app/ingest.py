@@ -98,6 +98,7 @@ class Ingest:
         run = Run(
             self._ports, source=source.name, parse=source.parse, may_mint=source.is_authoritative,
             is_import=source.is_import, default_consents=source.default_consents,
+            with_reports=on_line is not None,
         )  # fmt: skip
         await run.start()
         for batch in _batches(lines):

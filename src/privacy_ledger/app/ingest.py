@@ -25,7 +25,7 @@ from privacy_ledger.ports.runtime import Clock, Ids
 
 __all__ = ["LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
 
-LINES_PER_BATCH: Final = 2000
+LINES_PER_BATCH: Final = 1000
 BATCH_BYTES_MAX: Final = 1 << 25
 """A batch ends early above this many bytes: one line may be as long as a thousand usual ones."""
 

@@ -108,8 +108,11 @@ class Sealer:
 
         `copy`: the digest of a live record with the item's tag.
         """
-        if item.parent is not None and item.parent.refusal is not None:
-            return item.parent.refusal
+        if item.parent is not None:
+            if item.parent.refusal is not None:
+                return item.parent.refusal
+            if copy is not None:  # nobody asks for the first reason of such an item
+                return Refusal.DUPLICATE
         decision = admit(
             with_grants(item.member.permissions, given),
             item.terms.candidate(item.occurred_at, item.received_at),

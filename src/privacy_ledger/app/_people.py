@@ -230,6 +230,8 @@ def _adopt(claims: Sequence[tuple[Claim, Parsed]], owner: Mapping[Identity, Subj
     for claim, _ in claims:
         if claim.refusal is Refusal.SUBJECT_ERASED:
             continue
-        found = next((ref for i in claim.identities if (ref := owner.get(i)) is not None), None)
-        if found is not None:
-            claim.ref, claim.refusal = found, None
+        for identity in claim.identities:
+            ref = owner.get(identity)
+            if ref is not None:
+                claim.ref, claim.refusal = ref, None
+                break

@@ -100,10 +100,10 @@ class Run:
 
     def _entry(self, number: int, line: bytes | Refusal) -> Entry:
         """Return a line with what it says, or why it cannot be used."""
-        if isinstance(line, Refusal):
+        if type(line) is Refusal:
             return Entry(number, b"", None, line)
         parsed = self._parse(line)
-        if isinstance(parsed, Refusal):
+        if type(parsed) is Refusal:
             return Entry(number, line, None, parsed)
         return Entry(number, line, parsed, None)
 
@@ -315,7 +315,7 @@ class Run:
 
 
 def _is_blank(line: bytes | Refusal) -> bool:
-    return not isinstance(line, Refusal) and not line.strip()
+    return type(line) is not Refusal and not line.strip()
 
 
 def _hashes(line: bytes, parsed: Parsed) -> tuple[bytes, bytes]:

@@ -120,7 +120,7 @@ class Sealer:
             last_tick=last_tick,
             is_known_copy=None if copy is None else copy == item.digest.hex().encode(),
         )
-        return decision if isinstance(decision, Refusal) else None
+        return decision if type(decision) is Refusal else None
 
     async def _grants(self, member: Member, *, now: datetime) -> tuple[Item, ...]:
         """Return the default consents that the subject lacks and never withdrew or objected to."""

@@ -21,6 +21,7 @@ __all__ = [
     "INFLATED_BYTES_MAX",
     "LINE_BYTES_MAX",
     "check_bytes",
+    "decode_canonical",
     "decode_json",
     "decode_object",
     "read_lines",
@@ -42,7 +43,7 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL
 _BRACKETS: Final = b"[]{}"
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class _DuplicateKeyError(ValueError):
@@ -74,6 +75,33 @@ def decode_json(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int =
 
     A lone surrogate and a number out of range are no JSON here.
     """
+    found = _decoded(line, size_max=size_max, depth_max=depth_max)
+    return found if type(found) is Refusal else found[0]
+
+
+def decode_object(
+    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
+) -> dict[str, object] | Refusal:
+    """Return the decoded object, or the first refusal that applies; never raises."""
+    found = decode_canonical(line, size_max=size_max, depth_max=depth_max)
+    return found if type(found) is Refusal else found[0]
+
+
+def decode_canonical(
+    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
+) -> tuple[dict[str, object], bytes] | Refusal:
+    """Return the decoded object, and its JSON with sorted keys and no gaps; else as `decode_object`."""
+    found = _decoded(line, size_max=size_max, depth_max=depth_max)
+    if type(found) is Refusal:
+        return found
+    value, canonical = found
+    if isinstance(value, dict):
+        return value, canonical
+    # JSON's null has a code of its own: upstream tools write it for a tombstone, which it is not.
+    return Refusal.NULL_VALUE if value is None else Refusal.NOT_AN_OBJECT
+
+
+def _decoded(line: bytes, *, size_max: int, depth_max: int) -> tuple[object, bytes] | Refusal:
     refusal = check_bytes(line, size_max=size_max, depth_max=depth_max)
     if refusal is not None:
         return refusal
@@ -81,20 +109,8 @@ def decode_json(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int =
         value: object = _decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return Refusal.NOT_JSON
-    if isinstance(value, dict | list) and _has_duplicate_key(line, value):
-        return Refusal.DUPLICATE_KEY
-    return value
-
-
-def decode_object(
-    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
-) -> dict[str, object] | Refusal:
-    """Return the decoded object, or the first refusal that applies; never raises."""
-    value = decode_json(line, size_max=size_max, depth_max=depth_max)
-    if isinstance(value, dict | Refusal):
-        return value
-    # JSON's null has a code of its own: upstream tools write it for a tombstone, which it is not.
-    return Refusal.NULL_VALUE if value is None else Refusal.NOT_AN_OBJECT
+    canonical = _encode(value)
+    return Refusal.DUPLICATE_KEY if _has_duplicate_key(line, canonical) else (value, canonical)
 
 
 def read_lines(
@@ -142,17 +158,17 @@ def _depth(line: bytes) -> int:
     return deepest
 
 
-def _has_duplicate_key(line: bytes, value: object) -> bool:
+def _has_duplicate_key(line: bytes, canonical: bytes) -> bool:
     """Return whether an object at any depth of valid JSON has a key twice; exact.
 
-    Every key brings a colon. They are counted in the line and in what it was decoded to, written
-    again: strings have the same number in both, and a lost key leaves fewer. When the counts are
-    equal none was lost; otherwise a slow parser, which sees every key, decides.
+    Every key brings a colon. They are counted in the line and in what was decoded, written again:
+    strings have the same number in both, and a lost key leaves fewer. When the counts are equal
+    none was lost; otherwise a slow parser, which sees every key, decides.
     """
     colons = line.count(b":")
     if b"\\u003" in line:  # a colon may be written as its number
         colons += line.count(b"\\u003a") + line.count(b"\\u003A")
-    if colons == _encode(value).count(b":"):
+    if colons == canonical.count(b":"):
         return False
     try:
         json.loads(line, object_pairs_hook=_refuse_duplicates, parse_int=len, parse_float=len)

@@ -23,7 +23,7 @@ from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
+__all__ = ["BATCH_BYTES_MAX", "LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
 
 LINES_PER_BATCH: Final = 1000
 BATCH_BYTES_MAX: Final = 1 << 25

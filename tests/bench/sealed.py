@@ -20,6 +20,7 @@ from privacy_ledger.bootstrap import Runtime, engine_for, ingest_of, open_runtim
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS, LEDGER_EVENTS, LEDGER_REGISTRY, TOPICS
 from privacy_ledger.domain.values import NOBODY, SubjectRef
+from privacy_ledger.engine import collector
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.settings import Settings
 from privacy_ledger.streams import progress, subject_view
@@ -71,6 +72,7 @@ async def ingest(task: Ingest) -> Figure:
     async with open_runtime(_settings(Path(task.folder))) as runtime:
         await runtime.passes.settle()
         use_case = await ingest_of(runtime)
+        collector.calm()  # as the command does
         before = len(await _sealed(runtime))
         source = Source(name="openedx", parse=openedx.parse, default_consents=(PURPOSE,))
         meter = Meter()

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
@@ -631,3 +632,21 @@ def test_two_processes_that_mint_the_same_people_agree(home: Home) -> None:
     assert first == second
     assert len(set(first)) == 500
     assert home.connect().execute("SELECT count(*) FROM keys").fetchone() == (500,)
+
+
+def test_a_person_who_is_ended_while_a_key_is_looked_for_gets_none(home: Home) -> None:
+    """The end comes after the look, and before the lock is had under which the key would be made."""
+    vault, other = home.open(), home.connect()
+    sealing(vault)
+    (ref,) = vault.mint([(ADA,)], now=NOW, not_before=NOW)
+    vault.end(ref, now=NOW)
+    row = other.execute("SELECT * FROM ended").fetchone()
+    other.execute("DELETE FROM ended")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO ended VALUES (?, ?, ?)", row)
+    with ThreadPoolExecutor(1) as pool:
+        sought = pool.submit(vault.sealing_keys, [KeyWant(ref, "usage")], now=NOW)
+        time.sleep(0.3)
+        other.execute("COMMIT")
+        with pytest.raises(RefusedByPolicy):
+            sought.result()

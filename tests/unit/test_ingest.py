@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy_ledger.app.ingest import LineReport, Source
+from privacy_ledger.app.ingest import BATCH_BYTES_MAX, LineReport, Source
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
@@ -296,6 +296,33 @@ async def test_a_line_that_a_reader_refused_is_malformed(tmp_path: Path) -> None
     async with home(tmp_path) as it:
         s = await it.ingest.run([(1, Refusal.LINE_TOO_LONG)], Source(name="test", parse=parse))
     assert (s.malformed, s.reasons) == (1, {"line_too_long": 1})
+
+
+async def test_a_batch_is_bounded_by_its_bytes(tmp_path: Path) -> None:
+    """Long lines become durable after a few of them; each is counted once, with its own number."""
+    long = b" " * (BATCH_BYTES_MAX // 3)
+    lines = [played("7", "ada", event=f"event-{n}") + long for n in range(8)]
+    progress, reports = list[int](), list[LineReport]()
+    async with home(tmp_path) as it:
+        summary = await it.ingest.run(
+            enumerate(lines, start=1), Source(name="test", parse=parse),
+            on_line=reports.append, on_progress=progress.append,
+        )  # fmt: skip
+    assert (summary.accepted, progress) == (8, [3, 6, 8])
+    assert [report.line for report in reports] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+async def test_a_device_comes_with_the_first_of_its_lines_that_is_taken(tmp_path: Path) -> None:
+    """In one batch: the first of its lines is refused, the second taken, the third is no news."""
+    said = [
+        Said(id=f"event-{n}", people=(("7", "ada"),), facts=(PLAYED,), at=at, browser="Firefox")
+        for n, at in enumerate((NOW + timedelta(hours=1), RECENT, RECENT))
+    ]
+    async with home(tmp_path) as it:
+        summary = await it.take(line(one) for one in said)
+        assert (summary.accepted, summary.reasons) == (2, {"time_future": 1})
+        kinds = await it.types("ada")
+        assert kinds.count("device.observed.v1") == 1
 
 
 async def test_a_fact_that_breaks_its_schema_is_refused_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import tracemalloc
 from typing import BinaryIO, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privacy_ledger.adapters.formats.json_lines import (
@@ -98,13 +98,22 @@ values = st.recursive(
 )
 
 
-def write(value: object, *, gap: str) -> str:
-    """Return JSON in which an object is written from its pairs, with whatever keys these have."""
+def write(value: object, *, gap: str, numbered: str = "") -> str:
+    """Return JSON in which an object is written from its pairs, with whatever keys these have.
+
+    `numbered`: characters of strings that are written as their numbers.
+    """
     if isinstance(value, tuple):
-        pairs = (f"{json.dumps(key)}{gap}:{gap}{write(member, gap=gap)}" for key, member in value)
+        pairs = (
+            f"{write(key, gap=gap, numbered=numbered)}{gap}:{gap}{write(member, gap=gap, numbered=numbered)}"
+            for key, member in value
+        )
         return "{" + f"{gap},{gap}".join(pairs) + "}"
     if isinstance(value, list):
-        return "[" + f",{gap}".join(write(member, gap=gap) for member in value) + "]"
+        return "[" + f",{gap}".join(write(member, gap=gap, numbered=numbered) for member in value) + "]"
+    if isinstance(value, str):
+        text = (f"\\u{ord(char):04x}" if char in numbered else json.dumps(char)[1:-1] for char in value)
+        return f'"{"".join(text)}"'
     return json.dumps(value)
 
 
@@ -117,10 +126,12 @@ def has_twice(value: object) -> bool:
 
 
 @settings(deadline=None)
-@given(values, st.sampled_from(["", " ", "\t"]))
-def test_duplicate_keys_are_found_exactly(value: object, gap: str) -> None:
-    """Neither a missed duplicate nor a false alarm, whatever keys and strings hold."""
-    result = decode_json(write(value, gap=gap).encode())
+@given(values, st.sampled_from(["", " ", "\t"]), st.text('a":\\', max_size=2))
+@example((("a", 1), ("a", ":")), "", ":")
+@example((("a", "\\u003a"), ("a", 1)), "", ":")
+def test_duplicate_keys_are_found_exactly(value: object, gap: str, numbered: str) -> None:
+    """Neither a missed duplicate nor a false alarm, whatever keys and strings hold, however written."""
+    result = decode_json(write(value, gap=gap, numbered=numbered).encode())
     assert (result is Refusal.DUPLICATE_KEY) == has_twice(value)
 
 

@@ -53,6 +53,7 @@ _FACT_HEADERS: Final = (
     "basis", "notice", "jurisdiction", "received", "schema", "kid", "gen", "tag", "digest",
 )  # fmt: skip
 _TYPE_AT: Final = _FACT_HEADERS.index("ce_type")
+_encode_json = msgspec.json.Encoder().encode
 _AT: Final = re.compile(r" - at `([^`]*)`$")
 _EXPECTED: Final = re.compile(r"^Expected `([^`]+)`")
 
@@ -66,7 +67,6 @@ class LedgerCodec:
         self._partitions = partitions
         self._stream = stream
         self._mac_key = vault.secret("control-mac")
-        self._encode = msgspec.json.Encoder().encode
         self._payload = msgspec.json.Decoder(Payload)
         self._control = msgspec.json.Decoder(_AnyControl)
 
@@ -88,7 +88,7 @@ class LedgerCodec:
             SchemaMismatch: the fact breaks its own schema; nothing of it is quoted.
         """
         kind = event_type(fact)
-        plain = self._encode(Payload(fact=fact, id=source_id, joint=joint))
+        plain = _encode_json(Payload(fact=fact, id=source_id, joint=joint))
         _read_strictly(self._payload.decode, plain, kind)
         occurred_at: datetime = getattr(fact, "occurred_at", origin.received_at)
         values = (  # in the order of `_FACT_HEADERS`
@@ -145,7 +145,7 @@ class LedgerCodec:
         received_at: datetime,
     ) -> NewRecord:
         kind = event_type(event)
-        value = self._encode(event)
+        value = _encode_json(event)
         _read_strictly(self._control.decode, value, kind)
         key = record_key(ref, record_id)
         headers: Headers = (
@@ -338,7 +338,9 @@ def _purposes(header: bytes) -> tuple[str, ...]:
 
 def stamp(instant: datetime) -> bytes:
     """Return an instant as an ASCII header: RFC 3339, UTC, microseconds."""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds").encode()
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    text = _encode_json(utc)  # "…Z", without a fraction of zero; several times as fast as `isoformat`
+    return text[1:-2] + (b"+00:00" if utc.microsecond else b".000000+00:00")
 
 
 def describe(error: Exception, event_kind: str) -> SchemaMismatch:

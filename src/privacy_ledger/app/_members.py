@@ -7,13 +7,14 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.app._ports import Ports
-from privacy_ledger.app._terms import INDEX_GROUP
+from privacy_ledger.app._terms import INDEX_GROUP, DeviceKey
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.events import (
     ConsentWithdrawn,
     ControlFact,
     SubjectRegistered,
 )
+from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category, SubjectRef, partition_of
@@ -26,19 +27,25 @@ MINT_AGE: Final = timedelta(days=60)
 """An event older than this mints no reference, unless it is a declared historical import."""
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 MEMBERS_MAX: Final = 100_000
+_NO_KEY: Final = KeyedHash(b"\0")
 _ENDED: Final = Permissions(is_registered=True, ended_at=0)
 
 
-class Member(Struct):
-    """One subject of a run. `pending`: control facts that go before the next record."""
+class Member(Struct, gc=False):
+    """One subject of a run.
+
+    `pending`: control facts that go before the next record. `device_names`: tag and digest of each
+    device that was met; `devices`: the tags of those that are in the log.
+    """
 
     ref: SubjectRef
     partition: int
     permissions: Permissions
     is_new: bool
     pending: list[ControlFact]
-    index_key: bytes = b""
+    index_key: KeyedHash = _NO_KEY
     is_defaulted: bool = False
+    device_names: dict[DeviceKey, tuple[bytes, bytes]] = {}
     devices: set[bytes] = set()
 
     def __repr__(self) -> str:
@@ -110,7 +117,7 @@ class Members:
             # The request id is the reference: however often it is written, it has one effect.
             pending.append(SubjectRegistered(request=ref.hex(), occurred_at=now, not_before=not_before))
         partition = partition_of(ref, self._partitions)
-        member = Member(ref, partition, permissions, is_new, pending, devices=set())
+        member = Member(ref, partition, permissions, is_new, pending)
         self._members[ref] = member
         return member
 
@@ -120,9 +127,9 @@ class Members:
         for member, key in zip(members, keys, strict=True):
             if key is None:
                 member.permissions = _ENDED
-                member.index_key = b"\0"
+                member.index_key = _NO_KEY
             else:
-                member.index_key = key.secret
+                member.index_key = KeyedHash(key.secret)
 
     def keys(self, wants: Sequence[KeyWant], *, now: datetime) -> list[DataKey | None]:
         """Return a key per want; None where the person was ended."""
@@ -161,7 +168,7 @@ class Members:
     def fence(self, ref: SubjectRef) -> None:
         """Refuse everything of a subject from here on: its erasure was requested in this run."""
         partition = partition_of(ref, self._partitions)
-        self._members[ref] = Member(ref, partition, _ENDED, is_new=False, pending=[], devices=set())
+        self._members[ref] = Member(ref, partition, _ENDED, is_new=False, pending=[])
 
     def joined(self, identity: Identity) -> tuple[SubjectRef, ...]:
         """Return every reference of a person, elder first."""

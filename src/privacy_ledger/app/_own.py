@@ -7,6 +7,7 @@ from typing import Final
 from privacy_ledger.app._terms import INDEX_GROUP, OWN_SOURCE, TermsBook, digest_of, tag_of
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.events import ControlFact, Fact
+from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS
@@ -58,12 +59,13 @@ class OwnRecords:
             (key,) = self._vault.fresh_keys(((ref, terms.group),), now=now)
         else:
             (key,) = self._vault.sealing_keys((KeyWant(ref, terms.group),), now=now)
+        index_key = KeyedHash(index.secret)
         origin = self._book.origin(
             terms,
             source=OWN_SOURCE,
             received_at=now,
-            tag=tag_of(index.secret, source=OWN_SOURCE, event=event, role=_ROLE),
-            digest=digest_of(index.secret, content=sha256(event).digest(), role=_ROLE),
+            tag=tag_of(index_key, source=OWN_SOURCE, event=event, role=_ROLE),
+            digest=digest_of(index_key, content=sha256(event).digest(), role=_ROLE),
         )
         return self._codec.fact(key, self._ids.token(), fact, origin, source_id=event.hex())
 

@@ -21,11 +21,15 @@ __all__ = ["Claim", "Entry", "People"]
 Rows = Mapping[Identity, IdentityRow | None]
 
 
-class Claim(Struct):
-    """One person of one line: the facts, and then the subject or why there is none."""
+class Claim(Struct, gc=False):
+    """One person of one line: the facts, and then the subject or why there is none.
+
+    `known`: those of the identities that the keystore had a row for, with it.
+    """
 
     identities: tuple[Identity, ...]
     facts: tuple[Fact, ...]
+    known: tuple[tuple[Identity, IdentityRow], ...]
     member: Member | None = None
     refusal: Refusal | None = None
     ref: SubjectRef | None = None
@@ -35,7 +39,7 @@ class Claim(Struct):
         return f"Claim({len(self.identities)} identities, {len(self.facts)} facts)"
 
 
-class Entry(Struct):
+class Entry(Struct, gc=False):
     """One line of a batch. `reason`: why the line as a whole is not taken."""
 
     number: int
@@ -84,7 +88,7 @@ class People:
         rows = self._members.find(self._identities(entries))
         for entry in entries:
             self._attribute(entry, rows)
-            self._refuse_erased(entry, rows)
+            self._refuse_erased(entry)
         claims = [
             (claim, entry.parsed)
             for entry in entries
@@ -98,9 +102,8 @@ class People:
             if claim.ref is None or claim.refusal is not None:
                 continue
             if claim.ref not in loaded:
-                known = [row for i in claim.identities if (row := rows.get(i)) is not None]
-                not_before = min((row.not_before for row in known), default=bound)
-                is_new = not known and claim.ref in minted
+                not_before = min((row.not_before for _, row in claim.known), default=bound)
+                is_new = not claim.known and claim.ref in minted
                 loaded[claim.ref] = await self._members.load(
                     claim.ref, not_before=not_before, is_new=is_new, now=now
                 )
@@ -124,21 +127,21 @@ class People:
         if parsed is None or entry.reason is not None:
             return
         if parsed.people:
-            entry.claims = tuple(Claim(person.identities, person.facts) for person in parsed.people)
+            entry.claims = tuple([_claim(person.identities, person.facts, rows) for person in parsed.people])
             return
         if parsed.anonymous is not None and is_session(parsed.anonymous):
             link = self._lane.link(parsed.anonymous)
             if rows.get(link) is not None:
-                entry.claims = (Claim((link,), parsed.unattributed),)
+                entry.claims = (_claim((link,), parsed.unattributed, rows),)
                 return
         entry.is_unattributed = True
 
-    def _refuse_erased(self, entry: Entry, rows: Rows) -> None:
+    def _refuse_erased(self, entry: Entry) -> None:
         """Refuse a line that names an erased person, and note who was found to be that person."""
         for claim in entry.claims:
-            known = [(i, row) for i in claim.identities if (row := rows.get(i)) is not None]
+            known = claim.known
             erased = [row for _, row in known if row.status is IdentityStatus.ERASED]
-            if any(row.ref in self._fenced for _, row in known):
+            if self._fenced and any(row.ref in self._fenced for _, row in known):
                 entry.reason = Refusal.SUBJECT_ERASED
             if not erased:
                 continue
@@ -163,7 +166,7 @@ class People:
         """Set every claim's reference or refusal; return the references that are new."""
         wanting: list[Claim] = []
         for claim, parsed in claims:
-            known = [(i, row) for i in claim.identities if (row := rows.get(i)) is not None]
+            known = claim.known
             refs = {self._members.elder(row, identity) for identity, row in known}
             if len(known) == len(claim.identities) and len(refs) == 1:
                 (claim.ref,) = refs
@@ -189,7 +192,8 @@ class People:
             if len({row.ref for i in group if (row := rows.get(i)) is not None}) > 1:
                 self.joined.append(self._members.joined(group[0]))
         owner = {i: ref for group, ref in zip(groups, refs_of_groups, strict=True) for i in group}
-        _adopt(claims, owner)
+        if owner:
+            _adopt(claims, owner)
         return frozenset(ref for ref in refs_of_groups if ref is not None and ref not in taken)
 
     def _may_be_minted(
@@ -216,11 +220,18 @@ class People:
         return refusal
 
 
+def _claim(identities: tuple[Identity, ...], facts: tuple[Fact, ...], rows: Rows) -> Claim:
+    known = tuple([(i, row) for i in identities if (row := rows.get(i)) is not None])
+    return Claim(identities, facts, known)
+
+
 def _adopt(claims: Sequence[tuple[Claim, Parsed]], owner: Mapping[Identity, SubjectRef | None]) -> None:
     """Give every claim the reference that another line of the batch minted for, or joined to, it."""
     for claim, _ in claims:
         if claim.refusal is Refusal.SUBJECT_ERASED:
             continue
-        found = next((ref for i in claim.identities if (ref := owner.get(i)) is not None), None)
-        if found is not None:
-            claim.ref, claim.refusal = found, None
+        for identity in claim.identities:
+            ref = owner.get(identity)
+            if ref is not None:
+                claim.ref, claim.refusal = ref, None
+                break

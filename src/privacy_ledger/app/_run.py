@@ -12,7 +12,7 @@ from privacy_ledger.app._members import Member, Members
 from privacy_ledger.app._people import Claim, Entry, People
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.app._sealer import Item, Sealer
-from privacy_ledger.app._terms import device_names, digest_of, tag_of
+from privacy_ledger.app._terms import device_key, device_names, digest_of, tag_of
 from privacy_ledger.app._verdicts import LineReport, Outcome, Redactor, Summary, is_malformed
 from privacy_ledger.domain.events import ErasureRequested, Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
@@ -40,12 +40,14 @@ class Run:
         may_mint: bool,
         is_import: bool,
         default_consents: tuple[str, ...],
+        with_reports: bool,
     ) -> None:
-        """Take the ports and what the source may do."""
+        """Take the ports and what the source may do; `with_reports`: somebody asks about each line."""
         self.summary = Summary(reasons={}, offsets={})
         self._ports = ports
         self._source = source
         self._parse = parse
+        self._with_reports = with_reports
         self._members = Members(ports)
         self._lane = Lane(ports, source=source)
         self._sealer = Sealer(ports, self._members, default_consents=default_consents, source=source)
@@ -68,7 +70,7 @@ class Run:
             self._last_ticks.append(meta.last_tick or now)
 
     async def batch(self, lines: Sequence[tuple[int, bytes | Refusal]]) -> list[LineReport]:
-        """Ingest some lines; all that is reported is durable."""
+        """Ingest some lines and return their reports, if asked for; all that is counted is durable."""
         now = self._ports.clock.now()
         entries = [self._entry(number, line) for number, line in lines if not _is_blank(line)]
         await self._people.resolve(entries, now=now)
@@ -98,10 +100,10 @@ class Run:
 
     def _entry(self, number: int, line: bytes | Refusal) -> Entry:
         """Return a line with what it says, or why it cannot be used."""
-        if isinstance(line, Refusal):
+        if type(line) is Refusal:
             return Entry(number, b"", None, line)
         parsed = self._parse(line)
-        if isinstance(parsed, Refusal):
+        if type(parsed) is Refusal:
             return Entry(number, line, None, parsed)
         return Entry(number, line, parsed, None)
 
@@ -152,7 +154,12 @@ class Run:
         terms = None if device is None else self._ports.book.of(device)
         if device is None or terms is None:
             return []
-        tag, digest = device_names(member.index_key, source=self._source, device=device)
+        key = device_key(device)
+        names = member.device_names.get(key)
+        if names is None:
+            names = device_names(member.index_key, source=self._source, device=key)
+            member.device_names[key] = names
+        tag, digest = names
         if tag in member.devices:
             return []
         return [
@@ -228,7 +235,8 @@ class Run:
             self.summary.count(outcome, reason)
             if reason is not None:
                 letters.append(self._redactor.letter(entry.number, entry.line, reason))
-            reports.append(_report(entry, outcome, reason))
+            if self._with_reports:
+                reports.append(_report(entry, outcome, reason))
         if letters:
             await self._ports.log.append(DLQ, letters)
         return reports
@@ -307,7 +315,7 @@ class Run:
 
 
 def _is_blank(line: bytes | Refusal) -> bool:
-    return not isinstance(line, Refusal) and not line.strip()
+    return type(line) is not Refusal and not line.strip()
 
 
 def _hashes(line: bytes, parsed: Parsed) -> tuple[bytes, bytes]:

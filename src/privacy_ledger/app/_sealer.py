@@ -1,6 +1,6 @@
 """From candidate facts to sealed records: admit in order, take keys in batch, seal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -25,7 +25,7 @@ COPIES_MAX: Final = 200_000
 _ID_BYTES: Final = 16
 
 
-class Item(Struct):
+class Item(Struct, gc=False):
     """One fact on its way; `refusal` tells why it was not appended.
 
     `parent`: the item without which this one is not collected; such an item and one without a
@@ -81,14 +81,17 @@ class Sealer:
         admitted: list[Item] = []
         for item in items:
             given = grants.get(item.member.ref, ())
-            item.refusal = self._decide(item, given, copies, last_tick=last_ticks[item.member.partition])
+            pair = item.pair
+            item.refusal = self._decide(
+                item, given, copies.get(pair), last_tick=last_ticks[item.member.partition]
+            )
             if item.refusal is not None:
                 continue
             if given:
                 admitted += self._apply_defaults(item.member, given, copies)
                 grants.pop(item.member.ref)
                 item.member.is_defaulted = True
-            copies[item.pair] = item.digest.hex().encode()
+            copies[pair] = item.digest.hex().encode()
             if item.terms.decides:
                 item.member.permissions = apply_fact(item.member.permissions, item.fact)
             admitted.append(item)
@@ -99,12 +102,17 @@ class Sealer:
     # Admission ------------------------------------------------------------------------------
 
     def _decide(
-        self, item: Item, given: Sequence[Item], copies: Mapping[Pair, bytes], *, last_tick: datetime
+        self, item: Item, given: Sequence[Item], copy: bytes | None, *, last_tick: datetime
     ) -> Refusal | None:
-        """Return why an item is refused, under the grants that would come before it, or None."""
-        if item.parent is not None and item.parent.refusal is not None:
-            return item.parent.refusal
-        copy = copies.get(item.pair)
+        """Return why an item is refused, under the grants that would come before it, or None.
+
+        `copy`: the digest of a live record with the item's tag.
+        """
+        if item.parent is not None:
+            if item.parent.refusal is not None:
+                return item.parent.refusal
+            if copy is not None:  # nobody asks for the first reason of such an item
+                return Refusal.DUPLICATE
         decision = admit(
             with_grants(item.member.permissions, given),
             item.terms.candidate(item.occurred_at, item.received_at),
@@ -112,7 +120,7 @@ class Sealer:
             last_tick=last_tick,
             is_known_copy=None if copy is None else copy == item.digest.hex().encode(),
         )
-        return decision if isinstance(decision, Refusal) else None
+        return decision if type(decision) is Refusal else None
 
     async def _grants(self, member: Member, *, now: datetime) -> tuple[Item, ...]:
         """Return the default consents that the subject lacks and never withdrew or objected to."""

@@ -1,6 +1,5 @@
 """Under which terms a fact is collected, and its keyed tag and digest."""
 
-import hmac
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -9,17 +8,31 @@ from msgspec import Struct
 
 from privacy_ledger.domain.admission import Candidate
 from privacy_ledger.domain.events import DeviceObserved, Fact, event_type
+from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, Grain, LawfulBasis, month_of
 from privacy_ledger.ports.codec import Origin
 
-__all__ = ["INDEX_GROUP", "OWN_SOURCE", "Terms", "TermsBook", "device_names", "digest_of", "tag_of"]
+__all__ = [
+    "INDEX_GROUP",
+    "OWN_SOURCE",
+    "DeviceKey",
+    "Terms",
+    "TermsBook",
+    "device_key",
+    "device_names",
+    "digest_of",
+    "tag_of",
+]
 
 INDEX_GROUP: Final = "index"
 """The key group of a subject's tags; generation 0, shredded with the person."""
 OWN_SOURCE: Final = "privacy-ledger"
 """The source of facts that commands append."""
 _TAG_BYTES: Final = 16
+
+DeviceKey = tuple[int, str | None, str | None, str]
+"""The calendar month, and the families of browser, system and device."""
 
 
 class Terms(Struct, frozen=True, gc=False):
@@ -91,23 +104,27 @@ class TermsBook:
         return LawfulBasis.CONSENT
 
 
-def tag_of(index_key: bytes, *, source: str, event: bytes, role: str) -> bytes:
+def tag_of(index_key: KeyedHash, *, source: str, event: bytes, role: str) -> bytes:
     """Return the keyed name of one fact of one event: the same for every copy of it.
 
     `event` is the producer's id, or the hash of the raw line where there is none.
     """
     named = b"\0".join((source.encode(), event, role.encode()))
-    return hmac.digest(index_key, named, "sha256")[:_TAG_BYTES]
+    return index_key(named)[:_TAG_BYTES]
 
 
-def digest_of(index_key: bytes, *, content: bytes, role: str) -> bytes:
+def digest_of(index_key: KeyedHash, *, content: bytes, role: str) -> bytes:
     """Return the keyed digest of one fact's content; `content` is the hash of the decoded event."""
-    return hmac.digest(index_key, content + role.encode(), "sha256")[:_TAG_BYTES]
+    return index_key(content + role.encode())[:_TAG_BYTES]
 
 
-def device_names(index_key: bytes, *, source: str, device: DeviceObserved) -> tuple[bytes, bytes]:
+def device_key(device: DeviceObserved) -> DeviceKey:
+    """Return what makes a device another one: its calendar month and its families."""
+    return month_of(device.occurred_at), device.browser, device.system, device.device_class
+
+
+def device_names(index_key: KeyedHash, *, source: str, device: DeviceKey) -> tuple[bytes, bytes]:
     """Return tag and digest of a device: one record per subject, calendar month and families."""
-    said = f"{month_of(device.occurred_at)}\0{device.browser}\0{device.system}\0{device.device_class}"
-    content = sha256(said.encode()).digest()
+    content = sha256("\0".join(map(str, device)).encode()).digest()
     tag = tag_of(index_key, source=source, event=content, role="device")
     return tag, digest_of(index_key, content=content, role="device")

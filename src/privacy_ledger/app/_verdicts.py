@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     MALFORMED = "malformed"
 
 
-class LineReport(Struct, frozen=True, kw_only=True):
+class LineReport(Struct, frozen=True, kw_only=True, gc=False):
     """One line of the report: `subjects` is a count."""
 
     line: int

@@ -4,8 +4,7 @@ Order: parse, identify, admit (fail closed), split per person, keys, seal, appen
 decision is a fast pre-check; the passes decide in log order.
 """
 
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -24,9 +23,11 @@ from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
+__all__ = ["BATCH_BYTES_MAX", "LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
 
-LINES_PER_BATCH: Final = 500
+LINES_PER_BATCH: Final = 1000
+BATCH_BYTES_MAX: Final = 1 << 25
+"""A batch ends early above this many bytes: one line may be as long as a thousand usual ones."""
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -97,10 +98,10 @@ class Ingest:
         run = Run(
             self._ports, source=source.name, parse=source.parse, may_mint=source.is_authoritative,
             is_import=source.is_import, default_consents=source.default_consents,
+            with_reports=on_line is not None,
         )  # fmt: skip
         await run.start()
-        remaining = iter(lines)
-        while batch := list(islice(remaining, LINES_PER_BATCH)):
+        for batch in _batches(lines):
             for report in await run.batch(batch):
                 if on_line is not None:
                     on_line(report)
@@ -116,3 +117,17 @@ class Ingest:
                 Refusal.UNKNOWN_PURPOSE,
                 f"A default consent names no purpose that rests on consent. Those are: {', '.join(usable)}.",
             )
+
+
+def _batches(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[list[tuple[int, bytes | Refusal]]]:
+    """Yield the lines in lists that are bounded in number and in bytes."""
+    batch: list[tuple[int, bytes | Refusal]] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line[1])
+        if len(batch) == LINES_PER_BATCH or size > BATCH_BYTES_MAX:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

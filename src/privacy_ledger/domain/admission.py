@@ -59,9 +59,8 @@ def admit(
     is_ahead = candidate.occurred_at > candidate.received_at + FUTURE_TOLERANCE
     if is_ahead and candidate.type not in _NEVER_TOO_EARLY:
         return Refusal.TIME_FUTURE
-    for purpose in candidate.purposes:
-        if purpose not in rule.purposes or not rules.is_allowed(purpose):
-            return Refusal.UNKNOWN_PURPOSE
+    if not rules.may_serve(rule, candidate.purposes):
+        return Refusal.UNKNOWN_PURPOSE
     if permissions.is_ended:
         return Refusal.SUBJECT_ERASED
     if not permissions.is_registered:

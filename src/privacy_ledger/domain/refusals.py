@@ -1,10 +1,12 @@
 """Why something was refused: reason codes, in their order of precedence."""
 
 from enum import StrEnum
+from typing import final
 
 __all__ = ["Refusal"]
 
 
+@final
 class Refusal(StrEnum):
     """A reason code; the first that applies, from the top, is the answer.
 

@@ -25,6 +25,9 @@ __all__ = [
 ALWAYS: Final = "rights.fulfil"
 """The purpose that every live record serves: answering the person's own rights (Art. 15)."""
 
+SERVED_MAX: Final = 1000
+"""Lists of purposes, per event type, whose answer is kept; records of few different ones exist."""
+
 Confidence = Annotated[str, Meta(pattern="^(read|general|proposal)$")]
 
 
@@ -107,7 +110,7 @@ class Registry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Rules:
     """A registry, indexed for decisions; immutable after construction."""
 
-    __slots__ = ("_categories", "_consent", "_events", "_products", "_purposes", "registry")
+    __slots__ = ("_categories", "_consent", "_events", "_products", "_purposes", "_served", "registry")
 
     def __init__(self, registry: Registry) -> None:
         """Index `registry`."""
@@ -116,6 +119,7 @@ class Rules:
         self._categories = {row.id: row for row in registry.categories}
         self._events = {row.type: row for row in registry.events}
         self._products = {row.id: row for row in registry.products}
+        self._served: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._consent = frozenset(row.id for row in registry.purposes if row.basis is LawfulBasis.CONSENT)
 
     @property
@@ -131,6 +135,16 @@ class Rules:
         """Return whether the purpose is known and not forbidden."""
         rule = self._purposes.get(purpose)
         return rule is not None and not rule.is_forbidden
+
+    def may_serve(self, event: EventRule, purposes: tuple[str, ...]) -> bool:
+        """Return whether each purpose is one of an event type's, known and not forbidden."""
+        key = (event.type, purposes)
+        answer = self._served.get(key)
+        if answer is None:
+            answer = all(purpose in event.purposes and self.is_allowed(purpose) for purpose in purposes)
+            if len(self._served) < SERVED_MAX:
+                self._served[key] = answer
+        return answer
 
     def category(self, category: Category) -> CategoryRule | None:
         """Return the rule of a category, or None when it is unknown."""

@@ -99,5 +99,5 @@ def split_key(key: bytes) -> tuple[SubjectRef, RecordId]:
 
 def month_of(instant: datetime) -> int:
     """Return the UTC month of an instant, counted from year 0 (retention works in months)."""
-    utc = instant.astimezone(UTC)
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return utc.year * 12 + utc.month - 1

@@ -39,7 +39,7 @@ class Payload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         return []
 
 
-class Origin(Struct, frozen=True, kw_only=True):
+class Origin(Struct, frozen=True, kw_only=True, gc=False):
     """Under which terms a fact was collected; stands in the clear headers."""
 
     source: str

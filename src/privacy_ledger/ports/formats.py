@@ -12,7 +12,7 @@ from privacy_ledger.ports.keys import Identity
 __all__ = ["Format", "Parsed", "PersonFacts"]
 
 
-class PersonFacts(Struct, frozen=True, kw_only=True):
+class PersonFacts(Struct, frozen=True, kw_only=True, gc=False):
     """One person's identities, canonical, and the facts about that person; never logged."""
 
     identities: tuple[Identity, ...]
@@ -23,7 +23,7 @@ class PersonFacts(Struct, frozen=True, kw_only=True):
         return f"PersonFacts({len(self.identities)} identities, {len(self.facts)} facts)"
 
 
-class Parsed(Struct, frozen=True, kw_only=True):
+class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     """What one line says; never logged.
 
     `people`: the acting person first, if known, then the person the event is about, in an order

@@ -21,6 +21,7 @@ __all__ = [
     "INFLATED_BYTES_MAX",
     "LINE_BYTES_MAX",
     "check_bytes",
+    "decode_canonical",
     "decode_json",
     "decode_object",
     "read_lines",
@@ -39,10 +40,10 @@ _GZIP_WINDOW: Final = 31
 _BOM: Final = b"\xef\xbb\xbf"
 # An unterminated string runs to the end, so that no input makes this look at a byte twice.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_KEY_END: Final = re.compile(rb'"[ \t\r\n]*+:')
 _BRACKETS: Final = b"[]{}"
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class _DuplicateKeyError(ValueError):
@@ -74,6 +75,33 @@ def decode_json(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int =
 
     A lone surrogate and a number out of range are no JSON here.
     """
+    found = _decoded(line, size_max=size_max, depth_max=depth_max)
+    return found if type(found) is Refusal else found[0]
+
+
+def decode_object(
+    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
+) -> dict[str, object] | Refusal:
+    """Return the decoded object, or the first refusal that applies; never raises."""
+    found = decode_canonical(line, size_max=size_max, depth_max=depth_max)
+    return found if type(found) is Refusal else found[0]
+
+
+def decode_canonical(
+    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
+) -> tuple[dict[str, object], bytes] | Refusal:
+    """Return the decoded object, and its JSON with sorted keys and no gaps; else as `decode_object`."""
+    found = _decoded(line, size_max=size_max, depth_max=depth_max)
+    if type(found) is Refusal:
+        return found
+    value, canonical = found
+    if isinstance(value, dict):
+        return value, canonical
+    # JSON's null has a code of its own: upstream tools write it for a tombstone, which it is not.
+    return Refusal.NULL_VALUE if value is None else Refusal.NOT_AN_OBJECT
+
+
+def _decoded(line: bytes, *, size_max: int, depth_max: int) -> tuple[object, bytes] | Refusal:
     refusal = check_bytes(line, size_max=size_max, depth_max=depth_max)
     if refusal is not None:
         return refusal
@@ -81,20 +109,8 @@ def decode_json(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int =
         value: object = _decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return Refusal.NOT_JSON
-    if isinstance(value, dict | list) and _has_duplicate_key(line, value):
-        return Refusal.DUPLICATE_KEY
-    return value
-
-
-def decode_object(
-    line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
-) -> dict[str, object] | Refusal:
-    """Return the decoded object, or the first refusal that applies; never raises."""
-    value = decode_json(line, size_max=size_max, depth_max=depth_max)
-    if isinstance(value, dict | Refusal):
-        return value
-    # JSON's null has a code of its own: upstream tools write it for a tombstone, which it is not.
-    return Refusal.NULL_VALUE if value is None else Refusal.NOT_AN_OBJECT
+    canonical = _encode(value)
+    return Refusal.DUPLICATE_KEY if _has_duplicate_key(line, canonical) else (value, canonical)
 
 
 def read_lines(
@@ -142,40 +158,23 @@ def _depth(line: bytes) -> int:
     return deepest
 
 
-def _has_duplicate_key(line: bytes, value: object) -> bool:
+def _has_duplicate_key(line: bytes, canonical: bytes) -> bool:
     """Return whether an object at any depth of valid JSON has a key twice; exact.
 
-    Every key ends in a quote and a colon. A count of those, less what is escaped in a string, is
-    never below the number of keys; when it equals the number of keys that were decoded, none was
-    lost. Otherwise a slow parser, which sees every key, decides.
+    Every key brings a colon. They are counted in the line and in what was decoded, written again:
+    strings have the same number in both, and a lost key leaves fewer. When the counts are equal
+    none was lost; otherwise a slow parser, which sees every key, decides.
     """
-    if b'\\\\"' not in line:
-        if b'" ' in line or b"\t" in line or b"\n" in line or b"\r" in line:
-            ends = len(_KEY_END.findall(line))
-        else:
-            ends = line.count(b'":')
-        if ends - line.count(b'\\":') == _count_keys(value):
-            return False
+    colons = line.count(b":")
+    if b"\\u003" in line:  # a colon may be written as its number
+        colons += line.count(b"\\u003a") + line.count(b"\\u003A")
+    if colons == canonical.count(b":"):
+        return False
     try:
         json.loads(line, object_pairs_hook=_refuse_duplicates, parse_int=len, parse_float=len)
     except _DuplicateKeyError:
         return True
     return False
-
-
-def _count_keys(value: object) -> int:
-    """Return the number of keys of all objects in a decoded value."""
-    count = 0
-    pending = [value]
-    for container in pending:  # grows while it is walked
-        if type(container) is dict:
-            count += len(container)
-            children = cast("dict[str, object]", container).values()
-            pending += [child for child in children if type(child) is dict or type(child) is list]
-        else:
-            items = cast("list[object]", container)
-            pending += [child for child in items if type(child) is dict or type(child) is list]
-    return count
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:

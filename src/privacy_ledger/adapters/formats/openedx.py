@@ -11,10 +11,8 @@ import unicodedata
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
-from privacy_ledger.adapters.formats.json_lines import decode_object
-from privacy_ledger.adapters.formats.minimise import device_of, is_code
+from privacy_ledger.adapters.formats.json_lines import decode_canonical
+from privacy_ledger.adapters.formats.minimise import device_of
 from privacy_ledger.adapters.formats.openedx_facts import (
     Line,
     deed_of,
@@ -50,26 +48,26 @@ _ANONYMOUS: Final = frozenset(("anonymous", "anonymoususer"))
 _USER_ID: Final = re.compile(r"[0-9]{1,19}")
 _USER_ID_MAX: Final = (1 << 63) - 1
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_.:\-]{8,255}")
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 def parse(line: bytes) -> Parsed | Refusal:
     """Return the facts of one line, or the first refusal that applies; never raises."""
-    root = decode_object(line)
-    if isinstance(root, Refusal):
-        return root
+    decoded = decode_canonical(line)
+    if type(decoded) is Refusal:
+        return decoded
+    root, canonical = decoded
     read = _line(root)
-    if isinstance(read, Refusal):
+    if type(read) is Refusal:
         return read
     occurred_at = parse_time(root.get("time") or root.get("timestamp"))
-    fact = fact_of(read, at=EPOCH if isinstance(occurred_at, Refusal) else occurred_at)
+    fact = fact_of(read, at=EPOCH if type(occurred_at) is Refusal else occurred_at)
     # The documented order of reasons: what the event is, then its time, then its people.
-    if isinstance(fact, Refusal):
+    if type(fact) is Refusal:
         return fact
-    if isinstance(occurred_at, Refusal):
+    if type(occurred_at) is Refusal:
         return occurred_at
     people = _people(root, read, fact, at=occurred_at)
-    if isinstance(people, Refusal):
+    if type(people) is Refusal:
         return people
     persons, has_actor = people
     # A session and an agent are the acting person's: never those of whom the event is about.
@@ -84,7 +82,7 @@ def parse(line: bytes) -> Parsed | Refusal:
         occurred_at=occurred_at,
         source_event_id=_token(root.get("event_id")) or _token(root.get("id")),
         anonymous=_anonymous(root, read.context) if is_about_actor else None,
-        digest_input=_encode_sorted(root),
+        digest_input=canonical,
     )
 
 
@@ -147,7 +145,7 @@ def _line(root: dict[str, object]) -> Line | Refusal:
     if not name:
         return Refusal.UNKNOWN_EVENT
     payload = payload_of(name, root["event"] if "event" in root else root.get("data"))
-    if isinstance(payload, Refusal):
+    if type(payload) is Refusal:
         return payload
     source = root.get("event_source") or context.get("event_source")
     page = root.get("page") or context.get("page")
@@ -173,10 +171,10 @@ def _people(
     """Return the people of a line with their facts, and whether the first of them acted."""
     context = line.context
     actor = _actor(root, context)
-    if isinstance(actor, Refusal):
+    if type(actor) is Refusal:
         return actor
     subject = _subject(line)
-    if isinstance(subject, Refusal):
+    if type(subject) is Refusal:
         return subject
     if not actor and not subject:
         return (), False
@@ -202,7 +200,7 @@ def _actor(root: dict[str, object], context: dict[str, object]) -> tuple[Identit
     names = (username_identity(root.get("username")), username_identity(context.get("username")))
     found: list[Identity] = []
     for first, second in (ids, names):
-        if isinstance(first, Refusal) or isinstance(second, Refusal):
+        if type(first) is Refusal or type(second) is Refusal:
             return Refusal.ID_INVALID
         if first is not None and second is not None and first != second:
             return Refusal.ID_INVALID  # a line that contradicts itself must not join two people
@@ -219,7 +217,7 @@ def _subject(line: Line) -> tuple[Identity, ...] | Refusal:
     if identity is None:
         return ()
     name = username_identity(username)
-    if isinstance(identity, Refusal) or isinstance(name, Refusal):
+    if type(identity) is Refusal or type(name) is Refusal:
         return Refusal.ID_INVALID
     return (identity,) if name is None else (identity, name)
 
@@ -235,6 +233,6 @@ def _anonymous(root: dict[str, object], context: dict[str, object]) -> str | Non
 
 def _token(value: object) -> str | None:
     """Return an opaque identifier of a session, client or event, or None."""
-    if isinstance(value, str) and _TOKEN.fullmatch(value) is not None and is_code(value):
+    if isinstance(value, str) and _TOKEN.fullmatch(value) is not None:
         return value
     return None

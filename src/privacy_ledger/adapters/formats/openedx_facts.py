@@ -101,7 +101,7 @@ def payload_of(name: str, member: object) -> Members | Refusal:
         return {}  # the platform logs a request's own form here, and no fact of a page needs it
     if isinstance(member, str):
         found = _decoded(member)
-        if isinstance(found, Refusal):
+        if type(found) is Refusal:
             return found
         member = found
     if isinstance(member, dict):
@@ -161,7 +161,7 @@ def _decoded(text: str) -> object:
         value = decode_json(text.encode())
         if value is Refusal.NOT_JSON:
             return {}
-        if isinstance(value, Refusal) or not isinstance(value, str):
+        if type(value) is Refusal or not isinstance(value, str):
             return value
         text = value  # a form that was encoded twice
     if "=" not in text:

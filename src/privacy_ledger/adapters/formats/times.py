@@ -48,7 +48,8 @@ def parse_time(value: object, *, assume_utc: bool = False) -> datetime | Refusal
             if not assume_utc:
                 return Refusal.TIME_NAIVE
             instant = instant.replace(tzinfo=UTC)
-        instant = instant.astimezone(UTC)
+        if instant.tzinfo is not UTC:
+            instant = instant.astimezone(UTC)
     except (ValueError, OverflowError):
         return Refusal.TIME_INVALID
     return instant if YEAR_MIN <= instant.year <= YEAR_MAX else Refusal.TIME_INVALID

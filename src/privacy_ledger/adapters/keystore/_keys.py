@@ -77,12 +77,14 @@ class KeyTable:
         self, slots: Sequence[Slot], uses: dict[Slot, int], found: dict[Slot, DataKey], at: int
     ) -> None:
         with self._store.read():
+            seen = self._store.others_changes()
             absent = self._take(slots, uses, found, at)
         if not absent:
             return
         with self._store.write():
-            # Another process may have made them, or ended the person, since the read.
-            absent = self._take(list(absent), uses, found, at)
+            if self._store.others_changes() != seen:
+                # Another process may have made them, or ended the person, since the read.
+                absent = self._take(list(absent), uses, found, at)
             made = self._create(dict.fromkeys(absent.values(), 0), at=at)
         for slot, name in absent.items():
             self._keep(slot, made[name], used=0, uses=uses[slot], created_at=at)

@@ -1,7 +1,6 @@
 """Keyed hashes: how the keystore and its journal name an identity without holding it."""
 
-import hmac
-
+from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.ports.keys import Identity
 
 __all__ = ["Marks"]
@@ -15,7 +14,7 @@ class Marks:
 
     def __init__(self, pepper: bytes) -> None:
         """Take the pepper, which is itself wrapped under the key-encryption key."""
-        self._pepper = pepper
+        self._mark = KeyedHash(pepper)
 
     def __repr__(self) -> str:
         """Return the kind of thing that this is, and never the pepper."""
@@ -36,6 +35,3 @@ class Marks:
     def kid(self, kid: bytes) -> bytes:
         """Return the mark of a key's id."""
         return self._mark(b"\0kid\0" + kid)
-
-    def _mark(self, what: bytes) -> bytes:
-        return hmac.digest(self._pepper, what, "sha256")

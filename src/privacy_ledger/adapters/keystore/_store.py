@@ -200,6 +200,10 @@ class Store:
         ((value,),) = self.select("SELECT value FROM numbers WHERE name = ?", (name,))
         return cast("int", value)
 
+    def others_changes(self) -> int:
+        """Return a number that is another one after any other connection's commit."""
+        return self._pragma("data_version")
+
     def set_number(self, name: str, value: int) -> None:
         """Set a number of the store itself."""
         self.execute("UPDATE numbers SET value = ? WHERE name = ?", (value, name))

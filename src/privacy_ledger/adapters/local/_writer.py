@@ -16,14 +16,16 @@ from privacy_ledger.ports.log import NewRecord, header
 
 __all__ = ["Writer"]
 
-STATEMENT_ROWS: Final = 25
+STATEMENT_ROWS: Final = (100, 10, 1)
 """Rows of one INSERT: a statement per row would wait for the interpreter's lock at each row."""
 
 Param = int | bytes | None
 _pack_headers = msgspec.msgpack.Encoder().encode
 _COLUMNS: Final = 7
 _ROW: Final = "(?,?,?,?,?,?,?)"
-_APPEND: Final = ("INSERT INTO records VALUES ", "")
+# Whatever fails rolls the transaction back; without OR FAIL, SQLite copies each page that it changes
+# to a journal of the statement as well.
+_APPEND: Final = ("INSERT OR FAIL INTO records VALUES ", "")
 _REPLACE: Final = (
     "INSERT INTO heads VALUES ",
     (
@@ -136,13 +138,13 @@ class Writer:
 
     def _insert(self, statement: tuple[str, str], params: list[Param]) -> None:
         head, tail = statement
-        step = STATEMENT_ROWS * _COLUMNS
-        full = len(params) - len(params) % step
-        many = head + ",".join([_ROW] * STATEMENT_ROWS) + tail
-        for start in range(0, full, step):
-            self._connection.execute(many, params[start : start + step])
-        for start in range(full, len(params), _COLUMNS):
-            self._connection.execute(head + _ROW + tail, params[start : start + _COLUMNS])
+        start = 0
+        for rows in STATEMENT_ROWS:
+            step = rows * _COLUMNS
+            many = head + ",".join([_ROW] * rows) + tail
+            while len(params) - start >= step:
+                self._connection.execute(many, params[start : start + step])
+                start += step
 
 
 def _mark(record: NewRecord) -> int | None:

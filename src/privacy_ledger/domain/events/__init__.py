@@ -1,5 +1,7 @@
 """Every event of the ledger; the structs are the only source of `schemas/`."""
 
+from functools import cache
+
 from privacy_ledger.domain.events import collection, control
 from privacy_ledger.domain.events.base import Fact, Personal
 from privacy_ledger.domain.events.collection import *  # noqa: F403 - the one list of facts
@@ -32,5 +34,9 @@ CONTROL_RECORDS: tuple[type[control.ControlRecord], ...] = tuple(
 
 def event_type(event: Fact | control.ControlFact | control.ControlRecord | type) -> str:
     """Return the wire tag of an event or event class, such as `video.paused.v1`."""
-    tag = event.__struct_config__.tag  # type: ignore[union-attr] # every struct class has one
-    return str(tag)
+    return _tag(event if isinstance(event, type) else type(event))
+
+
+@cache
+def _tag(kind: type) -> str:
+    return str(kind.__struct_config__.tag)  # type: ignore[attr-defined] # every struct class has one

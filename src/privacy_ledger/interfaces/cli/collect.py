@@ -15,6 +15,7 @@ from privacy_ledger.adapters.formats.json_lines import decode_object, read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.engine import collector
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
@@ -64,6 +65,7 @@ async def ingest(
             shell.announce(runtime)
             await runtime.registrar.tick()
             use_case = await ingest_of(runtime)
+            collector.calm()
             origin = Source(
                 name=source or name, parse=openedx.parse, is_import=is_import,
                 default_consents=consents,

@@ -25,7 +25,7 @@ __all__ = ["RocksFolder", "RocksStore"]
 
 WRITE_BUFFER_BYTES: Final = 16 << 20
 PROCESS_BUFFER_BYTES: Final = 64 << 20
-PROCESS_CACHE_BYTES: Final = 64 << 20
+PROCESS_CACHE_BYTES: Final = 32 << 20
 """A process may hold a hundred stores, owned and followed: these two are for all of them together."""
 OPEN_FILES_MAX: Final = 128
 FILTER_BITS: Final = 10

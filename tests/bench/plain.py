@@ -25,7 +25,7 @@ from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import DLQ, TOPICS, state_topic, view_topic
+from privacy_ledger.domain.topics import CONTROL_HINTS, DLQ, TOPICS, state_topic, view_topic
 from privacy_ledger.engine import collector
 from privacy_ledger.engine.aftermath import LiveAftermath
 from privacy_ledger.engine.assignment import divide
@@ -40,7 +40,7 @@ from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import Share
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.progress import Progress
-from privacy_ledger.streams.protocol import Emit, Processor, Reread
+from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Table, Workspace
 from tests.bench import kafka
@@ -60,7 +60,7 @@ TAGS: Final = Table(b"i", "tags", int, "plain")
 VIEW_TOPIC: Final = view_topic("bench")
 OUTPUTS: Final = (
     kafka.topic(VIEW_TOPIC), kafka.topic(state_topic(PASS)),
-    next(topic for topic in TOPICS if topic.name == DLQ),
+    *(topic for topic in TOPICS if topic.name in {DLQ, CONTROL_HINTS}),
 )  # fmt: skip
 CHANGELOGS: Final[Mapping[str, bytes]] = {state_topic(PASS): b"", VIEW_TOPIC: VIEW.code}
 """The private changelog and the view, with the table code that its keys lack."""
@@ -100,16 +100,15 @@ class PlainFold(PassFold):
 
     is_exact = False
 
-    def apply(self, work: Workspace, record: Record) -> tuple[list[Reread], list[Emit]]:
+    def apply(self, work: Workspace, record: Record) -> None:
         """Fold one record."""
         if self.is_exact:
             tag = record.ref + record.tag
             if work.get(TAGS, tag) is not None:
-                return [], []
+                return
             work.put(TAGS, tag, record.offset)
         event = cast("PlainEvent", record.body)
         work.put(VIEW, record.ref, step(work.get(VIEW, record.ref), event, record.offset))
-        return [], []
 
 
 class PlainCycle(PartitionCycle):

@@ -9,6 +9,7 @@ from privacy_ledger.domain.errors import Fenced, NotCaughtUp
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.hints import Hints
 from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.pace import Pace
@@ -56,6 +57,7 @@ class Lane:
         self.means = means
         self.cycles: dict[int, PartitionCycle] = {}
         self.meters: dict[int, PartitionMeter] = {}
+        self.hints = Hints(means.log, declaration.name)
         self.is_beside = False
         self._paces: dict[int, Pace] = {}
 
@@ -178,6 +180,7 @@ class EmbeddedPasses:
             name = lane.declaration.name
             lane.meters = {p: PartitionMeter(self._meters, pass_name=name, partition=p) for p in partitions}
             self._meters.note(Assigned(pass_name=name, partitions=partitions))
+            await lane.hints.begin()
         # All moves first: they fence the passes that something moved from.
         moved = [
             {p: await lane.means.mover.claims(p, lane.open_cycle(p)) for p in partitions} for lane in new
@@ -198,7 +201,7 @@ class EmbeddedPasses:
                 await self._commit(lane, partition, cycle, enrolled)
             # What an earlier owner decided and may not have finished.
             await lane.means.aftermath.carry_out(cycle.outstanding(), cycle)
-            await self._retry_parked(lane, partition, cycle)
+            await self._retake_parked(lane, partition, cycle)
             lane.meters[partition].outstanding(cycle)
             lane.meters[partition].stands(Standing.RUNNING)
             cycles[partition] = cycle
@@ -232,6 +235,12 @@ class EmbeddedPasses:
             return await self._drain()
 
     async def _drain(self) -> int:
+        for lane in self._lanes:
+            for hint in await lane.hints.due():
+                cycle = lane.cycles[hint.partition]
+                batch = await cycle.redrive(hint.offset, now=self._clock.now())
+                if batch is not None:
+                    await self._commit(lane, hint.partition, cycle, batch)
         total, moved = 0, True
         while moved:
             moved = False
@@ -247,12 +256,12 @@ class EmbeddedPasses:
         return sum([await self._cycle(lane, partition) for partition in sorted(lane.cycles)])
 
     async def _cycle(self, lane: Lane, partition: int) -> int:
-        """Run one cycle; return how many rows it took, or 1 for a slice of a join alone."""
+        """Run one cycle; return how many rows it took, or 1 for slices of other work alone."""
         cycle, meter, pace = lane.cycles[partition], lane.meters[partition], lane.pace(partition)
         limit = pace.allowed(ROWS_PER_CYCLE)
         after = cycle.position.offset
         rows = await lane.means.log.read(self._source, partition, after=after, limit=limit) if limit else ()
-        if not rows and not cycle.roll.seats.is_moving:
+        if not rows and not cycle.is_working:
             if limit:
                 meter.lag(after, 0, now=self._clock.now())
             return 0
@@ -269,12 +278,12 @@ class EmbeddedPasses:
         meter.outstanding(cycle)
         return max(1, len(rows))
 
-    async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
+    async def _retake_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
         """Take parked subjects up again: a repaired build may read what an older one could not."""
         parked = cycle.parked()
         if not parked:
             return
-        batch = await cycle.retry_parked(parked, now=self._clock.now())
+        batch = await cycle.retake(parked, now=self._clock.now())
         if batch is not None:
             await self._commit(lane, partition, cycle, batch)
 
@@ -300,6 +309,6 @@ class EmbeddedPasses:
         for name in await self._line_up.required():
             for partition, offset in goal.items():
                 position = await self._views.position(name, partition)
-                total += position.offset
-                is_done = is_done and position.offset >= offset
+                total += position.offset + position.slices
+                is_done = is_done and position.has_passed(offset)
         return None if is_done else total

@@ -61,13 +61,14 @@ class Stores:
 
     def _open_sound(self, partition: int) -> StateStore:
         store = self._folder.open(partition)
+        is_sound = False
         try:
             unfit = prepare(store, self.place(partition), now=self._clock.now())
-        except BaseException:  # whatever it was: a store left open locks its folder against the next attempt
-            store.close()
-            raise
+            is_sound = unfit is None
+        finally:
+            if not is_sound:  # nobody else knows of it: left open, it would stay locked
+                store.close()
         if unfit is not None:
-            store.close()
             raise unfit
         return store
 

@@ -12,6 +12,7 @@ from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.adapters.rocks_store import RocksStore
 from privacy_ledger.domain.topics import state_topic
+from privacy_ledger.engine import collector
 from privacy_ledger.engine.declaration import CORE
 from privacy_ledger.engine.handover import restore
 from privacy_ledger.engine.progress import RestoreProgress
@@ -23,8 +24,8 @@ from tests.bench.tasks import Restore, RestoreSealed
 
 __all__ = ["plain", "sealed"]
 
-_MARK: Final = b"\0chg:"
-"""Keys that say how far a changelog is restored: not part of what it holds."""
+_OF_THE_STORE: Final = (b"\0chg:", b"\0at", b"\0own")
+"""Keys that a store says of itself: how far it is, when it was whole, whose it is. No changelog holds them."""
 
 
 async def plain(task: Restore) -> Figure:
@@ -83,6 +84,7 @@ async def _restored(
     prefix: bytes,
 ) -> Figure:
     with closing(RocksStore(folder)) as store:
+        collector.calm()  # as the worker does
         meter = Meter()
         records = await restore(log, store, 0, changelogs=changelogs, progress=RestoreProgress(pass_name, 0))
         figure = meter.figure(records)
@@ -104,4 +106,4 @@ def _contents(store: RocksStore, prefix: bytes) -> tuple[int, str]:
 
 
 def _pairs(store: RocksStore, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    return ((key, value) for key, value in store.scan(prefix) if not key.startswith(_MARK))
+    return ((key, value) for key, value in store.scan(prefix) if not key.startswith(_OF_THE_STORE))

@@ -25,7 +25,7 @@ from tests.bench.tasks import Restore, RestoreSealed
 __all__ = ["plain", "sealed"]
 
 _OF_THE_STORE: Final = (b"\0chg:", b"\0at", b"\0own")
-"""Keys that a store says of itself: how far it is, when it was whole, whose it is. No changelog holds them."""
+"""What a store says of itself: how far it is, when it was whole, whose it is. No changelog holds it."""
 
 
 async def plain(task: Restore) -> Figure:

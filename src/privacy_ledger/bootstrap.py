@@ -22,8 +22,7 @@ from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.adapters.kafka.source import GroupMember, GroupSource
 from privacy_ledger.adapters.kafka.tail import KafkaTail
-from privacy_ledger.adapters.keystore.kek import FileKeks
-from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
+from privacy_ledger.adapters.keystore import FileKeks, StoredKeyVault, open_keystore
 from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
@@ -219,7 +218,7 @@ async def open_worker(
         serving(settings.health, watch.pages) as address,
     ):
         vault = runtime.vault
-        if isinstance(vault, SqliteKeyVault):
+        if isinstance(vault, StoredKeyVault):
             watch.ask_keys(lambda: vault.cache_figures)
         on_serving(address)
         yield runtime
@@ -266,7 +265,7 @@ def _embedded(
     partitions = home.file.partitions
     log = wrap("log", LocalLog(home.path / "ledger.db", partitions=partitions, clock=home.clock))
     keystore = settings.keystore or home.path / "keystore.db"
-    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
+    vault = wrap("vault", open_keystore(keystore, FileKeks(keys), ids=ids))
     parts = _passes.parts_of(
         log, vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
         wrap=wrap, meters=meters,
@@ -312,8 +311,7 @@ async def _on_kafka(
     keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
     ids, clock = wrap("ids", SystemIds()), SystemClock()
     partitions = settings.partitions or PARTITIONS_DEFAULT
-    keystore.parent.mkdir(parents=True, exist_ok=True)
-    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
+    vault = wrap("vault", open_keystore(keystore, FileKeks(keys), ids=ids))
     log = wrap("log", KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix))
     try:
         await log.start()

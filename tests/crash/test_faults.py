@@ -10,6 +10,7 @@ import pytest
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.kafka.log import KafkaLog
+from privacy_ledger.adapters.keystore.postgres import PostgresKeyVault
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
@@ -23,7 +24,8 @@ from tests.unit.home import settings
 APPEND = f"log.append {LEDGER_EVENTS}"
 RECORDS = tuple(NewRecord(partition, b"k" * 32, b"v") for partition in (0, 2, 1, 0))
 PORTS = {
-    "log": (LocalLog, KafkaLog), "vault": (SqliteKeyVault,), "store": (LogStateStore, RocksStore),
+    "log": (LocalLog, KafkaLog), "vault": (SqliteKeyVault, PostgresKeyVault),
+    "store": (LogStateStore, RocksStore),
     "lock": (WorkerLock,),
 }  # fmt: skip
 

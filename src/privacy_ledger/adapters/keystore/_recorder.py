@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, cast
 
+from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import MAX_MARKS, Entry, Op, ShredJournal
 from privacy_ledger.adapters.keystore._marks import Marks
-from privacy_ledger.adapters.keystore._store import Store
+from privacy_ledger.adapters.keystore._material import WRAPPED_BYTES
 from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.ports.runtime import Ids
@@ -14,19 +15,20 @@ from privacy_ledger.ports.runtime import Ids
 __all__ = ["Recorder"]
 
 _SLICE: Final = 20_000
+_NOTHING: Final = bytes(WRAPPED_BYTES)
 
 
 class Recorder:
     """Writes what is destroyed into the journal, and brings a keystore behind it up to date."""
 
-    def __init__(self, store: Store, journal: ShredJournal, marks: Marks, ids: Ids) -> None:
+    def __init__(self, store: Database, journal: ShredJournal, marks: Marks, ids: Ids) -> None:
         """Take the parts; call `follow` before any key is released."""
         self._store = store
         self._journal = journal
         self._marks = marks
         self._ids = ids
         self._name = marks.store()
-        self._seen = -1
+        self._seen = (-1, -1)
         self._must_scrub = False
 
     def follow(self) -> None:
@@ -38,14 +40,15 @@ class Recorder:
             KeyUnavailable: the journal is shorter than the keystore remembers, damaged, or foreign.
         """
         size = self._journal.size()
-        if size == self._seen:
+        if (self._store.connections, size) == self._seen:
             return
         with self._store.read():
             is_level = self._store.number("journal_end") == size
+            connections = self._store.connections
         if not is_level:
             with self.write():
                 pass
-        self._seen = size
+        self._seen = (connections, size)
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -94,12 +97,14 @@ class Recorder:
             InvariantViolation: a key was not live; nothing changes.
         """
         revision = self._store.next_revision()
-        shredded = self._store.execute_many(
-            "UPDATE keys SET shredded_at = ?, revision = ? WHERE id = ? AND shredded_at IS NULL",
-            ((at, revision, key_id) for key_id in key_ids),
+        self._store.ask((number, None, None, key_id) for number, key_id in enumerate(key_ids))
+        shredded = self._store.execute(
+            "UPDATE keys SET shredded_at = ?, revision = ? "
+            "WHERE id IN (SELECT n FROM temp.wanted w) AND shredded_at IS NULL",
+            (at, revision),
         )
-        overwritten = self._store.execute_many(
-            "UPDATE material SET wrapped = zeroblob(60) WHERE id = ?", ((key_id,) for key_id in key_ids)
+        overwritten = self._store.execute(
+            "UPDATE material SET wrapped = ? WHERE id IN (SELECT n FROM temp.wanted w)", (_NOTHING,)
         )
         if not shredded == overwritten == len(key_ids):
             raise InvariantViolation(

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
+from privacy_ledger.adapters.keystore._database import NUMBERS, Cell, Numbered, Rewrapped, Wanted
 from privacy_ledger.adapters.keystore.kek import storage_error
 from privacy_ledger.domain.errors import (
     HomeUnusable,
@@ -61,11 +62,12 @@ SCHEMA: Final = (
 # What a call asks for, so that one statement answers a whole batch; never written to disk.
 WANTED: Final = "CREATE TEMP TABLE wanted(slot INTEGER PRIMARY KEY, a BLOB, b TEXT, n INTEGER)"
 
-Cell = bytes | str | int | float | None
 
-
-class Store:
+class Store(Numbered):
     """One connection to the keystore's file; used by one thread at a time."""
+
+    connections = 1
+    pepper_row = "\0identity-pepper"
 
     def __init__(self, path: Path) -> None:
         """Open the file and create it where missing; two processes may do it at once.
@@ -91,6 +93,11 @@ class Store:
                 self._connection.close()
                 raise
 
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self._path)
+
     def _prepare(self) -> None:
         self._check_identity()
         self._use_wal()
@@ -109,9 +116,7 @@ class Store:
     def _create(self) -> None:
         for statement in SCHEMA:
             self._connection.execute(statement)
-        self._connection.execute(
-            "INSERT INTO numbers VALUES ('revision', 0), ('journal', 0), ('journal_end', 0)"
-        )
+        self._connection.executemany("INSERT INTO numbers VALUES (?, 0)", ((name,) for name in NUMBERS))
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {USER_VERSION}")
 
@@ -182,33 +187,28 @@ class Store:
         """Run one changing statement and return how many rows it changed."""
         return self._connection.execute(statement, values).rowcount
 
-    def execute_many(self, statement: str, rows: Iterable[Sequence[Cell]]) -> int:
-        """Run one changing statement per row and return how many rows they changed."""
-        return self._connection.executemany(statement, rows).rowcount
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Cell]]) -> None:
+        """Run one changing statement per row."""
+        self._connection.executemany(statement, rows)
+
+    def rewrap(self, rows: Sequence[Rewrapped]) -> int:
+        """Overwrite in place what is still as it was read; return how many rows that were."""
+        return self._connection.executemany(
+            "UPDATE material SET wrapped = ?3 WHERE id = ?1 AND wrapped = ?2", rows
+        ).rowcount
 
     def select(self, statement: str, values: Sequence[Cell] = ()) -> list[tuple[Cell, ...]]:
         """Return all rows; no statement stays open, for it would hold back a checkpoint."""
         return self._connection.execute(statement, values).fetchall()
 
-    def ask(self, rows: Iterable[tuple[int, Cell, Cell, Cell]]) -> None:
-        """Fill `temp.wanted` (slot, a, b, n) with what the next statement joins."""
+    def ask(self, rows: Iterable[Wanted]) -> None:
+        """Fill `temp.wanted` (slot, a, b, n) with what the next statements join."""
         self._connection.execute("DELETE FROM temp.wanted")
         self._connection.executemany("INSERT INTO temp.wanted VALUES (?, ?, ?, ?)", rows)
 
-    def number(self, name: str) -> int:
-        """Return a number of the store itself: `revision`, `journal`, `journal_end`."""
-        ((value,),) = self.select("SELECT value FROM numbers WHERE name = ?", (name,))
-        return cast("int", value)
-
-    def set_number(self, name: str, value: int) -> None:
-        """Set a number of the store itself."""
-        self.execute("UPDATE numbers SET value = ? WHERE name = ?", (value, name))
-
-    def next_revision(self) -> int:
-        """Return a new revision: a shred or an end, which every other process must see."""
-        revision = self.number("revision") + 1
-        self.set_number("revision", revision)
-        return revision
+    def lease_now(self, seconds: float) -> float:
+        """Return the machine's own seconds: all processes of a file share them."""
+        return seconds
 
     # Scrubbing ---------------------------------------------------------------------------
 

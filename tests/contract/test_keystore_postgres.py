@@ -14,9 +14,11 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore import FileKeks, PostgresAddress
 from privacy_ledger.adapters.keystore._postgres import translated
 from privacy_ledger.adapters.keystore.postgres import PostgresKeyVault
+from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, RefusedByPolicy
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
+from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 from privacy_ledger.testing.postgres import (
     PostgresProcess,
@@ -66,6 +68,18 @@ class Keystore:
         vault = PostgresKeyVault(self.address, FileKeks(self.keys), ids=SystemIds(), clock=self.clock)
         self._stack.callback(vault.close)
         return vault
+
+    def restore(self, backup: Path) -> Restored:
+        """Put a backup in the place of the keystore."""
+        return restore_keystore(self.address, backup, FileKeks(self.keys), ids=SystemIds())
+
+    def lose(self) -> None:
+        """Drop the keystore's schema."""
+        self.server.sql("DROP SCHEMA privacy_ledger_keystore CASCADE", database=self.database)
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Move this machine's clock."""
+        self.clock.seconds += seconds
 
     def sql(self, statement: str) -> str:
         """Run a statement behind the keystore's back."""
@@ -120,6 +134,15 @@ class TestPostgresKeyVault(KeyVaultContract):
     def open_vault(self, keystore: Keystore) -> Callable[[], KeyVault]:
         """Return what opens the test's keystore."""
         return keystore.open
+
+
+class TestPostgresKeeper(KeyKeeperContract):
+    """The contract of the whole, kept by the keystore in PostgreSQL."""
+
+    @pytest.fixture
+    def place(self, keystore: Keystore) -> Place:
+        """Return the test's keystore."""
+        return keystore
 
 
 def test_statements_are_read_in_the_order_of_their_values() -> None:

@@ -67,6 +67,7 @@ class KeyCache:
         self._sealing: OrderedDict[Slot, CurrentKey] = OrderedDict()
         self._used: dict[bytes, int] = {}
         self._revision = -1
+        self._state = (-1, -1)
         self._lease_until = -1.0
         self._check_at = -1.0
         self._asked = self._missed = 0
@@ -109,7 +110,12 @@ class KeyCache:
 
     def _drop_shredded(self) -> None:
         with self._store.read():
+            state = (self._store.connections, self._store.number("restored"))
             revision = self._store.number("revision")
+            if state != self._state or revision < self._revision:
+                # Another copy than the one that these keys come from.
+                self.drop()
+                self._state, self._revision = state, -1
             if revision == self._revision:
                 return
             shredded = (

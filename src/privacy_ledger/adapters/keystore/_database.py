@@ -19,6 +19,7 @@ Rewrapped = tuple[int, bytes, bytes]
 """A key's row, its wrapped form as it was read, and the one that takes its place."""
 
 NUMBERS: Final = ("revision", "journal", "journal_end")
+"""Those that a new store has; `epoch` and `restored` are 0 before they are first set."""
 
 
 class Database(Protocol):
@@ -71,8 +72,16 @@ class Database(Protocol):
         """Put new wrapped forms in the place of those that are still as they were; return how many."""
         ...
 
+    def insert(self, table: str, rows: Sequence[Sequence[Cell]]) -> None:
+        """Add whole rows to a table."""
+        ...
+
+    def clear(self, tables: Sequence[str]) -> None:
+        """Remove every row of these tables."""
+        ...
+
     def number(self, name: str) -> int:
-        """Return a number of the store itself, one of `NUMBERS`."""
+        """Return a number of the store itself, 0 when it was never set."""
         ...
 
     def set_number(self, name: str, value: int) -> None:
@@ -108,13 +117,16 @@ class Numbered(ABC):
         """Return all rows."""
 
     def number(self, name: str) -> int:
-        """Return a number of the store itself, one of `NUMBERS`."""
-        ((value,),) = self.select("SELECT value FROM numbers WHERE name = ?", (name,))
-        return cast("int", value)
+        """Return a number of the store itself, 0 when it was never set."""
+        rows = self.select("SELECT value FROM numbers WHERE name = ?", (name,))
+        return cast("int", rows[0][0]) if rows else 0
 
     def set_number(self, name: str, value: int) -> None:
         """Set a number of the store itself."""
-        self.execute("UPDATE numbers SET value = ? WHERE name = ?", (value, name))
+        self.execute(
+            "INSERT INTO numbers VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
 
     def next_revision(self) -> int:
         """Return a new revision: a shred or an end, which every other process must see."""

@@ -92,6 +92,7 @@ class KeyTable:
         self, slots: Sequence[Slot], uses: dict[Slot, int], found: dict[Slot, DataKey], at: int
     ) -> dict[Slot, "_Name"]:
         """Put the live keys into `found`; return the generation to create for each other slot."""
+        self._recorder.require_level()
         self._refuse_ended({slot[0] for slot in slots})
         absent: dict[Slot, _Name] = {}
         for number, row in self._rows(slots):
@@ -171,7 +172,7 @@ class KeyTable:
         """Write new keys, inside the write lock, and return them by name."""
         if not uses:
             return {}
-        epoch = self._wrapper.current_epoch()
+        epoch = max(self._wrapper.current_epoch(), self._store.number("epoch"))
         drawn = self._wrapper.draw(epoch, [key_place(*name) for name in uses])
         first = cast("int", self._store.select("SELECT coalesce(max(id), 0) + 1 FROM keys")[0][0])
         made = {
@@ -208,6 +209,7 @@ class KeyTable:
         if not missing:
             return found
         with self._store.read():
+            self._recorder.require_level()
             self._store.ask((number, kid, None, None) for number, kid in enumerate(missing))
             rows = self._store.select(
                 "SELECT k.kid, k.ref, k.grp, k.generation, k.epoch, m.wrapped, k.shredded_at "

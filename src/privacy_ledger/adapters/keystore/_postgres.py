@@ -244,6 +244,17 @@ class PostgresStore(Numbered):
         status = self._run(self._live().execute(_REWRAP, *zip(*rows, strict=True))) if rows else "UPDATE 0"
         return int(status.rpartition(" ")[2])
 
+    def insert(self, table: str, rows: Sequence[Sequence[Cell]]) -> None:
+        """Add whole rows to a table, as one stream."""
+        self._run(self._live().copy_records_to_table(table, records=rows, schema_name=SCHEMA))
+        if table == "refs" and rows:
+            self.execute("SELECT setval(pg_get_serial_sequence('refs', 'id'), ?)", (rows[-1][0],))
+
+    def clear(self, tables: Sequence[str]) -> None:
+        """Remove every row of these tables; their files go with the transaction."""
+        self._run(self._live().execute(f"TRUNCATE {', '.join(tables)}"))
+        self.set_number("layout", LAYOUT)
+
     def lease_now(self, seconds: float) -> float:  # noqa: ARG002 - this machine's clock says nothing to others
         """Return the seconds on the server's clock: the processes may be on many machines."""
         ((now,),) = self.select("SELECT extract(epoch FROM clock_timestamp())::float8")

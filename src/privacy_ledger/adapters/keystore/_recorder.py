@@ -8,7 +8,7 @@ from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import MAX_MARKS, Entry, Op, ShredJournal
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import WRAPPED_BYTES
-from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.ports.runtime import Ids
 
@@ -28,7 +28,7 @@ class Recorder:
         self._marks = marks
         self._ids = ids
         self._name = marks.store()
-        self._seen = (-1, -1)
+        self._level = -1
         self._must_scrub = False
 
     def follow(self) -> None:
@@ -40,15 +40,24 @@ class Recorder:
             KeyUnavailable: the journal is shorter than the keystore remembers, damaged, or foreign.
         """
         size = self._journal.size()
-        if (self._store.connections, size) == self._seen:
-            return
         with self._store.read():
-            is_level = self._store.number("journal_end") == size
-            connections = self._store.connections
-        if not is_level:
+            end = self._store.number("journal_end")
+        if end != size:
             with self.write():
-                pass
-        self._seen = (connections, size)
+                end = self._store.number("journal_end")
+        self._level = end
+
+    def require_level(self) -> None:
+        """Check, inside `read` or `write`, that the keystore is not behind what was level before.
+
+        Raises:
+            KeyUnavailable: an older copy was put in its place: no key is released from it.
+        """
+        if self._store.number("journal_end") < self._level:
+            raise KeyUnavailable(
+                "The keystore is behind its shred journal: it was restored. Its keys are released when "
+                "the journal has been applied again, at the next call."
+            )
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -59,8 +68,10 @@ class Recorder:
         """
         self._must_scrub = False
         with self._store.write():
-            self._catch_up()
+            self.catch_up()
             yield
+            end = self._store.number("journal_end")
+        self._level = end
         if self._must_scrub:
             self._store.scrub()
 
@@ -121,13 +132,14 @@ class Recorder:
 
     # Catching up ---------------------------------------------------------------------------
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> int:
+        """Apply what the journal holds and the store does not, inside its `write`; return how much."""
         store = self._store
         sequence = store.number("journal")
         after = store.number("journal_end")
         entries, end = self._journal.read(after=after, sequence=sequence, store=self._name)
         if not entries:
-            return
+            return 0
         shreds: dict[bytes, int] = {}
         for entry in entries:
             marks = [bytes.fromhex(mark) for mark in entry.marks]
@@ -143,6 +155,7 @@ class Recorder:
             self._shred(shreds)
         store.set_number("journal", entries[-1].sequence)
         store.set_number("journal_end", end)
+        return len(entries)
 
     def _shred(self, shreds: dict[bytes, int]) -> None:
         """Destroy every live key whose mark is among these; reads all live keys once."""

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from privacy_ledger.domain.errors import (
     StoreFull,
 )
 
-__all__ = ["APPLICATION_ID", "Store", "require_secure_delete"]
+__all__ = ["APPLICATION_ID", "PEPPER_ROW", "Store", "check_kind", "require_secure_delete"]
 
 APPLICATION_ID: Final = 0x504C4B53
 USER_VERSION: Final = 1
@@ -33,6 +33,7 @@ SCRUB_BUSY_TIMEOUT_MS: Final = 100
 SCRUB_PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 OPEN_TIMEOUT_S: Final = 10.0
 CACHE_KIB: Final = 32_768
+PEPPER_ROW: Final = "\0identity-pepper"
 
 SCHEMA: Final = (
     "CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -67,7 +68,7 @@ class Store(Numbered):
     """One connection to the keystore's file; used by one thread at a time."""
 
     connections = 1
-    pepper_row = "\0identity-pepper"
+    pepper_row = PEPPER_ROW
 
     def __init__(self, path: Path) -> None:
         """Open the file and create it where missing; two processes may do it at once.
@@ -141,15 +142,8 @@ class Store(Numbered):
     def _check_identity(self) -> None:
         version = self._pragma("user_version")
         tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if not version and not tables:
-            return  # A new file, or another process is creating it now.
-        if self._pragma("application_id") != APPLICATION_ID:
-            raise HomeUnusable(f"{self._path} is not a keystore. Give another home.")
-        if version != USER_VERSION:
-            raise HomeUnusable(
-                f"{self._path} has layout {version}; this program reads layout {USER_VERSION}. "
-                "Use the release that wrote it."
-            )
+        if version or tables:  # otherwise a new file, or another process is creating it now
+            check_kind(self._connection, self._path)
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -206,6 +200,32 @@ class Store(Numbered):
         self._connection.execute("DELETE FROM temp.wanted")
         self._connection.executemany("INSERT INTO temp.wanted VALUES (?, ?, ?, ?)", rows)
 
+    def insert(self, table: str, rows: Sequence[Sequence[Cell]]) -> None:
+        """Add whole rows to a table."""
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            self._connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608 - ours
+
+    def clear(self, tables: Sequence[str]) -> None:
+        """Remove every row of these tables; their pages are overwritten."""
+        for table in tables:
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
+
+    def copy_file(self, path: Path) -> None:
+        """Write one state of the whole file into a new one, without the leases."""
+        with _translated(path):
+            _reserve(path)
+            with closing(sqlite3.connect(path, isolation_level=None)) as target:
+                self._connection.backup(target)
+                require_secure_delete(target)
+                target.execute("PRAGMA journal_mode = DELETE").fetchall()
+                target.execute("DELETE FROM leases")
+
+    def settle(self) -> None:
+        """Let the file stand alone, without a write-ahead log."""
+        with _translated(self._path):
+            self._connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+
     def lease_now(self, seconds: float) -> float:
         """Return the machine's own seconds: all processes of a file share them."""
         return seconds
@@ -250,6 +270,22 @@ class Store(Numbered):
         """Close the connection; idempotent."""
         self._is_closed = True
         self._connection.close()
+
+
+def check_kind(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a file is a keystore of the layout that this program reads.
+
+    Raises:
+        HomeUnusable: it is not.
+    """
+    if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+        raise HomeUnusable(f"{path} is not a keystore. Give another home.")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != USER_VERSION:
+        raise HomeUnusable(
+            f"{path} has layout {version}; this program reads layout {USER_VERSION}. "
+            "Use the release that wrote it."
+        )
 
 
 def require_secure_delete(connection: sqlite3.Connection) -> None:

@@ -9,9 +9,10 @@ from privacy_ledger.adapters.keystore._cache import KeyCache, boot_seconds
 from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._identities import IdentityTable
 from privacy_ledger.adapters.keystore._journal import Op, ShredJournal
+from privacy_ledger.adapters.keystore._keeper import Keeper
 from privacy_ledger.adapters.keystore._keys import KeyTable
 from privacy_ledger.adapters.keystore._marks import Marks
-from privacy_ledger.adapters.keystore._material import Wrapper, secret_place
+from privacy_ledger.adapters.keystore._material import PEPPER_PLACE, Wrapper, secret_place
 from privacy_ledger.adapters.keystore._recorder import Recorder
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.adapters.keystore.kek import FIRST_EPOCH, FileKeks
@@ -31,7 +32,6 @@ from privacy_ledger.ports.runtime import Ids
 __all__ = ["JOURNAL_NAME", "StoredKeyVault"]
 
 JOURNAL_NAME: Final = "journal.ndjson"
-_PEPPER: Final = secret_place("\0identity-pepper")
 
 
 class StoredKeyVault:
@@ -70,6 +70,10 @@ class StoredKeyVault:
                 marks=self._marks,
                 cache=self._cache,
             )
+            self.keeper = Keeper(
+                store, keks, wrapper=self._wrapper, recorder=self._recorder, marks=self._marks, ids=ids
+            )
+            """The same keystore, for operators."""
         except BaseException:
             self._store.close()
             raise
@@ -194,6 +198,7 @@ class StoredKeyVault:
     def _be_fresh(self) -> None:
         """Make sure of journal, lease and revision before a key is released."""
         if not self._cache.is_fresh():
+            self._wrapper.forget_destroyed()
             self._recorder.follow()
             self._cache.renew()
 
@@ -223,7 +228,7 @@ class StoredKeyVault:
         return self._wrapper.unwrap(epoch, wrapped, place)
 
     def _new_secret(self, name: str, place: bytes) -> bytes:
-        epoch = self._wrapper.current_epoch()
+        epoch = max(self._wrapper.current_epoch(), self._store.number("epoch"))
         ((secret, wrapped),) = self._wrapper.draw(epoch, [place])
         self._store.execute("INSERT INTO secrets VALUES (?, ?, ?)", (name, epoch, wrapped))
         return secret
@@ -232,11 +237,11 @@ class StoredKeyVault:
         """Return the pepper; its first use proves that the key-encryption keys are the right ones."""
         try:
             with self._store.read():
-                held = self._held_secret(self._store.pepper_row, _PEPPER)
+                held = self._held_secret(self._store.pepper_row, PEPPER_PLACE)
             if held is not None:
                 return held
             with self._store.write():
-                return self._held_secret(self._store.pepper_row, _PEPPER) or self._first_pepper(
+                return self._held_secret(self._store.pepper_row, PEPPER_PLACE) or self._first_pepper(
                     keks, journal, ids
                 )
         except InvariantViolation:
@@ -253,7 +258,7 @@ class StoredKeyVault:
             )
         if not keks.epochs():
             keks.create(FIRST_EPOCH, ids=ids)
-        return self._new_secret(self._store.pepper_row, _PEPPER)
+        return self._new_secret(self._store.pepper_row, PEPPER_PLACE)
 
     def close(self) -> None:
         """Give the lease back and close the database; idempotent."""

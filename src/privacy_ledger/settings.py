@@ -30,6 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     is_home_named: bool = False
     keys: Path | None
     keystore: KeystorePlace | None
+    key_backups: Path | None = None
     state: Path | None
     cluster: ClusterSettings | None
     topic_prefix: str
@@ -46,7 +47,7 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
 
     `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
     `PRIVACY_LEDGER_KEYSTORE` (a path or `postgresql://HOST/DATABASE`), `PRIVACY_LEDGER_STATE`,
-    `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
+    `PRIVACY_LEDGER_KEY_BACKUPS`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
     `PRIVACY_LEDGER_STANDBYS`, `PRIVACY_LEDGER_HEALTH` (where a worker answers health checks; default
     nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none), and for the cluster
@@ -64,6 +65,7 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         home=Path(home or read("PRIVACY_LEDGER_HOME") or "ledger-home"),
         keys=_path(read("PRIVACY_LEDGER_KEYS")),
         keystore=_place(read("PRIVACY_LEDGER_KEYSTORE")),
+        key_backups=_path(read("PRIVACY_LEDGER_KEY_BACKUPS")),
         state=_path(read("PRIVACY_LEDGER_STATE")),
         cluster=_cluster(address) if address else None,
         topic_prefix=read("PRIVACY_LEDGER_TOPIC_PREFIX") or "",

@@ -71,7 +71,9 @@ class Keystore:
 
     def restore(self, backup: Path) -> Restored:
         """Put a backup in the place of the keystore."""
-        return restore_keystore(self.address, backup, FileKeks(self.keys), ids=SystemIds())
+        return restore_keystore(
+            self.address, backup, FileKeks(self.keys), ids=SystemIds(), beside_others=True
+        )
 
     def lose(self) -> None:
         """Drop the keystore's schema."""

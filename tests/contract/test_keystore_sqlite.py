@@ -100,7 +100,7 @@ class Home:
 
     def restore(self, backup: Path) -> Restored:
         """Put a backup in the place of the keystore."""
-        return restore_keystore(self.path, backup, FileKeks(self.keys), ids=RandomIds())
+        return restore_keystore(self.path, backup, FileKeks(self.keys), ids=RandomIds(), beside_others=True)
 
     def pass_seconds(self, seconds: float) -> None:
         """Move the machine's clock."""

@@ -192,6 +192,14 @@ class StoredKeyVault:
         with self._store.read():
             return self._is_ended(self._marks.ref(ref))
 
+    def ended_refs(self) -> tuple[SubjectRef, ...]:
+        """Return the ended references whose keys or identities have rows here, in no order."""
+        self._be_fresh()
+        with self._store.read():
+            ended = {mark for (mark,) in self._store.select("SELECT mark FROM ended")}
+            refs = self._store.select("SELECT ref FROM keys UNION SELECT ref FROM refs") if ended else []
+        return tuple(ref for (ref,) in cast("list[tuple[SubjectRef]]", refs) if self._marks.ref(ref) in ended)
+
     def _is_ended(self, mark: bytes) -> bool:
         return bool(self._store.select("SELECT 1 FROM ended WHERE mark = ?", (mark,)))
 

@@ -12,6 +12,7 @@ from privacy_ledger.interfaces.cli import (
     collect,
     deletion,
     insight,
+    keys,
     operate,
     projections,
     proof,
@@ -95,5 +96,5 @@ def _instant(text: str) -> datetime:
     return instant
 
 
-for module in (collect, rights, deletion, proof, insight, operate, projections, replaying, story):
+for module in (collect, rights, deletion, proof, insight, keys, operate, projections, replaying, story):
     module.register(main)

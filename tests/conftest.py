@@ -1,7 +1,7 @@
-"""Shared fixtures: a real Kafka broker for the tests that ask for one, and a line on what it was.
+"""Shared fixtures: a real Kafka broker and a real PostgreSQL, and a line on what they were.
 
-Without a broker such tests are skipped, and the closing lines say so; with
-`PRIVACY_LEDGER_REQUIRE_KAFKA=1` they fail.
+Without them the tests that ask are skipped, and the closing lines say so; with
+`PRIVACY_LEDGER_REQUIRE_KAFKA=1` and `PRIVACY_LEDGER_REQUIRE_POSTGRES=1` they fail.
 """
 
 import os
@@ -21,6 +21,7 @@ from privacy_ledger.testing.broker import (
     running_process,
 )
 from privacy_ledger.testing.broker_cluster import running_cluster
+from privacy_ledger.testing.postgres import PostgresProcess, PostgresUnavailable, running_postgres
 
 KAFKA_FIXTURES = frozenset({"kafka", "broker_process", "broker_cluster"})
 KAFKA_TEST_TIMEOUT_S = 180
@@ -34,6 +35,7 @@ class _KafkaReport:
 
 T = TypeVar("T")
 _REPORT = pytest.StashKey[_KafkaReport]()
+_NO_POSTGRES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +65,24 @@ def broker_cluster(request: pytest.FixtureRequest) -> Iterator[tuple[BrokerProce
         yield processes
 
 
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresProcess]:
+    """Yield one PostgreSQL server for the whole run. Use databases of your own."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running_postgres())
+        except PostgresUnavailable as unavailable:
+            request.config.stash[_NO_POSTGRES].append(str(unavailable))
+            if os.environ.get("PRIVACY_LEDGER_REQUIRE_POSTGRES") == "1":
+                pytest.fail(f"PostgreSQL is required and there is none: {unavailable}", pytrace=False)
+            pytest.skip(f"no PostgreSQL: {unavailable}")
+        yield server
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the place where the fixtures leave word."""
+    """Make the places where the fixtures leave word."""
     config.stash[_REPORT] = _KafkaReport()
+    config.stash[_NO_POSTGRES] = []
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,6 +108,9 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"KAFKA: ran on {broker}")
     for reason in dict.fromkeys(report.missed):
         terminalreporter.write_line(f"KAFKA: NOT RUN: {reason}")
+    no_postgres = config.stash[_NO_POSTGRES]
+    for reason in dict.fromkeys(no_postgres):
+        terminalreporter.write_line(f"POSTGRESQL: NOT RUN: {reason}")
 
 
 def _enter(stack: ExitStack, source: AbstractContextManager[T], *, config: pytest.Config) -> T:

@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger import _passes
+from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.books import NOTHING, RegistryBooks
 from privacy_ledger.adapters.clock import SystemClock
@@ -22,8 +23,6 @@ from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.adapters.kafka.source import GroupMember, GroupSource
 from privacy_ledger.adapters.kafka.tail import KafkaTail
-from privacy_ledger.adapters.keystore.kek import FileKeks
-from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
@@ -70,6 +69,7 @@ from privacy_ledger.streams.protocol import Processor, Published
 __all__ = [
     "Runtime",
     "audit_of",
+    "care_of",
     "changelogs_of",
     "dead_letters_of",
     "declared_passes",
@@ -86,6 +86,7 @@ __all__ = [
     "rebuild_of",
     "release_of",
     "replay_of",
+    "restorer_for",
     "rules_in_force",
     "subjects_of",
     "sweep_keys",
@@ -118,6 +119,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     declared: Mapping[str, PassDeclaration]
     line_up: LineUp
     parts: _passes.Parts
+    keystore: OpenedKeystore
     meters: Meters = SILENT
     wrap: Wrap = as_it_is
     held: list[tuple[str, int]] = []
@@ -220,9 +222,7 @@ async def open_worker(
         open_runtime(settings, meters=watch) as runtime,
         serving(settings.health, watch.pages) as address,
     ):
-        vault = runtime.vault
-        if isinstance(vault, SqliteKeyVault):
-            watch.ask_keys(lambda: vault.cache_figures)
+        watch.ask_keys(lambda: runtime.keystore.bare.cache_figures)
         on_serving(address)
         yield runtime
 
@@ -259,30 +259,25 @@ def _embedded(
 ) -> Runtime:
     ids: Ids = wrap("ids", SystemIds())
     home = open_home(settings.home, ids=ids, trial=trial)
-    keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / home.file.id
-    if keys.resolve().is_relative_to(home.path.resolve()):
-        raise HomeUnusable(
-            "The key folder lies inside the home: a copy of the home would carry its keys. "
-            "Set PRIVACY_LEDGER_KEYS to a folder outside."
-        )
+    places = places_of(settings, home)
     partitions = home.file.partitions
     log = wrap("log", LocalLog(home.path / "ledger.db", partitions=partitions, clock=home.clock))
-    keystore = settings.keystore or home.path / "keystore.db"
-    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
+    keystore = open_vault(places, ids=ids, wrap=wrap)
     parts = _passes.parts_of(
-        log, vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
+        log, keystore.vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
         wrap=wrap, meters=meters,
     )  # fmt: skip
     embedded = EmbeddedPasses(
         _passes.HomeLanes(parts, log), log=log, source=LEDGER_EVENTS, views=parts.views,
         clock=home.clock, lock=wrap("lock", WorkerLock(home.path / "worker.lock")), meters=meters,
     )  # fmt: skip
-    return _runtime(settings, parts, passes=embedded, home=home, embedded=embedded, local=log)
+    return _runtime(settings, parts, keystore, passes=embedded, home=home, embedded=embedded, local=log)
 
 
 def _runtime(
     settings: Settings,
     parts: _passes.Parts,
+    keystore: OpenedKeystore,
     *,
     passes: Runner,
     home: Home | None = None,
@@ -295,7 +290,7 @@ def _runtime(
         vault=parts.vault, codec=parts.codec, views=parts.views, latest=parts.latest, passes=passes,
         states=_passes.states_of(parts.declared, parts.vault), embedded=embedded, local=local,
         kafka=kafka, books=parts.books, registrar=parts.registrar, declared=parts.declared,
-        line_up=parts.line_up, parts=parts, wrap=parts.wrap, meters=parts.meters,
+        line_up=parts.line_up, parts=parts, keystore=keystore, wrap=parts.wrap, meters=parts.meters,
     )  # fmt: skip
 
 
@@ -310,25 +305,22 @@ async def _on_kafka(
     wrap: Wrap,
     meters: Meters,
 ) -> Runtime:
-    keystore = settings.keystore or settings.data_home / "privacy-ledger" / "keystore.db"
-    keys = settings.keys or settings.data_home / "privacy-ledger" / "keys" / "cluster"
     ids, clock = wrap("ids", SystemIds()), SystemClock()
     partitions = settings.partitions or PARTITIONS_DEFAULT
-    keystore.parent.mkdir(parents=True, exist_ok=True)
-    vault = wrap("vault", SqliteKeyVault(keystore, FileKeks(keys), ids=ids))
+    keystore = open_vault(places_of(settings, None), ids=ids, wrap=wrap)
     log = wrap("log", KafkaLog(cluster, partitions=partitions, prefix=settings.topic_prefix))
     try:
         await log.start()
         parts = _passes.parts_of(
-            log, vault, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
+            log, keystore.vault, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
             wrap=wrap, meters=meters,
         )  # fmt: skip
     except BaseException:
         await log.close()
-        vault.close()
+        keystore.vault.close()
         raise
     passes = RemotePasses(log, parts.views, parts.line_up, source=LEDGER_EVENTS)
-    return _runtime(settings, parts, passes=passes, kafka=log)
+    return _runtime(settings, parts, keystore, passes=passes, kafka=log)
 
 
 class _KafkaWiring:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.keystore.address import KeystorePlace, place_of
 from privacy_ledger.adapters.observe.health import LOOPBACK, HealthAddress
 
 __all__ = ["SESSION_S_DEFAULT", "Settings", "from_environment"]
@@ -28,7 +29,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     home: Path
     is_home_named: bool = False
     keys: Path | None
-    keystore: Path | None
+    keystore: KeystorePlace | None
+    key_backups: Path | None = None
     state: Path | None
     cluster: ClusterSettings | None
     topic_prefix: str
@@ -44,7 +46,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     """Return the settings of this process; arguments win over the environment.
 
     `PRIVACY_LEDGER_HOME` (default `./ledger-home`), `PRIVACY_LEDGER_KEYS`,
-    `PRIVACY_LEDGER_KEYSTORE`, `PRIVACY_LEDGER_STATE`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
+    `PRIVACY_LEDGER_KEYSTORE` (a path or `postgresql://HOST/DATABASE`), `PRIVACY_LEDGER_STATE`,
+    `PRIVACY_LEDGER_KEY_BACKUPS`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
     `PRIVACY_LEDGER_STANDBYS`, `PRIVACY_LEDGER_HEALTH` (where a worker answers health checks; default
     nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none), and for the cluster
@@ -61,7 +64,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         is_home_named=bool(home or read("PRIVACY_LEDGER_HOME")),
         home=Path(home or read("PRIVACY_LEDGER_HOME") or "ledger-home"),
         keys=_path(read("PRIVACY_LEDGER_KEYS")),
-        keystore=_path(read("PRIVACY_LEDGER_KEYSTORE")),
+        keystore=_place(read("PRIVACY_LEDGER_KEYSTORE")),
+        key_backups=_path(read("PRIVACY_LEDGER_KEY_BACKUPS")),
         state=_path(read("PRIVACY_LEDGER_STATE")),
         cluster=_cluster(address) if address else None,
         topic_prefix=read("PRIVACY_LEDGER_TOPIC_PREFIX") or "",
@@ -76,6 +80,10 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
 
 def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
+
+
+def _place(value: str | None) -> KeystorePlace | None:
+    return place_of(value) if value else None
 
 
 def _number(value: str | None, default: int, *, within: range) -> int:

@@ -15,6 +15,7 @@ import pytest
 from rich.pretty import pretty_repr
 
 from privacy_ledger.adapters.keystore import FileKeks, SqliteKeyVault
+from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
 from privacy_ledger.domain.errors import (
     HomeUnusable,
     InvariantViolation,
@@ -31,6 +32,7 @@ from privacy_ledger.ports.keys import (
     KeyWant,
     Shredded,
 )
+from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -87,11 +89,23 @@ class Home:
             source.backup(target)
             return target.serialize()
 
-    def restore(self, backup: bytes) -> None:
-        """Put a backup in the place of the keystore's file."""
+    def put_back(self, copy: bytes) -> None:
+        """Put a copy in the place of the keystore's file, behind the program's back."""
+        self.lose()
+        self.path.write_bytes(copy)
+
+    def lose(self) -> None:
+        """Remove the keystore's files."""
         for name in ("", "-wal", "-shm"):
             Path(f"{self.path}{name}").unlink(missing_ok=True)
-        self.path.write_bytes(backup)
+
+    def restore(self, backup: Path) -> Restored:
+        """Put a backup in the place of the keystore."""
+        return restore_keystore(self.path, backup, FileKeks(self.keys), ids=RandomIds(), beside_others=True)
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Move the machine's clock."""
+        self.clock.seconds += seconds
 
     def residue(self) -> bytes:
         """Return every byte of the keystore and of its folder of keys, except the keys themselves."""
@@ -129,6 +143,15 @@ class TestSqliteKeyVault(KeyVaultContract):
     def open_vault(self, home: Home) -> Callable[[], KeyVault]:
         """Return what opens the test's home."""
         return home.open
+
+
+class TestSqliteKeeper(KeyKeeperContract):
+    """The contract of the whole, kept by the SQLite keystore."""
+
+    @pytest.fixture
+    def place(self, home: Home) -> Place:
+        """Return the test's home."""
+        return home
 
 
 # Files ----------------------------------------------------------------------------------------
@@ -374,7 +397,7 @@ def test_a_group_is_destroyed_in_slices_and_stays_destroyed(
     seen = [other.open_keys([key.kid])[key.kid] for key in keys]
     vault.close()
     other.close()
-    home.restore(backup)
+    home.put_back(backup)
     again = [home.open().open_keys([key.kid])[key.kid] for key in keys[:3]]
     assert {type(key) for key in (*seen, *again)} == {Shredded}
 
@@ -427,7 +450,7 @@ def test_a_restored_keystore_forgets_again_what_was_destroyed(home: Home) -> Non
         vault.shred(erased, now=NOW)
         vault.erase_identities(erased, now=NOW)
     vault.close()
-    home.restore(backup)
+    home.put_back(backup)
 
     restored = home.open()
 
@@ -461,7 +484,7 @@ def test_a_destruction_that_died_half_way_is_finished_by_the_next_process(home: 
     backup = home.back_up()
     vault.shred(REF, now=NOW)
     vault.close()
-    home.restore(backup)
+    home.put_back(backup)
     assert home.open().open_keys([key.kid]) == {key.kid: Shredded(REF, "usage", 0)}
 
 
@@ -488,7 +511,7 @@ def test_a_lost_or_changed_journal_stops_the_keystore(home: Home, damage: bytes)
         vault.end(SubjectRef(bytes([number]) * 16), now=NOW)
     vault.close()
     if damage:
-        home.restore(backup)
+        home.put_back(backup)
         home.journal.write_bytes(damage + home.journal.read_bytes())
     else:
         home.journal.unlink()

@@ -10,7 +10,9 @@ from typing import Final
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
+from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app.ingest import Summary
+from privacy_ledger.app.key_care import KeyCare
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.events import VideoPlayed, event_type
 from privacy_ledger.domain.refusals import Refusal
@@ -415,7 +417,70 @@ class Releasing(OnHome):
         ]
 
 
+class Rolling(OnHome):
+    """A final roll of the keystore's epoch after an erasure."""
+
+    name = "key-roll"
+
+    async def prepare(self, it: TestHome) -> None:
+        """Erase one of two people."""
+        await it.take(LINES, consents=(PURPOSE,))
+        await it.erasure().erase(it.subjects.find(ADA).refs)
+
+    async def act(self, it: TestHome) -> None:
+        """Roll, and destroy what was before."""
+        _care(it).roll(is_final=True)
+
+    async def claims(self, it: TestHome) -> list[str]:
+        """One epoch is left; who was not erased is whole, and ingest goes on."""
+        standing = _care(it).standing()
+        destroyed = sum(epoch.shredded for epoch in standing.epochs)
+        await it.take([played("8", event="after")])
+        counts = await _counts(it, "8")
+        keys = it.runtime.keystore.places.keys
+        return [
+            *_differ("epochs with destroyed keys", destroyed, 0),
+            *_differ("epochs", len(standing.epochs), len(list(keys.glob("epoch-*.kek")))),
+            *_differ("older epochs", standing.older, ()),
+            *_differ("backup", standing.backup is None, False),  # noqa: FBT003 - a value, not a flag
+            *_differ("of 8", (counts.get("video.played.v1"), counts.get(_VIEWED)), (3, 1)),
+        ]
+
+
+class Restoring(OnHome):
+    """A restore of the keystore from before an erasure."""
+
+    name = "key-restore"
+
+    async def prepare(self, it: TestHome) -> None:
+        """Make a backup, and erase one of two people."""
+        await it.take(LINES, consents=(PURPOSE,))
+        _care(it).back_up()
+        await it.erasure().erase(it.subjects.find(ADA).refs)
+
+    async def act(self, it: TestHome) -> None:
+        """Restore, and look for what the log lacks."""
+        (backup,) = it.runtime.keystore.places.backups.glob("*.backup")
+        it.runtime.keystore.restorer.restore(backup, beside_others=True)
+        await it.erasure().reconcile()
+
+    async def claims(self, it: TestHome) -> list[str]:
+        """Who was erased is, and who was not is whole."""
+        remains = await remains_of(it.runtime.log, it.runtime.vault, it.subjects.find(ADA).refs[0])
+        counts = await _counts(it, "8")
+        return [
+            *_differ("identity", it.subjects.find(ADA).status, IdentityStatus.ERASED),
+            *_differ("readable", (remains.readable, remains.live), (0, 0)),
+            *_differ("of 8", (counts.get("video.played.v1"), counts.get(_VIEWED)), (2, 1)),
+        ]
+
+
+def _care(it: TestHome) -> KeyCare:
+    return bootstrap.care_of(it.runtime.keystore, it.runtime.clock)
+
+
 HOME_SCENARIOS: Final = (
     Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, Linking, Returning, Releasing,
+    Rolling, Restoring,
 )  # fmt: skip
 """Every scenario of a home."""

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from privacy_ledger import bootstrap
+from privacy_ledger._keystore import Restorer
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.kafka.log import KafkaLog
+from privacy_ledger.adapters.keystore._keeper import Keeper
+from privacy_ledger.adapters.keystore.postgres import PostgresKeyVault
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
@@ -23,8 +26,9 @@ from tests.unit.home import settings
 APPEND = f"log.append {LEDGER_EVENTS}"
 RECORDS = tuple(NewRecord(partition, b"k" * 32, b"v") for partition in (0, 2, 1, 0))
 PORTS = {
-    "log": (LocalLog, KafkaLog), "vault": (SqliteKeyVault,), "store": (LogStateStore, RocksStore),
-    "lock": (WorkerLock,),
+    "log": (LocalLog, KafkaLog), "vault": (SqliteKeyVault, PostgresKeyVault),
+    "store": (LogStateStore, RocksStore),
+    "lock": (WorkerLock,), "keeper": (Keeper, Restorer),
 }  # fmt: skip
 
 

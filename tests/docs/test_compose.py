@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from privacy_ledger.adapters.keystore.address import PostgresAddress, place_of
 from privacy_ledger.adapters.observe.board import Board
 from privacy_ledger.adapters.observe.health import HealthAddress, HealthPages, serving
 from privacy_ledger.ports.observe import Assigned, Standing, Stands
@@ -40,7 +41,7 @@ def test_no_service_leaves_its_own_network(services: dict[str, dict[str, Any]]) 
     assert [name for name, service in services.items() if "network_mode" in service or "pid" in service] == []
 
 
-@pytest.mark.parametrize("name", ["kafka", *OURS])
+@pytest.mark.parametrize("name", ["kafka", "postgres", *OURS])
 def test_a_service_gains_no_privilege(services: dict[str, dict[str, Any]], name: str) -> None:
     """Capabilities are dropped and no new privilege can be had."""
     service = services[name]
@@ -64,7 +65,7 @@ def test_our_code_is_not_root_and_cannot_write_its_image(
     assert f"USER {service['user']}" in service["build"]["dockerfile_inline"]
 
 
-@pytest.mark.parametrize("name", ["kafka", "worker"])
+@pytest.mark.parametrize("name", ["kafka", "postgres", "worker"])
 def test_a_lasting_service_has_a_health_check(services: dict[str, dict[str, Any]], name: str) -> None:
     """What runs on is watched."""
     assert services[name]["healthcheck"]["test"]
@@ -92,9 +93,10 @@ async def test_the_worker_is_healthy_when_it_is_ready(services: dict[str, dict[s
 
 
 def test_the_worker_waits_for_a_healthy_broker_and_its_topics(services: dict[str, dict[str, Any]]) -> None:
-    """Order: broker healthy, topics applied, worker started."""
+    """Order: broker and keystore healthy, topics applied, worker started."""
     assert services["worker"]["depends_on"] == {
         "kafka": {"condition": "service_healthy"},
+        "postgres": {"condition": "service_healthy"},
         "init": {"condition": "service_completed_successfully"},
     }
 
@@ -105,9 +107,23 @@ def test_keys_and_data_lie_in_different_volumes(services: dict[str, dict[str, An
     environment = services["worker"]["environment"]
 
     keys = mounts[environment["PRIVACY_LEDGER_KEYS"]]
-    data = mounts[str(Path(environment["PRIVACY_LEDGER_KEYSTORE"]).parent)]
+    state = mounts[str(Path(environment["PRIVACY_LEDGER_STATE"]).parent)]
+    (keystore,) = (volume.split(":")[0] for volume in services["postgres"]["volumes"])
 
-    assert keys != data
+    assert len({keys, state, keystore}) == 3
+
+
+def test_the_keystore_is_the_database_of_the_file(services: dict[str, dict[str, Any]]) -> None:
+    """User, password, host and database are those that the server is started with; no port is published."""
+    server = services["postgres"]["environment"]
+    place = place_of(services["worker"]["environment"]["PRIVACY_LEDGER_KEYSTORE"])
+
+    assert isinstance(place, PostgresAddress)
+    assert place.url == (
+        f"postgresql://{server['POSTGRES_USER']}:{server['POSTGRES_PASSWORD']}@postgres:5432/"
+        f"{server['POSTGRES_DB']}"
+    )
+    assert "ports" not in services["postgres"]
 
 
 def test_what_the_image_copies_is_in_the_project(services: dict[str, dict[str, Any]]) -> None:

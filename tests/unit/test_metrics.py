@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from privacy_ledger import bootstrap
-from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
+from privacy_ledger.adapters.keystore import StoredKeyVault
 from privacy_ledger.adapters.observe.metrics import METRICS, Kind, Metric
 from privacy_ledger.adapters.observe.prometheus import PrometheusMeters
 from privacy_ledger.domain.errors import InvariantViolation
@@ -384,7 +384,7 @@ async def test_the_keystore_counts_what_it_was_asked(tmp_path: Path) -> None:
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1"), played("8", event="e2")])
         vault = it.runtime.vault
-        assert isinstance(vault, SqliteKeyVault)
+        assert isinstance(vault, StoredKeyVault)
         rows = [row for row in await it.rows() if (row.value or b"")[:1] == b"\x01"]
         it.runtime.codec.decode(rows)
         before = vault.cache_figures

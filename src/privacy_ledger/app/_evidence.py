@@ -4,15 +4,17 @@ from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
+from privacy_ledger.domain.events import ErasureRequested, event_type
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, KeyVault
 from privacy_ledger.ports.log import EventLog, Row, header
 
-__all__ = ["Remains", "remains_of", "rows_of"]
+__all__ = ["Remains", "remains_of", "rows_of", "without_request"]
 
 _PAGE = 2000
 _SEALED = 1
+_REQUESTED = event_type(ErasureRequested).encode()
 _KID = slice(1, 33)
 
 
@@ -61,3 +63,23 @@ async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains
         unknown=sum(kid not in opened for kid in kids.values()),
         kids=tuple(kid.hex() for kid in distinct),
     )
+
+
+async def without_request(log: EventLog, refs: frozenset[SubjectRef]) -> list[SubjectRef]:
+    """Return those of the references that have records in the log and no request for erasure.
+
+    It reads the whole log, and no projection: what a projection knew of them is unreadable.
+    """
+    present: dict[SubjectRef, None] = {}
+    requested: set[SubjectRef] = set()
+    for partition in range(log.partitions(LEDGER_EVENTS)) if refs else ():
+        after = -1
+        while page := await log.read(LEDGER_EVENTS, partition, after=after, limit=_PAGE):
+            for row in page:
+                ref = SubjectRef(row.key[:REF_BYTES])
+                if ref in refs:
+                    present[ref] = None
+                    if header(row.headers, "ce_type") == _REQUESTED:
+                        requested.add(ref)
+            after = page[-1].offset
+    return [ref for ref in present if ref not in requested]

@@ -48,7 +48,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     not_reached: tuple[str, ...] = NOT_REACHED
     later: tuple[str, ...] = (
         "ledger bytes: removed by compaction within 25 hours and the cleaner's time",
-        "key backups: final when the keystore backups from before this erasure are deleted",
+        "keystore copies and backups: final within 8 days, when the epochs of their keys are destroyed",
     )
     build: str
 

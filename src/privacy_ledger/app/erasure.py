@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.app import _receipt
-from privacy_ledger.app._evidence import Remains, remains_of, rows_of
+from privacy_ledger.app._evidence import Remains, remains_of, rows_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
@@ -117,6 +117,14 @@ class Erasure:
         for saga in sagas:
             await self._request(saga, on_step)
         return tuple([await self._run(saga, on_step) for saga in sagas])
+
+    async def reconcile(self, *, on_step: OnStep | None = None) -> tuple[ErasureOutcome, ...]:
+        """Erase again in the log whom the keystore ended and a restored log does not know to be.
+
+        The keys are gone already: nothing of them can be read before this either.
+        """
+        missing = await without_request(self._log, frozenset(self._vault.ended_refs()))
+        return await self.erase(missing, cause="restore", on_step=on_step)
 
     async def unfinished(self) -> int:
         """Return how many erasures are not completed."""

@@ -197,6 +197,13 @@ class KeyVault(Protocol):
         """Return whether the reference was ended."""
         ...
 
+    def ended_refs(self) -> tuple[SubjectRef, ...]:
+        """Return the ended references that this keystore knows by name; reads every reference.
+
+        For the moment after a restore: the log may not know yet whom the keystore ended.
+        """
+        ...
+
     # Ledger-wide secrets ----------------------------------------------------------
     def secret(self, name: str) -> bytes:
         """Return a ledger-wide 32-byte secret by name, created once.

@@ -82,7 +82,7 @@ class StoreFolder(Protocol):
 class Wrap(Protocol):
     """What a caller puts around the ports of a process as they are wired.
 
-    Names: `ids`, `log`, `vault`, `lock`, and `store.PASS.PARTITION` for each state store.
+    Names: `ids`, `log`, `vault`, `keeper`, `lock`, and `store.PASS.PARTITION` for each state store.
     """
 
     def __call__(self, name: str, port: P) -> P:

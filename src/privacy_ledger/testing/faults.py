@@ -47,15 +47,17 @@ EFFECTS: Final = {
     ),
     "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
+    "keeper": frozenset({"create_epoch", "rewrap", "back_up", "destroy_epoch", "restore"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
 READS: Final = {
     "log": frozenset(
         {"read", "read_at", "latest", "end", "first", "since", "latest_many", "scan_latest", "live_tags"}
     ),
-    "vault": frozenset({"find", "refs_of", "open_keys", "is_ended", "unused_generation"}),
+    "vault": frozenset({"find", "refs_of", "open_keys", "is_ended", "ended_refs", "unused_generation"}),
     "store": frozenset({"get_many", "scan"}),
     "lock": frozenset[str](),
+    "keeper": frozenset({"standing"}),
 }
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {
@@ -63,6 +65,7 @@ HOUSEKEEPING: Final = {
     "vault": frozenset({"close"}),
     "store": frozenset({"close"}),
     "lock": frozenset({"release"}),
+    "keeper": frozenset[str](),
 }
 """Calls that are passed on as they are, also after the end: they open and give back."""
 _ENDING: Final = frozenset({"close", "release", "partitions"})

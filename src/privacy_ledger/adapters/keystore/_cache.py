@@ -14,7 +14,7 @@ from typing import Final, cast
 from msgspec import Struct
 
 from privacy_ledger.adapters import envelope
-from privacy_ledger.adapters.keystore._store import Store
+from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Shredded
@@ -58,7 +58,7 @@ class CurrentKey(Struct):
 class KeyCache:
     """The keys of one process, bounded, with its lease row in the keystore."""
 
-    def __init__(self, store: Store, process: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Database, process: bytes, clock: Callable[[], float]) -> None:
         """Take a random name of this process and a clock that all processes of the machine share."""
         self._store = store
         self._process = process
@@ -67,6 +67,7 @@ class KeyCache:
         self._sealing: OrderedDict[Slot, CurrentKey] = OrderedDict()
         self._used: dict[bytes, int] = {}
         self._revision = -1
+        self._state = (-1, -1)
         self._lease_until = -1.0
         self._check_at = -1.0
         self._asked = self._missed = 0
@@ -109,7 +110,12 @@ class KeyCache:
 
     def _drop_shredded(self) -> None:
         with self._store.read():
+            state = (self._store.connections, self._store.number("restored"))
             revision = self._store.number("revision")
+            if state != self._state or revision < self._revision:
+                # Another copy than the one that these keys come from.
+                self.drop()
+                self._state, self._revision = state, -1
             if revision == self._revision:
                 return
             shredded = (
@@ -126,21 +132,25 @@ class KeyCache:
         self._revision = revision
 
     def _renew_lease(self, now: float) -> None:
-        until = now + LEASE_S
         try:
             with self._store.write():
                 self._write_uses()
+                begins = self._store.lease_now(now)
                 # A lease from beyond the longest possible one is of an earlier boot.
-                self._store.execute("DELETE FROM leases WHERE until < ? OR until > ?", (now, until))
                 self._store.execute(
-                    "INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (self._process, until, self._revision)
+                    "DELETE FROM leases WHERE until < ? OR until > ?", (begins, begins + LEASE_S)
+                )
+                self._store.execute(
+                    "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT(process) DO UPDATE "
+                    "SET until = excluded.until, revision = excluded.revision",
+                    (self._process, begins + LEASE_S, self._revision),
                 )
         except KeyUnavailable:
             if now >= self._lease_until:
                 raise
             return  # Another process writes; the running lease covers this use.
         self._used.clear()
-        self._lease_until = until
+        self._lease_until = now + LEASE_S
 
     def release(self) -> None:
         """Write the counts, give the lease back, and forget every key."""

@@ -6,10 +6,10 @@ from typing import cast
 
 from msgspec import Struct
 
+from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import Op
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._recorder import Recorder
-from privacy_ledger.adapters.keystore._store import Store
 from privacy_ledger.adapters.keystore._times import instant, microseconds
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
@@ -41,7 +41,7 @@ class _Minting(Struct):
 class IdentityTable:
     """Rows of keyed hashes; a `person` holds references that were found to be one person's."""
 
-    def __init__(self, store: Store, recorder: Recorder, marks: Marks, ids: Ids) -> None:
+    def __init__(self, store: Database, recorder: Recorder, marks: Marks, ids: Ids) -> None:
         """Take the parts of one vault."""
         self._store = store
         self._recorder = recorder
@@ -225,9 +225,10 @@ class IdentityTable:
                 return 0
             erasure = self._erasure_of(ref) or self._ids.token()
             self._recorder.record(Op.ERASE, marks, at=microseconds(now), erasure=erasure)
-            return self._store.execute_many(
-                "UPDATE identities SET status = ?, erasure = ? WHERE mark = ?",
-                ((IdentityStatus.ERASED, erasure, mark) for mark in marks),
+            self._store.ask((n, mark, None, None) for n, mark in enumerate(marks))
+            return self._store.execute(
+                "UPDATE identities SET status = ?, erasure = ? WHERE mark IN (SELECT a FROM temp.wanted w)",
+                (IdentityStatus.ERASED, erasure),
             )
 
     def _erasure_of(self, ref: SubjectRef) -> bytes | None:

@@ -7,10 +7,10 @@ from typing import Final, cast
 from msgspec import Struct
 
 from privacy_ledger.adapters.keystore._cache import MAX_USES, KeyCache, KeyName, Slot
+from privacy_ledger.adapters.keystore._database import Cell, Database
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import Wrapper, commitment, key_place
 from privacy_ledger.adapters.keystore._recorder import Recorder
-from privacy_ledger.adapters.keystore._store import Store
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
@@ -42,7 +42,7 @@ class KeyTable:
     """The keys of one keystore, through one process's cache."""
 
     def __init__(
-        self, store: Store, *, wrapper: Wrapper, recorder: Recorder, marks: Marks, cache: KeyCache
+        self, store: Database, *, wrapper: Wrapper, recorder: Recorder, marks: Marks, cache: KeyCache
     ) -> None:
         """Take the parts of one vault."""
         self._store = store
@@ -94,6 +94,7 @@ class KeyTable:
         self, slots: Sequence[Slot], uses: dict[Slot, int], found: dict[Slot, DataKey], at: int
     ) -> dict[Slot, "_Name"]:
         """Put the live keys into `found`; return the generation to create for each other slot."""
+        self._recorder.require_level()
         self._refuse_ended({slot[0] for slot in slots})
         absent: dict[Slot, _Name] = {}
         for number, row in self._rows(slots):
@@ -122,7 +123,7 @@ class KeyTable:
         rows = self._store.select(
             "SELECT t.slot, t.top, k.kid, k.generation, k.is_single, k.epoch, m.wrapped, k.created_at, "
             "k.used, k.shredded_at FROM (SELECT slot, a, b, n, (SELECT max(generation) FROM keys "
-            "WHERE ref = a AND grp = b) AS top FROM temp.wanted) t "
+            "WHERE ref = a AND grp = b) AS top FROM temp.wanted w) t "
             "LEFT JOIN keys k ON k.ref = t.a AND k.grp = t.b AND k.generation = coalesce(t.n, t.top) "
             "LEFT JOIN material m ON m.id = k.id"
         )
@@ -173,7 +174,7 @@ class KeyTable:
         """Write new keys, inside the write lock, and return them by name."""
         if not uses:
             return {}
-        epoch = self._wrapper.current_epoch()
+        epoch = max(self._wrapper.current_epoch(), self._store.number("epoch"))
         drawn = self._wrapper.draw(epoch, [key_place(*name) for name in uses])
         first = cast("int", self._store.select("SELECT coalesce(max(id), 0) + 1 FROM keys")[0][0])
         made = {
@@ -184,7 +185,7 @@ class KeyTable:
             "INSERT INTO keys(id, kid, ref, grp, generation, is_single, epoch, created_at, used) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (key_id, key.kid, *name, is_single, epoch, at, uses[name])
+                (key_id, key.kid, *name, int(is_single), epoch, at, uses[name])
                 for key_id, (name, key) in enumerate(made.items(), start=first)
             ],
         )
@@ -210,6 +211,7 @@ class KeyTable:
         if not missing:
             return found
         with self._store.read():
+            self._recorder.require_level()
             self._store.ask((number, kid, None, None) for number, kid in enumerate(missing))
             rows = self._store.select(
                 "SELECT k.kid, k.ref, k.grp, k.generation, k.epoch, m.wrapped, k.shredded_at "
@@ -286,12 +288,14 @@ class KeyTable:
     def _in_scope(
         self, ref: SubjectRef, at: int, group: str | None, generation: int | None, below: int | None
     ) -> list[tuple[int, bytes, str, int, int | None]]:
+        given: dict[str, Cell] = {"ref = ?": ref, "grp = ?": group, "generation = ?": generation}
+        given["generation < ?"] = below
+        scope = {clause: value for clause, value in given.items() if value is not None}
         rows = self._store.select(
-            "SELECT id, kid, grp, generation, shredded_at FROM keys WHERE ref = ?1 "
-            "AND (?2 IS NULL OR grp = ?2) AND (?3 IS NULL OR generation = ?3) "
-            "AND (?4 IS NULL OR generation < ?4) AND (shredded_at IS NULL OR shredded_at = ?5) "
-            "ORDER BY grp, generation",
-            (ref, group, generation, below, at),
+            "SELECT id, kid, grp, generation, shredded_at FROM keys WHERE "  # noqa: S608 - clauses of ours
+            + " AND ".join((*scope, "(shredded_at IS NULL OR shredded_at = ?)"))
+            + " ORDER BY grp, generation",
+            (*scope.values(), at),
         )
         return cast("list[tuple[int, bytes, str, int, int | None]]", rows)
 

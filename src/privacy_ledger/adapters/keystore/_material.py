@@ -16,7 +16,15 @@ from privacy_ledger.adapters.keystore.kek import Keks
 from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.ports.runtime import Ids
 
-__all__ = ["SECRET_BYTES", "WRAPPED_BYTES", "Wrapper", "commitment", "key_place", "secret_place"]
+__all__ = [
+    "PEPPER_PLACE",
+    "SECRET_BYTES",
+    "WRAPPED_BYTES",
+    "Wrapper",
+    "commitment",
+    "key_place",
+    "secret_place",
+]
 
 SECRET_BYTES: Final = 32
 WRAPPED_BYTES: Final = 60
@@ -39,6 +47,10 @@ def key_place(ref: bytes, group: str, generation: int) -> bytes:
 def secret_place(name: str) -> bytes:
     """Return what a wrapped ledger-wide secret is bound to."""
     return b"secret\0" + name.encode()
+
+
+PEPPER_PLACE: Final = secret_place("\0identity-pepper")
+"""Where the pepper is bound to; no caller asks for a secret of that name."""
 
 
 class Wrapper:
@@ -65,6 +77,25 @@ class Wrapper:
             secret = random[start + _NONCE_BYTES : start + _DRAW_BYTES]
             drawn.append((secret, nonce + cipher.encrypt(nonce, secret, place)))
         return drawn
+
+    def rewrap(self, epoch: int, held: Sequence[tuple[int, bytes, bytes]]) -> list[bytes]:
+        """Return the keys of these (epoch, wrapped form, place) as wrapped under another epoch.
+
+        Raises what `unwrap` raises.
+        """
+        encrypt = self._cipher(epoch).encrypt
+        nonces = self._ids.token(_NONCE_BYTES * len(held))
+        forms: list[bytes] = []
+        for number, (old_epoch, wrapped, place) in enumerate(held):
+            nonce = nonces[number * _NONCE_BYTES : (number + 1) * _NONCE_BYTES]
+            forms.append(nonce + encrypt(nonce, self.unwrap(old_epoch, wrapped, place), place))
+        return forms
+
+    def forget_destroyed(self) -> None:
+        """Forget the key-encryption keys that are not there any more."""
+        held = set(self._keks.epochs())
+        for epoch in [epoch for epoch in self._ciphers if epoch not in held]:
+            del self._ciphers[epoch]
 
     def unwrap(self, epoch: int, wrapped: bytes, place: bytes) -> bytes:
         """Return the key in a wrapped form.

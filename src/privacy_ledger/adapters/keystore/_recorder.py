@@ -4,29 +4,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, cast
 
+from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import MAX_MARKS, Entry, Op, ShredJournal
 from privacy_ledger.adapters.keystore._marks import Marks
-from privacy_ledger.adapters.keystore._store import Store
-from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.adapters.keystore._material import WRAPPED_BYTES
+from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["Recorder"]
 
 _SLICE: Final = 20_000
+_NOTHING: Final = bytes(WRAPPED_BYTES)
 
 
 class Recorder:
     """Writes what is destroyed into the journal, and brings a keystore behind it up to date."""
 
-    def __init__(self, store: Store, journal: ShredJournal, marks: Marks, ids: Ids) -> None:
+    def __init__(self, store: Database, journal: ShredJournal, marks: Marks, ids: Ids) -> None:
         """Take the parts; call `follow` before any key is released."""
         self._store = store
         self._journal = journal
         self._marks = marks
         self._ids = ids
         self._name = marks.store()
-        self._seen = -1
+        self._level = -1
         self._must_scrub = False
 
     def follow(self) -> None:
@@ -38,14 +40,24 @@ class Recorder:
             KeyUnavailable: the journal is shorter than the keystore remembers, damaged, or foreign.
         """
         size = self._journal.size()
-        if size == self._seen:
-            return
         with self._store.read():
-            is_level = self._store.number("journal_end") == size
-        if not is_level:
+            end = self._store.number("journal_end")
+        if end != size:
             with self.write():
-                pass
-        self._seen = size
+                end = self._store.number("journal_end")
+        self._level = end
+
+    def require_level(self) -> None:
+        """Check, inside `read` or `write`, that the keystore is not behind what was level before.
+
+        Raises:
+            KeyUnavailable: an older copy was put in its place: no key is released from it.
+        """
+        if self._store.number("journal_end") < self._level:
+            raise KeyUnavailable(
+                "The keystore is behind its shred journal: it was restored. Its keys are released when "
+                "the journal has been applied again, at the next call."
+            )
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -56,8 +68,10 @@ class Recorder:
         """
         self._must_scrub = False
         with self._store.write():
-            self._catch_up()
+            self.catch_up()
             yield
+            end = self._store.number("journal_end")
+        self._level = end
         if self._must_scrub:
             self._store.scrub()
 
@@ -94,12 +108,14 @@ class Recorder:
             InvariantViolation: a key was not live; nothing changes.
         """
         revision = self._store.next_revision()
-        shredded = self._store.execute_many(
-            "UPDATE keys SET shredded_at = ?, revision = ? WHERE id = ? AND shredded_at IS NULL",
-            ((at, revision, key_id) for key_id in key_ids),
+        self._store.ask((number, None, None, key_id) for number, key_id in enumerate(key_ids))
+        shredded = self._store.execute(
+            "UPDATE keys SET shredded_at = ?, revision = ? "
+            "WHERE id IN (SELECT n FROM temp.wanted w) AND shredded_at IS NULL",
+            (at, revision),
         )
-        overwritten = self._store.execute_many(
-            "UPDATE material SET wrapped = zeroblob(60) WHERE id = ?", ((key_id,) for key_id in key_ids)
+        overwritten = self._store.execute(
+            "UPDATE material SET wrapped = ? WHERE id IN (SELECT n FROM temp.wanted w)", (_NOTHING,)
         )
         if not shredded == overwritten == len(key_ids):
             raise InvariantViolation(
@@ -116,13 +132,14 @@ class Recorder:
 
     # Catching up ---------------------------------------------------------------------------
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> int:
+        """Apply what the journal holds and the store does not, inside its `write`; return how much."""
         store = self._store
         sequence = store.number("journal")
         after = store.number("journal_end")
         entries, end = self._journal.read(after=after, sequence=sequence, store=self._name)
         if not entries:
-            return
+            return 0
         shreds: dict[bytes, int] = {}
         for entry in entries:
             marks = [bytes.fromhex(mark) for mark in entry.marks]
@@ -138,6 +155,7 @@ class Recorder:
             self._shred(shreds)
         store.set_number("journal", entries[-1].sequence)
         store.set_number("journal_end", end)
+        return len(entries)
 
     def _shred(self, shreds: dict[bytes, int]) -> None:
         """Destroy every live key whose mark is among these; reads all live keys once."""

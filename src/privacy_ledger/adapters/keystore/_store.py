@@ -10,10 +10,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
+from privacy_ledger.adapters.keystore._database import NUMBERS, Cell, Numbered, Rewrapped, Wanted
 from privacy_ledger.adapters.keystore.kek import storage_error
 from privacy_ledger.domain.errors import (
     HomeUnusable,
@@ -23,7 +24,7 @@ from privacy_ledger.domain.errors import (
     StoreFull,
 )
 
-__all__ = ["APPLICATION_ID", "Store", "require_secure_delete"]
+__all__ = ["APPLICATION_ID", "PEPPER_ROW", "Store", "check_kind", "require_secure_delete"]
 
 APPLICATION_ID: Final = 0x504C4B53
 USER_VERSION: Final = 1
@@ -32,6 +33,7 @@ SCRUB_BUSY_TIMEOUT_MS: Final = 100
 SCRUB_PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 OPEN_TIMEOUT_S: Final = 10.0
 CACHE_KIB: Final = 32_768
+PEPPER_ROW: Final = "\0identity-pepper"
 
 SCHEMA: Final = (
     "CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -61,11 +63,12 @@ SCHEMA: Final = (
 # What a call asks for, so that one statement answers a whole batch; never written to disk.
 WANTED: Final = "CREATE TEMP TABLE wanted(slot INTEGER PRIMARY KEY, a BLOB, b TEXT, n INTEGER)"
 
-Cell = bytes | str | int | float | None
 
-
-class Store:
+class Store(Numbered):
     """One connection to the keystore's file; used by one thread at a time."""
+
+    connections = 1
+    pepper_row = PEPPER_ROW
 
     def __init__(self, path: Path) -> None:
         """Open the file and create it where missing; two processes may do it at once.
@@ -91,6 +94,11 @@ class Store:
                 self._connection.close()
                 raise
 
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self._path)
+
     def _prepare(self) -> None:
         self._check_identity()
         self._use_wal()
@@ -109,9 +117,7 @@ class Store:
     def _create(self) -> None:
         for statement in SCHEMA:
             self._connection.execute(statement)
-        self._connection.execute(
-            "INSERT INTO numbers VALUES ('revision', 0), ('journal', 0), ('journal_end', 0)"
-        )
+        self._connection.executemany("INSERT INTO numbers VALUES (?, 0)", ((name,) for name in NUMBERS))
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {USER_VERSION}")
 
@@ -136,15 +142,8 @@ class Store:
     def _check_identity(self) -> None:
         version = self._pragma("user_version")
         tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if not version and not tables:
-            return  # A new file, or another process is creating it now.
-        if self._pragma("application_id") != APPLICATION_ID:
-            raise HomeUnusable(f"{self._path} is not a keystore. Give another home.")
-        if version != USER_VERSION:
-            raise HomeUnusable(
-                f"{self._path} has layout {version}; this program reads layout {USER_VERSION}. "
-                "Use the release that wrote it."
-            )
+        if version or tables:  # otherwise a new file, or another process is creating it now
+            check_kind(self._connection, self._path)
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -182,37 +181,58 @@ class Store:
         """Run one changing statement and return how many rows it changed."""
         return self._connection.execute(statement, values).rowcount
 
-    def execute_many(self, statement: str, rows: Iterable[Sequence[Cell]]) -> int:
-        """Run one changing statement per row and return how many rows they changed."""
-        return self._connection.executemany(statement, rows).rowcount
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Cell]]) -> None:
+        """Run one changing statement per row."""
+        self._connection.executemany(statement, rows)
+
+    def rewrap(self, rows: Sequence[Rewrapped]) -> int:
+        """Overwrite in place what is still as it was read; return how many rows that were."""
+        return self._connection.executemany(
+            "UPDATE material SET wrapped = ?3 WHERE id = ?1 AND wrapped = ?2", rows
+        ).rowcount
 
     def select(self, statement: str, values: Sequence[Cell] = ()) -> list[tuple[Cell, ...]]:
         """Return all rows; no statement stays open, for it would hold back a checkpoint."""
         return self._connection.execute(statement, values).fetchall()
 
-    def ask(self, rows: Iterable[tuple[int, Cell, Cell, Cell]]) -> None:
-        """Fill `temp.wanted` (slot, a, b, n) with what the next statement joins."""
+    def ask(self, rows: Iterable[Wanted]) -> None:
+        """Fill `temp.wanted` (slot, a, b, n) with what the next statements join."""
         self._connection.execute("DELETE FROM temp.wanted")
         self._connection.executemany("INSERT INTO temp.wanted VALUES (?, ?, ?, ?)", rows)
 
-    def number(self, name: str) -> int:
-        """Return a number of the store itself: `revision`, `journal`, `journal_end`."""
-        ((value,),) = self.select("SELECT value FROM numbers WHERE name = ?", (name,))
-        return cast("int", value)
+    def insert(self, table: str, rows: Sequence[Sequence[Cell]]) -> None:
+        """Add whole rows to a table."""
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            self._connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608 - ours
 
     def others_changes(self) -> int:
         """Return a number that is another one after any other connection's commit."""
         return self._pragma("data_version")
 
-    def set_number(self, name: str, value: int) -> None:
-        """Set a number of the store itself."""
-        self.execute("UPDATE numbers SET value = ? WHERE name = ?", (value, name))
+    def clear(self, tables: Sequence[str]) -> None:
+        """Remove every row of these tables; their pages are overwritten."""
+        for table in tables:
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
 
-    def next_revision(self) -> int:
-        """Return a new revision: a shred or an end, which every other process must see."""
-        revision = self.number("revision") + 1
-        self.set_number("revision", revision)
-        return revision
+    def copy_file(self, path: Path) -> None:
+        """Write one state of the whole file into a new one, without the leases."""
+        with _translated(path):
+            _reserve(path)
+            with closing(sqlite3.connect(path, isolation_level=None)) as target:
+                self._connection.backup(target)
+                require_secure_delete(target)
+                target.execute("PRAGMA journal_mode = DELETE").fetchall()
+                target.execute("DELETE FROM leases")
+
+    def settle(self) -> None:
+        """Let the file stand alone, without a write-ahead log."""
+        with _translated(self._path):
+            self._connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+    def lease_now(self, seconds: float) -> float:
+        """Return the machine's own seconds: all processes of a file share them."""
+        return seconds
 
     # Scrubbing ---------------------------------------------------------------------------
 
@@ -254,6 +274,22 @@ class Store:
         """Close the connection; idempotent."""
         self._is_closed = True
         self._connection.close()
+
+
+def check_kind(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a file is a keystore of the layout that this program reads.
+
+    Raises:
+        HomeUnusable: it is not.
+    """
+    if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+        raise HomeUnusable(f"{path} is not a keystore. Give another home.")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != USER_VERSION:
+        raise HomeUnusable(
+            f"{path} has layout {version}; this program reads layout {USER_VERSION}. "
+            "Use the release that wrote it."
+        )
 
 
 def require_secure_delete(connection: sqlite3.Connection) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,6 +20,10 @@ _OTHERS: Final = 0o077
 
 class Keks(Protocol):
     """The key-encryption keys; each wrapped key stores the epoch that wrapped it."""
+
+    def epochs(self) -> tuple[int, ...]:
+        """Return the epochs whose keys are there, oldest first."""
+        ...
 
     def current(self) -> tuple[int, bytes]:
         """Return the newest epoch and its key: what is wrapped now is wrapped under it.
@@ -36,12 +41,20 @@ class Keks(Protocol):
         """
         ...
 
+    def create(self, epoch: int, *, ids: Ids) -> None:
+        """Create an epoch's key durably; one that is there is left as it is."""
+        ...
+
+    def destroy(self, epoch: int) -> None:
+        """Destroy an epoch's key, durable on return; idempotent."""
+        ...
+
 
 class FileKeks:
     """`epoch-<n>.kek` files of 32 random bytes, mode 0600, in a folder of mode 0700.
 
     The folder lies outside the home: a copy of the keystore alone opens nothing. A key that was
-    read stays in memory until the process ends.
+    read stays in memory until its file is gone, or the process ends.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -67,7 +80,10 @@ class FileKeks:
         except OSError as error:
             raise storage_error(error, self._directory) from error
         numbers = (name.removeprefix("epoch-").removesuffix(".kek") for name in names if _is_kek(name))
-        return tuple(sorted(int(number) for number in numbers))
+        held = tuple(sorted(int(number) for number in numbers))
+        for epoch in [epoch for epoch in self._read if epoch not in held]:
+            del self._read[epoch]  # another process destroyed it
+        return held
 
     def current(self) -> tuple[int, bytes]:
         """Return the newest epoch and its key."""
@@ -105,6 +121,29 @@ class FileKeks:
             sync_folder(self._directory)
         except OSError as error:
             raise storage_error(error, self._directory) from error
+
+    def destroy(self, epoch: int) -> None:
+        """Overwrite and remove an epoch's file; the blocks of a snapshot or an SSD are beyond its reach."""
+        path = self._path(epoch)
+        self._read.pop(epoch, None)
+        try:
+            with path.open("r+b") as file:
+                file.write(bytes(KEK_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            path.unlink()
+            sync_folder(self._directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def written_at(self, epoch: int) -> datetime:
+        """Return when an epoch's file was written."""
+        try:
+            return datetime.fromtimestamp(self._path(epoch).stat().st_mtime, UTC)
+        except OSError as error:
+            raise storage_error(error, self._path(epoch)) from error
 
     def _load(self, epoch: int) -> bytes:
         path = self._path(epoch)

@@ -13,6 +13,7 @@ from privacy_ledger.interfaces.cli import (
     deadletters,
     deletion,
     insight,
+    keys,
     operate,
     projections,
     proof,
@@ -97,6 +98,6 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, rights, deletion, proof, insight, operate, projections, replaying, deadletters, story,
+    collect, rights, deletion, proof, insight, keys, operate, projections, replaying, deadletters, story,
 ):  # fmt: skip
     module.register(main)

@@ -13,8 +13,10 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.compaction import idle_partitions, late_partitions
+from privacy_ledger.app.key_care import overdue
 from privacy_ledger.bootstrap import (
     Runtime,
+    care_of,
     changelogs_of,
     declared_passes,
     declared_topics,
@@ -331,6 +333,9 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
                 found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break
     found += await _inspect(runtime)
+    care = care_of(runtime.keystore, runtime.clock)
+    if late := overdue(care.standing(), runtime.clock.now()):
+        found.append(_finding(f"{len(late)} epochs of the keystore are older than 7 days", "keys rotate"))
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))

@@ -54,7 +54,7 @@ class Shell:
         except ValueError:
             raise click.UsageError(
                 "A PRIVACY_LEDGER_ variable of the environment has a value that cannot be used. "
-                "Check PRIVACY_LEDGER_PARTITIONS, PRIVACY_LEDGER_SECURITY_PROTOCOL, "
+                "Check PRIVACY_LEDGER_KEYSTORE, PRIVACY_LEDGER_PARTITIONS, PRIVACY_LEDGER_SECURITY_PROTOCOL, "
                 "PRIVACY_LEDGER_HEALTH, PRIVACY_LEDGER_SESSION_S (6 to 1800) and "
                 "PRIVACY_LEDGER_STANDBYS (0 to 63)."
             ) from None

@@ -1,0 +1,100 @@
+"""Where the keystore of a home or a cluster is, and how it is opened: a part of the wiring."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from privacy_ledger.adapters.ids import SystemIds
+from privacy_ledger.adapters.keystore import FileKeks, KeystorePlace, StoredKeyVault, open_keystore
+from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
+from privacy_ledger.adapters.local.home import Home, open_home
+from privacy_ledger.app.key_care import KeyCare
+from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.ports.keeping import KeyKeeper
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.runtime import Clock, Ids, Wrap
+from privacy_ledger.settings import Settings
+
+__all__ = ["KeyPlaces", "OpenedKeystore", "Restorer", "care_of", "open_vault", "places_of", "restorer_for"]
+
+
+class KeyPlaces(Struct, frozen=True, kw_only=True):
+    """Three things that lie apart: wrapped keys, the keys that wrap them, and backups of the former."""
+
+    keystore: KeystorePlace
+    keys: Path
+    backups: Path
+
+
+class OpenedKeystore(Struct, frozen=True, kw_only=True):
+    """An open keystore: as everybody uses it, and as operators do; `bare` is both without a wrap."""
+
+    vault: KeyVault
+    keeper: KeyKeeper
+    restorer: "Restorer"
+    bare: StoredKeyVault
+    places: KeyPlaces
+
+
+def places_of(settings: Settings, home: Home | None) -> KeyPlaces:
+    """Return where the keystore of a home is, or of the cluster when there is no home.
+
+    Raises:
+        HomeUnusable: the keys would lie inside the home.
+    """
+    name = "cluster" if home is None else home.file.id
+    data = settings.data_home / "privacy-ledger"
+    keys = settings.keys or data / "keys" / name
+    if home is not None and keys.resolve().is_relative_to(home.path.resolve()):
+        raise HomeUnusable(
+            "The key folder lies inside the home: a copy of the home would carry its keys. "
+            "Set PRIVACY_LEDGER_KEYS to a folder outside."
+        )
+    return KeyPlaces(
+        keystore=settings.keystore or (data if home is None else home.path) / "keystore.db",
+        keys=keys,
+        backups=settings.key_backups or data / "key-backups" / name,
+    )
+
+
+def open_vault(places: KeyPlaces, *, ids: Ids, wrap: Wrap) -> OpenedKeystore:
+    """Open a keystore, and create it where it is new."""
+    bare = open_keystore(places.keystore, FileKeks(places.keys), ids=ids)
+    return OpenedKeystore(
+        vault=wrap("vault", bare), keeper=wrap("keeper", bare.keeper), bare=bare, places=places,
+        restorer=wrap("keeper", Restorer(places, ids=ids)),
+    )  # fmt: skip
+
+
+class Restorer:
+    """Puts backups in the place of a keystore that may be lost."""
+
+    def __init__(self, places: KeyPlaces, *, ids: Ids) -> None:
+        """Take where everything lies; nothing is opened yet."""
+        self._places = places
+        self._ids = ids
+
+    def restore(self, backup: Path, *, beside_others: bool = False) -> Restored:
+        """Restore a backup; refused while a process holds keys, unless told to."""
+        return restore_keystore(
+            self._places.keystore, backup, FileKeks(self._places.keys), ids=self._ids,
+            beside_others=beside_others,
+        )  # fmt: skip
+
+
+def restorer_for(settings: Settings) -> Restorer:
+    """Return what restores the keystore of a home or a cluster; the keystore may be lost.
+
+    Raises:
+        HomeUnusable: there is no home of which it could be.
+    """
+    ids = SystemIds()
+    if settings.cluster is None and not settings.home.exists():
+        raise HomeUnusable("There is no home here. Restore the home first, then its keystore.")
+    home = None if settings.cluster is not None else open_home(settings.home, ids=ids)
+    return Restorer(places_of(settings, home), ids=ids)
+
+
+def care_of(keystore: OpenedKeystore, clock: Clock) -> KeyCare:
+    """Return the care of a keystore: its epochs and backups."""
+    return KeyCare(keystore.keeper, clock=clock, backups=keystore.places.backups)

@@ -1,0 +1,144 @@
+"""Whole copies of a keystore: what a backup holds, whatever database it comes from.
+
+A backup is a SQLite file of the keystore's own layout, so one in PostgreSQL is restored into a file
+as well, and the other way round.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from privacy_ledger.adapters.keystore._database import Cell, Database
+from privacy_ledger.adapters.keystore._material import PEPPER_PLACE, Wrapper, key_place, secret_place
+from privacy_ledger.adapters.keystore._store import PEPPER_ROW, Store, check_kind
+from privacy_ledger.adapters.keystore.kek import storage_error, sync_folder
+from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation
+
+__all__ = ["Copied", "copy_to", "load", "verified"]
+
+SLICE: Final = 20_000
+TABLES: Final = {
+    "numbers": 2, "secrets": 3, "keys": 11, "material": 2, "ended": 3, "refs": 5, "identities": 6,
+}  # fmt: skip
+"""Every table that lasts, with the number of its columns; the first one is its key."""
+KEYS: Final = {
+    "numbers": "name", "secrets": "name", "keys": "id", "material": "id", "ended": "mark", "refs": "id",
+    "identities": "mark",
+}  # fmt: skip
+
+
+class Copied(Struct, frozen=True, kw_only=True):
+    """What was found in a copy: its pepper, the keys in use, and the oldest epoch that they need."""
+
+    pepper: bytes
+    keys: int
+    oldest_epoch: int
+
+
+def copy_to(database: Database, path: Path) -> None:
+    """Write one state of a keystore into a new file, complete and durable when it has its name."""
+    part = path.with_name(f".part-{path.name}")
+    with suppress(FileNotFoundError):
+        part.unlink()
+    if isinstance(database, Store):
+        database.copy_file(part)
+    else:
+        _copy_rows(database, part)
+    try:
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def _copy_rows(database: Database, path: Path) -> None:
+    target = Store(path)
+    try:
+        with database.read(), target.write():
+            target.clear(("numbers",))
+            for table in TABLES:
+                for rows in _slices(database, table):
+                    target.insert(table, _carried(rows, database.pepper_row, PEPPER_ROW))
+        target.settle()
+    finally:
+        target.close()
+
+
+def _slices(database: Database, table: str) -> Iterator[list[tuple[Cell, ...]]]:
+    """Yield a table's rows in the order of its key."""
+    key = KEYS[table]
+    rows = database.select(f"SELECT * FROM {table} ORDER BY {key} LIMIT ?", (SLICE,))  # noqa: S608 - ours
+    while rows:
+        yield rows
+        rows = database.select(
+            f"SELECT * FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT ?",  # noqa: S608 - ours
+            (rows[-1][0], SLICE),
+        )
+
+
+def _carried(rows: list[tuple[Cell, ...]], old: str, new: str) -> list[tuple[Cell, ...]]:
+    """Return rows with the pepper under its name in the other database, and without that one's layout."""
+    return [(new, *row[1:]) if row[0] == old else row for row in rows if row[0] != "layout"]
+
+
+def load(database: Database, path: Path) -> None:
+    """Put the rows of a copy in the place of all rows; call it inside `write`."""
+    database.clear(tuple(TABLES))
+    with _opened(path) as connection:
+        for table in TABLES:
+            cursor = connection.execute(f"SELECT * FROM {table} ORDER BY {KEYS[table]}")  # noqa: S608 - ours
+            while rows := cursor.fetchmany(SLICE):
+                database.insert(table, _carried(rows, PEPPER_ROW, database.pepper_row))
+
+
+def verified(path: Path, wrapper: Wrapper) -> Copied:
+    """Open every secret and every key of a copy, and return what it holds.
+
+    Raises:
+        HomeUnusable: it is no whole copy of a keystore.
+        InvariantViolation: a key in it does not open in its row, or does not match its id.
+        KeyUnavailable: it needs a key-encryption key that is not there.
+    """
+    with _opened(path) as connection:
+        secrets = connection.execute("SELECT name, epoch, wrapped FROM secrets").fetchall()
+        opened = {
+            name: wrapper.unwrap(epoch, wrapped, PEPPER_PLACE if name == PEPPER_ROW else secret_place(name))
+            for name, epoch, wrapped in secrets
+        }
+        oldest = min((epoch for _, epoch, _ in secrets), default=0)
+        keys = 0
+        cursor = connection.execute(
+            "SELECT k.kid, k.ref, k.grp, k.generation, k.epoch, m.wrapped FROM keys k "
+            "JOIN material m ON m.id = k.id WHERE k.shredded_at IS NULL"
+        )
+        while rows := cursor.fetchmany(SLICE):
+            for kid, ref, group, generation, epoch, wrapped in rows:
+                wrapper.unwrap_committed(epoch, wrapped, key_place(ref, group, generation), kid=kid)
+            oldest = min(oldest, *(row[4] for row in rows))
+            keys += len(rows)
+        (live,) = connection.execute("SELECT count(*) - count(shredded_at) FROM keys").fetchone()
+    if PEPPER_ROW not in opened or live != keys:
+        raise InvariantViolation(f"{path} lacks rows that belong together. Make another backup.")
+    return Copied(pepper=opened[PEPPER_ROW], keys=keys, oldest_epoch=oldest)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a copy to read it; nothing is written beside it."""
+    if not path.is_file():
+        raise HomeUnusable("There is no backup of a keystore at the path given.")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            check_kind(connection, path)
+            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise HomeUnusable(f"The backup {path} is damaged. Use another one.")
+            yield connection
+    except sqlite3.Error:
+        raise HomeUnusable(f"{path} is not a readable backup of a keystore. Use another one.") from None

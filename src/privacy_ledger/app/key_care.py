@@ -1,0 +1,144 @@
+"""The daily care of a keystore: a new epoch, survivors wrapped anew, a backup, old epochs destroyed.
+
+What an epoch wrapped is gone for good when its key-encryption key is: from files, write-ahead logs,
+standbys, disk blocks and backups alike. Every step may be repeated, and what is left to do is read
+from the keystore itself: after a crash at any point the same call goes on.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from privacy_ledger.ports.keeping import BackupNote, Epoch, KeyKeeper, KeystoreStanding
+from privacy_ledger.ports.runtime import Clock
+
+__all__ = ["EPOCH_LIVES", "ROLL_EVERY", "CarePlan", "KeyCare", "Rolled", "overdue"]
+
+ROLL_EVERY: Final = timedelta(days=1)
+EPOCH_LIVES: Final = timedelta(days=7)
+"""No epoch is older: one that would be before the next daily roll is destroyed by this one."""
+
+OnStep = Callable[[str, int], None]
+"""Told what was done, and how many keys or which epoch it was."""
+
+
+class CarePlan(Struct, frozen=True, kw_only=True):
+    """What a rotation would do now."""
+
+    new_epoch: bool
+    to_rewrap: int
+    to_destroy: tuple[int, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.new_epoch or self.to_rewrap or self.to_destroy)
+
+
+class Rolled(Struct, frozen=True, kw_only=True):
+    """What was done."""
+
+    epoch: int
+    rewrapped: int
+    destroyed: tuple[int, ...]
+    backup: BackupNote | None
+
+
+class KeyCare:
+    """Rolls epochs, and says what is due."""
+
+    def __init__(self, keeper: KeyKeeper, *, clock: Clock, backups: Path) -> None:
+        """Take the keystore and the folder into which backups go."""
+        self._keeper = keeper
+        self._clock = clock
+        self._backups = backups
+
+    def standing(self) -> KeystoreStanding:
+        """Return how the keystore stands."""
+        return self._keeper.standing()
+
+    def plan(self) -> CarePlan:
+        """Return what `rotate` would do; nothing changes."""
+        return _planned(self._keeper.standing(), self._clock.now())
+
+    def back_up(self) -> BackupNote:
+        """Write a backup and open every key in it."""
+        return self._keeper.back_up(self._backups, now=self._clock.now())
+
+    def rotate(self, *, on_step: OnStep | None = None) -> Rolled | None:
+        """Do what is due, once a day; return None when nothing is."""
+        plan = self.plan()
+        if plan.is_empty:
+            return None
+        if plan.new_epoch:
+            self._create(on_step)
+        return self._finish(plan.to_destroy, on_step)
+
+    def roll(self, *, is_final: bool, on_step: OnStep | None = None) -> Rolled:
+        """Roll at once. Final: every older epoch goes, and with it every older backup.
+
+        A newest epoch under which nothing was destroyed yet need not go: what was destroyed before
+        lies under older ones.
+        """
+        standing = self._keeper.standing()
+        if standing.newest.shredded or not is_final or not standing.older:
+            self._create(on_step)
+            standing = self._keeper.standing()
+        now = self._clock.now()
+        return self._finish(
+            tuple(epoch.number for epoch in standing.older if is_final or _is_due(epoch, now)), on_step
+        )
+
+    def _create(self, on_step: OnStep | None) -> None:
+        epoch = self._keeper.create_epoch(now=self._clock.now())
+        if on_step is not None:
+            on_step("epoch", epoch)
+
+    def _finish(self, to_destroy: tuple[int, ...], on_step: OnStep | None) -> Rolled:
+        """Wrap the survivors anew, make a backup of them, and destroy these epochs."""
+        moved, after = 0, 0
+        while True:
+            step = self._keeper.rewrap(after=after)
+            moved += step.moved
+            if on_step is not None:
+                on_step("rewrapped", moved)
+            if step.after is None:
+                break
+            after = step.after
+        backup = self.back_up()
+        if on_step is not None:
+            on_step("backup", backup.keys)
+        for epoch in to_destroy:
+            self._keeper.destroy_epoch(epoch, now=self._clock.now())
+            if on_step is not None:
+                on_step("destroyed", epoch)
+        newest = self._keeper.standing().newest.number
+        return Rolled(epoch=newest, rewrapped=moved, destroyed=to_destroy, backup=backup)
+
+
+def _planned(standing: KeystoreStanding, now: datetime) -> CarePlan:
+    newest = standing.newest.created_at
+    new_epoch = newest is None or now - newest >= ROLL_EVERY
+    older = standing.epochs if new_epoch else standing.older
+    return CarePlan(
+        new_epoch=new_epoch,
+        to_rewrap=sum(epoch.live for epoch in older),
+        to_destroy=tuple(epoch.number for epoch in older if _is_due(epoch, now)),
+    )
+
+
+def _is_due(epoch: Epoch, now: datetime) -> bool:
+    """Return whether an epoch would be too old before the next roll."""
+    return epoch.created_at is not None and now - epoch.created_at > EPOCH_LIVES - ROLL_EVERY
+
+
+def overdue(standing: KeystoreStanding, now: datetime) -> tuple[int, ...]:
+    """Return the epochs that should have been destroyed by now."""
+    return tuple(
+        epoch.number
+        for epoch in standing.epochs
+        if epoch.created_at is not None and now - epoch.created_at > EPOCH_LIVES
+    )

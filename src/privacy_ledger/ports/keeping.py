@@ -1,0 +1,92 @@
+"""What an operator does to a keystore as a whole: epochs of its key-encryption keys, and backups."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+__all__ = ["BackupNote", "Epoch", "KeyKeeper", "KeystoreStanding", "RewrapStep"]
+
+
+class Epoch(Struct, frozen=True, kw_only=True):
+    """One key-encryption key: how much it wraps that is in use, and that was destroyed.
+
+    `created_at` is None where the key itself is not there.
+    """
+
+    number: int
+    created_at: datetime | None
+    live: int
+    shredded: int
+
+
+class BackupNote(Struct, frozen=True, kw_only=True):
+    """A backup that was opened, key by key, after it was made."""
+
+    made_at: datetime
+    oldest_epoch: int
+    keys: int
+    name: str
+    digest: str
+
+
+class KeystoreStanding(Struct, frozen=True, kw_only=True):
+    """How a keystore stands: its epochs, oldest first, and its newest verified backup."""
+
+    epochs: tuple[Epoch, ...]
+    backup: BackupNote | None
+    journal_entries: int
+    processes: int
+
+    @property
+    def newest(self) -> Epoch:
+        """The epoch under which keys are wrapped now."""
+        return self.epochs[-1]
+
+    @property
+    def older(self) -> tuple[Epoch, ...]:
+        """The epochs before it."""
+        return self.epochs[:-1]
+
+
+class RewrapStep(Struct, frozen=True, kw_only=True):
+    """One slice of a re-wrap: how many keys moved, and after which one it goes on; None: no more."""
+
+    moved: int
+    after: int | None
+
+
+class KeyKeeper(Protocol):
+    """The keystore of a `KeyVault`, for operators; every call is durable on return, and may be repeated.
+
+    Every call raises `KeyUnavailable` when the store or a key-encryption key cannot be reached.
+    """
+
+    def standing(self) -> KeystoreStanding:
+        """Return how the keystore stands; reads every key's row once."""
+        ...
+
+    def create_epoch(self, *, now: datetime) -> int:
+        """Return the number of a new epoch, under which all processes wrap from now on."""
+        ...
+
+    def rewrap(self, *, after: int) -> RewrapStep:
+        """Wrap the next slice of keys anew under the newest epoch, beginning `after` 0.
+
+        A key that is destroyed meanwhile stays destroyed.
+        """
+        ...
+
+    def back_up(self, folder: Path, *, now: datetime) -> BackupNote:
+        """Write a backup into a folder, and note it when every key in it was opened."""
+        ...
+
+    def destroy_epoch(self, epoch: int, *, now: datetime) -> None:
+        """Destroy the key of an older epoch: what it wrapped is gone for good, wherever copies lie.
+
+        Raises:
+            InvariantViolation: keys that are in use are wrapped under it, or it is the newest.
+            KeyUnavailable: no verified backup could do without it.
+        """
+        ...

@@ -1,0 +1,59 @@
+"""`keys`, as an operator uses it."""
+
+from tests.cli.cli import Cli, enrolled, subject
+
+
+def test_a_rotation_is_due_once_a_day(used: Cli) -> None:
+    """A young epoch is left alone; the plan says so."""
+    status, plan, rotated = (
+        used.run("keys", "status"),
+        used.run("keys", "rotate", "--plan"),
+        used.run("keys", "rotate"),
+    )
+    assert (status.code, plan.code, rotated.code) == (0, 0, 0)
+    assert plan.document == {"new_epoch": False, "to_rewrap": 0, "to_destroy": []}
+    assert rotated.document == {"due": False}
+    (epoch,) = status.document["standing"]["epochs"]
+    assert (epoch["number"], epoch["live"] > 1, status.document["overdue"]) == (1, True, [])
+
+
+def test_a_final_roll_wants_a_word_and_leaves_one_epoch(used: Cli) -> None:
+    """Without --yes nothing changes; with it every older epoch is gone and everybody is readable."""
+    plan = used.run("keys", "roll", "--final-now")
+    rolled = used.run("keys", "roll", "--final-now", "--yes")
+    status = used.run("keys", "status")
+    shown = used.run("subject", "show", subject(1))
+    assert (plan.code, rolled.code, status.code, shown.code) == (3, 0, 0, 0)
+    assert (rolled.document["epoch"], rolled.document["destroyed"]) == (2, [1])
+    assert [epoch["number"] for epoch in status.document["standing"]["epochs"]] == [2]
+    assert [path.name for path in used.keys.glob("*.kek")] == ["epoch-2.kek"]
+    assert status.document["standing"]["backup"]["keys"] == rolled.document["backup"]["keys"]
+
+
+def test_a_lost_keystore_comes_back_and_the_erased_do_not(used: Cli) -> None:
+    """Backup, erasure, loss, restore: one is erased, the other is readable, and the log agrees."""
+    used.ingest([enrolled(2)])
+    backup = used.run("keys", "backup")
+    assert used.run("erase", subject(1), "--yes").code == 0
+    for path in used.home.glob("keystore.db*"):
+        path.unlink()
+    lost = used.run("subject", "show", subject(2))
+    asked = used.run("keys", "restore", backup.document["path"])
+    restored = used.run("keys", "restore", backup.document["path"], "--yes")
+    reconciled = used.run("keys", "reconcile")
+    erased, other = used.run("subject", "show", subject(1)), used.run("subject", "show", subject(2))
+    assert (backup.code, lost.code, asked.code, restored.code, reconciled.code) == (0, 1, 3, 0, 0)
+    assert restored.document["applied"] >= len(("shred", "end", "erase"))
+    assert reconciled.document == {"erased_again": 0, "open": 0}
+    assert erased.document["status"] == "erased"
+    assert other.code == 0
+    assert other.document["status"] == "active"
+
+
+def test_what_is_no_backup_is_refused(used: Cli) -> None:
+    """A missing file, a foreign one and the keystore of another home; nothing is changed."""
+    foreign = used.folder / "foreign"
+    foreign.write_text("nothing of ours")
+    codes = [used.run("keys", "restore", path, "--yes").code for path in (foreign, used.folder / "none")]
+    assert codes == [1, 1]
+    assert used.run("subject", "show", subject(1)).code == 0

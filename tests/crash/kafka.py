@@ -234,10 +234,10 @@ class Engines:
         await self.load()
         await self._folded(life)
 
-    async def enumerated(self, only: Sequence[Point] = ()) -> Report:
-        """End an engine at every point once, or at these only; look now and then."""
+    async def enumerated(self, only: Sequence[Point] = (), *, every: int = 1) -> Report:
+        """End an engine at every point once, or at these only, or at every so-many-th; look now and then."""
         await self.find()
-        points = only or self.points
+        points = only or self.points[::every]
         ran, found, since = 0, list[Violation](), list[Point]()
         for number, point in enumerate(points, start=1):
             problem = await self.end(point)

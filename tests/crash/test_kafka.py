@@ -11,20 +11,25 @@ from tests.crash.kafka import FOLDING, Engines
 from tests.integration.cluster import Cluster
 
 
+EVERY = 4
+"""`poe crash-points` takes each point."""
+
+
 @pytest.mark.timeout(900)
 async def test_an_engine_converges_wherever_it_ends(
     kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended at each of its calls once, and replaced by a fresh one; each refold takes several slices."""
+    """Ended at many of its calls, and replaced by a fresh one; each refold takes several slices."""
     monkeypatch.setattr(cycle, "REREADS_PER_CYCLE", 2)
     monkeypatch.setattr(cycle, "SLICE", 3)
     cluster = Cluster(kafka.bootstrap, tmp_path, partitions=1)
     await cluster.create()
     async with Engines.opened(cluster) as engines:
-        report = await engines.enumerated()
+        report = await engines.enumerated(every=EVERY)
         points = {str(point) for point in engines.points}
     assert not report.violations, "\n".join(map(str, report.violations))
-    assert report.ran == report.points > 100
+    assert report.ran == report.points > 40
+    assert len(points) > 160
     assert points >= {
         "log.open_writer core.0 #1 after", "log.read state.core.v1 #1 before", "store.core.0.write #1 after",
         f"log.append {LEDGER_EVENTS} #1 after", f"{FOLDING} log.read_at {LEDGER_EVENTS} #3 before",

@@ -6,7 +6,7 @@ one HMAC-SHA256 of `info ‖ 0x01`).
 
 import hmac
 from collections.abc import Sequence
-from struct import pack
+from struct import Struct as Packer
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -30,6 +30,8 @@ SECRET_BYTES: Final = 32
 WRAPPED_BYTES: Final = 60
 """Nonce, key and tag: every wrapped key has this length, so that zeros overwrite it in place."""
 
+_LENGTH: Final = Packer(">H").pack
+_NUMBER: Final = Packer(">q").pack
 _NONCE_BYTES: Final = 12
 _DRAW_BYTES: Final = SECRET_BYTES + _NONCE_BYTES
 
@@ -41,7 +43,7 @@ def commitment(secret: bytes) -> bytes:
 
 def key_place(ref: bytes, group: str, generation: int) -> bytes:
     """Return what a wrapped data key is bound to; a row's material opens in no other row."""
-    return b"dek\0" + pack(">H", len(ref)) + ref + group.encode() + pack(">q", generation)
+    return b"dek\0" + _LENGTH(len(ref)) + ref + group.encode() + _NUMBER(generation)
 
 
 def secret_place(name: str) -> bytes:
@@ -86,10 +88,28 @@ class Wrapper:
         encrypt = self._cipher(epoch).encrypt
         nonces = self._ids.token(_NONCE_BYTES * len(held))
         forms: list[bytes] = []
-        for number, (old_epoch, wrapped, place) in enumerate(held):
-            nonce = nonces[number * _NONCE_BYTES : (number + 1) * _NONCE_BYTES]
-            forms.append(nonce + encrypt(nonce, self.unwrap(old_epoch, wrapped, place), place))
+        at = 0
+        for secret, (_, _, place) in zip(self.unwrap_all(held), held, strict=True):
+            nonce = nonces[at : at + _NONCE_BYTES]
+            at += _NONCE_BYTES
+            forms.append(nonce + encrypt(nonce, secret, place))
         return forms
+
+    def unwrap_all(self, held: Sequence[tuple[int, bytes, bytes]]) -> list[bytes]:
+        """Return the keys of these (epoch, wrapped form, place), in order.
+
+        Raises what `unwrap` raises.
+        """
+        ciphers = {epoch: self._cipher(epoch).decrypt for epoch in {epoch for epoch, _, _ in held}}
+        try:
+            return [
+                ciphers[epoch](wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], place)
+                for epoch, wrapped, place in held
+            ]
+        except (InvalidTag, ValueError):
+            for epoch, wrapped, place in held:
+                self.unwrap(epoch, wrapped, place)
+            raise
 
     def forget_destroyed(self) -> None:
         """Forget the key-encryption keys that are not there any more."""

@@ -181,7 +181,7 @@ class KeyKeeperContract(ABC):
         vault.keeper.back_up(backups, now=NOW)
         for epoch in (1, 2):
             with pytest.raises(InvariantViolation):
-                vault.keeper.destroy_epoch(epoch, now=NOW)
+                vault.keeper.destroy_epochs(through=epoch, now=NOW)
         assert _opened(place.open(), keys) == list(keys)
 
     def test_an_epoch_is_not_destroyed_without_a_younger_backup(self, place: Place, backups: Path) -> None:
@@ -192,9 +192,9 @@ class KeyKeeperContract(ABC):
         vault.keeper.create_epoch(now=NOW)
         _rewrapped(vault.keeper)
         with pytest.raises(KeyUnavailable, match="keys backup"):
-            vault.keeper.destroy_epoch(1, now=NOW)
+            vault.keeper.destroy_epochs(through=1, now=NOW)
         vault.keeper.back_up(backups, now=NOW)
-        vault.keeper.destroy_epoch(1, now=NOW)
+        vault.keeper.destroy_epochs(through=1, now=NOW)
         assert [epoch.number for epoch in vault.keeper.standing().epochs] == [2]
         assert not (place.keys / "epoch-1.kek").exists()
 
@@ -205,7 +205,7 @@ class KeyKeeperContract(ABC):
         vault.keeper.create_epoch(now=NOW)
         _rewrapped(vault.keeper)
         vault.keeper.back_up(backups, now=NOW)
-        vault.keeper.destroy_epoch(1, now=NOW)
+        vault.keeper.destroy_epochs(through=1, now=NOW)
         place.pass_seconds(2)
         assert _opened(other, keys) == list(keys)
         assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory

@@ -8,6 +8,7 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore import FileKeks, KeystorePlace, StoredKeyVault, open_keystore
 from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
 from privacy_ledger.adapters.local.home import Home, open_home
+from privacy_ledger.adapters.no_dumps import forbid_dumps
 from privacy_ledger.app.key_care import KeyCare
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.ports.keeping import KeyKeeper
@@ -58,7 +59,8 @@ def places_of(settings: Settings, home: Home | None) -> KeyPlaces:
 
 
 def open_vault(places: KeyPlaces, *, ids: Ids, wrap: Wrap) -> OpenedKeystore:
-    """Open a keystore, and create it where it is new."""
+    """Open a keystore, and create it where it is new; from then on this process leaves no core dump."""
+    forbid_dumps()
     bare = open_keystore(places.keystore, FileKeks(places.keys), ids=ids)
     return OpenedKeystore(
         vault=wrap("vault", bare), keeper=wrap("keeper", bare.keeper), bare=bare, places=places,

@@ -22,6 +22,7 @@ from msgspec import structs
 from privacy_ledger.testing.broker import BrokerUnavailable, running_broker
 from tests.bench.compare import Compare
 from tests.bench.growth import Cell, Growth, plot
+from tests.bench.keystore import Keystores
 from tests.bench.latency import Latency
 from tests.bench.memory import Memory
 from tests.bench.report import Report, inexact, report_of, text
@@ -30,7 +31,9 @@ from tests.bench.topology import Topology
 
 __all__ = ["main"]
 
-KINDS: Final = ("core", "rivals", "topology", "ingest", "memory", "restore", "latency")
+KINDS: Final = ("core", "rivals", "topology", "ingest", "memory", "restore", "latency", "keystore")
+
+WITHOUT_BROKER: Final = frozenset({"ingest", "keystore"})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measured(folder: Path, size: Size, *, only: frozenset[str], with_growth: bool) -> Report:
-    """Run everything that was chosen on one broker; the embedded ingest alone needs none."""
+    """Run everything that was chosen on one broker; the embedded ingest and the keystore need none."""
     with ExitStack() as stack:
         bootstrap, kind = "", "none"
-        if with_growth or only != {"ingest"}:
+        if with_growth or not only or only - WITHOUT_BROKER:
             broker = stack.enter_context(running_broker())
             bootstrap, kind = broker.bootstrap, broker.kind
         bench = Bench(folder, size, bootstrap=bootstrap)
@@ -106,6 +109,8 @@ def _kinds(bench: Bench, only: frozenset[str]) -> list[Measured]:
         kinds.append(Memory(bench, with_memory="memory" in only, with_restore="restore" in only))
     if "latency" in only:
         kinds.append(Latency(bench))
+    if "keystore" in only:
+        kinds.append(Keystores(bench))
     return kinds
 
 

@@ -27,6 +27,8 @@ class Kind:
     INGEST: Final = "ingest, embedded"
     KEYS_50K: Final = "worker, 50,000 keys"
     KEYS_500K: Final = "worker, 500,000 keys"
+    KEY_ROLL: Final = "key roll, 5,000,000 keys in SQLite"
+    KEY_ROLL_PG: Final = "key roll, 500,000 keys in PostgreSQL"
     RESTORE: Final = "restore, 500,000 keys"
     RESTORE_TAGS: Final = "restore, keys and tag rows"
     RESTORE_SEALED: Final = "restore, sealed core pass"
@@ -97,6 +99,12 @@ BARS: Final = (
     Bar(name="restore with tag rows, records per CPU-second", kind=Kind.RESTORE_TAGS),
     Bar(name="restore sealed, records per CPU-second", kind=Kind.RESTORE_SEALED),
     Bar(name="restore sealed, live ledger records per CPU-second", kind=Kind.RESTORE_LIVE),
+    Bar(
+        name="keys wrapped anew per second", kind=Kind.KEY_ROLL, of="rewrapped_per_s", at_least=100_000
+    ),
+    Bar(name="keys roll --final-now, s", kind=Kind.KEY_ROLL, of="roll_s", at_most=60),
+    Bar(name="keys wrapped anew per second in PostgreSQL", kind=Kind.KEY_ROLL_PG, of="rewrapped_per_s"),
+    Bar(name="keys roll --final-now in PostgreSQL, s", kind=Kind.KEY_ROLL_PG, of="roll_s"),
     Bar(name="append to view at 4 partitions, p50 ms", kind=Kind.latency(4), of="p50_ms", at_most=90),
     Bar(name="append to view at 4 partitions, p99 ms", kind=Kind.latency(4), of="p99_ms", at_most=200),
     Bar(name="append to view at 16 partitions, p50 ms", kind=Kind.latency(16), of="p50_ms"),

@@ -20,6 +20,8 @@ __all__ = [
     "FoldQuixstreams",
     "Go",
     "Ingest",
+    "KeyFill",
+    "KeyRoll",
     "Ledger",
     "More",
     "Noop",
@@ -307,3 +309,23 @@ class Soak(Task, frozen=True, kw_only=True):
     prefix: str
     partitions: int
     learners: int
+
+
+# Keystore ---------------------------------------------------------------------------------------
+
+
+class KeyFill(Task, frozen=True, kw_only=True):
+    """Make so many keys in a keystore file."""
+
+    runs: ClassVar[str] = "keystore:fill"
+    folder: str
+    keys: int
+
+
+class KeyRoll(Task, frozen=True, kw_only=True):
+    """Roll the epoch of a keystore, finally: of the file in a folder, or of new keys in PostgreSQL."""
+
+    runs: ClassVar[str] = "keystore:roll"
+    folder: str
+    keys: int
+    in_postgres: bool = False

@@ -70,12 +70,12 @@ class KeyCare:
 
     def rotate(self, *, on_step: OnStep | None = None) -> Rolled | None:
         """Do what is due, once a day; return None when nothing is."""
-        plan = self.plan()
+        standing = self._keeper.standing()
+        plan = _planned(standing, self._clock.now())
         if plan.is_empty:
             return None
-        if plan.new_epoch:
-            self._create(on_step)
-        return self._finish(plan.to_destroy, on_step)
+        newest = self._create(on_step) if plan.new_epoch else standing.newest.number
+        return self._finish(newest, plan.to_destroy, on_step)
 
     def roll(self, *, is_final: bool, on_step: OnStep | None = None) -> Rolled:
         """Roll at once. Final: every older epoch goes, and with it every older backup.
@@ -83,22 +83,21 @@ class KeyCare:
         A newest epoch under which nothing was destroyed yet need not go: what was destroyed before
         lies under older ones.
         """
-        standing = self._keeper.standing()
-        if standing.newest.shredded or not is_final or not standing.older:
-            self._create(on_step)
-            standing = self._keeper.standing()
-        now = self._clock.now()
-        return self._finish(
-            tuple(epoch.number for epoch in standing.older if is_final or _is_due(epoch, now)), on_step
-        )
+        standing, now = self._keeper.standing(), self._clock.now()
+        newest, older = standing.newest.number, standing.older
+        if standing.newest.shredded or not is_final or not older:
+            newest, older = self._create(on_step), standing.epochs
+        due = tuple(epoch.number for epoch in older if is_final or _is_due(epoch, now))
+        return self._finish(newest, due, on_step)
 
-    def _create(self, on_step: OnStep | None) -> None:
+    def _create(self, on_step: OnStep | None) -> int:
         epoch = self._keeper.create_epoch(now=self._clock.now())
         if on_step is not None:
             on_step("epoch", epoch)
+        return epoch
 
-    def _finish(self, to_destroy: tuple[int, ...], on_step: OnStep | None) -> Rolled:
-        """Wrap the survivors anew, make a backup of them, and destroy these epochs."""
+    def _finish(self, newest: int, to_destroy: tuple[int, ...], on_step: OnStep | None) -> Rolled:
+        """Wrap the survivors anew, make a backup of them, and destroy the epochs up to the last of these."""
         moved, after = 0, 0
         while True:
             step = self._keeper.rewrap(after=after)
@@ -111,12 +110,12 @@ class KeyCare:
         backup = self.back_up()
         if on_step is not None:
             on_step("backup", backup.keys)
-        for epoch in to_destroy:
-            self._keeper.destroy_epoch(epoch, now=self._clock.now())
+        destroyed: tuple[int, ...] = ()
+        if to_destroy:
+            destroyed = self._keeper.destroy_epochs(through=max(to_destroy), now=self._clock.now())
             if on_step is not None:
-                on_step("destroyed", epoch)
-        newest = self._keeper.standing().newest.number
-        return Rolled(epoch=newest, rewrapped=moved, destroyed=to_destroy, backup=backup)
+                on_step("destroyed", len(destroyed))
+        return Rolled(epoch=newest, rewrapped=moved, destroyed=destroyed, backup=backup)
 
 
 def _planned(standing: KeystoreStanding, now: datetime) -> CarePlan:

@@ -82,11 +82,13 @@ class KeyKeeper(Protocol):
         """Write a backup into a folder, and note it when every key in it was opened."""
         ...
 
-    def destroy_epoch(self, epoch: int, *, now: datetime) -> None:
-        """Destroy the key of an older epoch: what it wrapped is gone for good, wherever copies lie.
+    def destroy_epochs(self, *, through: int, now: datetime) -> tuple[int, ...]:
+        """Destroy the keys of an older epoch and of all before it; return which were there.
+
+        What they wrapped is gone for good, wherever copies lie.
 
         Raises:
-            InvariantViolation: keys that are in use are wrapped under it, or it is the newest.
-            KeyUnavailable: no verified backup could do without it.
+            InvariantViolation: keys that are in use are wrapped under one, or it is the newest.
+            KeyUnavailable: no verified backup could do without them.
         """
         ...

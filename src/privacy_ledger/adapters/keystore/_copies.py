@@ -14,7 +14,13 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.adapters.keystore._database import Cell, Database
-from privacy_ledger.adapters.keystore._material import PEPPER_PLACE, Wrapper, key_place, secret_place
+from privacy_ledger.adapters.keystore._material import (
+    PEPPER_PLACE,
+    Wrapper,
+    commitment,
+    key_place,
+    secret_place,
+)
 from privacy_ledger.adapters.keystore._store import PEPPER_ROW, Store, check_kind
 from privacy_ledger.adapters.keystore.kek import storage_error, sync_folder
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation
@@ -119,8 +125,12 @@ def verified(path: Path, wrapper: Wrapper) -> Copied:
             "JOIN material m ON m.id = k.id WHERE k.shredded_at IS NULL"
         )
         while rows := cursor.fetchmany(SLICE):
-            for kid, ref, group, generation, epoch, wrapped in rows:
-                wrapper.unwrap_committed(epoch, wrapped, key_place(ref, group, generation), kid=kid)
+            held = [
+                (epoch, wrapped, key_place(ref, group, generation))
+                for _, ref, group, generation, epoch, wrapped in rows
+            ]
+            if list(map(commitment, wrapper.unwrap_all(held))) != [row[0] for row in rows]:
+                raise InvariantViolation(f"A key in {path} does not match its own id. Use another backup.")
             oldest = min(oldest, *(row[4] for row in rows))
             keys += len(rows)
         (live,) = connection.execute("SELECT count(*) - count(shredded_at) FROM keys").fetchone()

@@ -25,13 +25,11 @@ REWRAP_SLICE: Final = 20_000
 _CHUNK: Final = 1 << 20
 
 
-class _Held(Struct, frozen=True, gc=False):
-    """A key that is in use, as an older epoch wraps it."""
+class _Held(Struct):
+    """Keys that are in use, as older epochs wrap them: their rows, and (epoch, wrapped form, place)."""
 
-    id: int
-    epoch: int
-    wrapped: bytes
-    place: bytes
+    ids: list[int]
+    forms: list[tuple[int, bytes, bytes]]
 
 
 class _Raced(Exception):
@@ -110,7 +108,7 @@ class Keeper:
         epoch = self._wrapper.current_epoch()
         with self._store.read():
             held = self._slice(epoch, after)
-        if not held:
+        if not held.ids:
             return RewrapStep(moved=self._rewrap_secrets(epoch), after=None)
         try:
             forms = self._forms(epoch, held)
@@ -119,41 +117,45 @@ class Keeper:
         except _Raced:
             with self._recorder.write():
                 held = self._slice(epoch, after)
-                if held:
+                if held.ids:
                     self._swap(epoch, held, self._forms(epoch, held))
-        return RewrapStep(moved=len(held), after=held[-1].id if held else after)
+        return RewrapStep(moved=len(held.ids), after=held.ids[-1] if held.ids else after)
 
-    def _slice(self, epoch: int, after: int) -> list[_Held]:
-        rows = self._store.select(
-            "SELECT k.id, k.epoch, m.wrapped, k.ref, k.grp, k.generation FROM keys k "
-            "CROSS JOIN material m ON m.id = k.id "
-            "WHERE k.id > ? AND k.shredded_at IS NULL AND k.epoch < ? ORDER BY k.id LIMIT ?",
-            (after, epoch, REWRAP_SLICE),
+    def _slice(self, epoch: int, after: int) -> _Held:
+        rows = cast(
+            "list[tuple[int, int, bytes, bytes, str, int]]",
+            self._store.select(
+                "SELECT k.id, k.epoch, m.wrapped, k.ref, k.grp, k.generation FROM keys k "
+                "CROSS JOIN material m ON m.id = k.id "
+                "WHERE k.id > ? AND k.shredded_at IS NULL AND k.epoch < ? ORDER BY k.id LIMIT ?",
+                (after, epoch, REWRAP_SLICE),
+            ),
         )
-        return [
-            _Held(key_id, old, wrapped, key_place(ref, group, generation))
-            for key_id, old, wrapped, ref, group, generation in cast(
-                "list[tuple[int, int, bytes, bytes, str, int]]", rows
-            )
-        ]
+        return _Held(
+            [row[0] for row in rows],
+            [(old, form, key_place(ref, group, number)) for _, old, form, ref, group, number in rows],
+        )
 
-    def _forms(self, epoch: int, held: Sequence[_Held]) -> list[bytes]:
-        return self._wrapper.rewrap(epoch, [(key.epoch, key.wrapped, key.place) for key in held])
+    def _forms(self, epoch: int, held: _Held) -> list[bytes]:
+        return self._wrapper.rewrap(epoch, held.forms)
 
-    def _swap(self, epoch: int, held: Sequence[_Held], forms: Sequence[bytes]) -> None:
+    def _swap(self, epoch: int, held: _Held, forms: Sequence[bytes]) -> None:
         """Write new forms where every key is as it was read, inside `write`.
 
         Raises:
             _Raced: one is not; nothing changes.
         """
         moved = self._store.rewrap(
-            [(key.id, key.wrapped, form) for key, form in zip(held, forms, strict=True)]
+            [
+                (key_id, old, form)
+                for key_id, (_, old, _), form in zip(held.ids, held.forms, forms, strict=True)
+            ]
         )
         named = self._store.execute(
             "UPDATE keys SET epoch = ? WHERE id BETWEEN ? AND ? AND shredded_at IS NULL AND epoch < ?",
-            (epoch, held[0].id, held[-1].id, epoch),
+            (epoch, held.ids[0], held.ids[-1], epoch),
         )
-        if not moved == named == len(held):
+        if not moved == named == len(held.ids):
             raise _Raced
 
     def _rewrap_secrets(self, epoch: int) -> int:
@@ -170,30 +172,33 @@ class Keeper:
                 )
         return len(rows)
 
-    def destroy_epoch(self, epoch: int, *, now: datetime) -> None:
-        """Destroy an older epoch's key, while nobody else wraps or restores anything."""
+    def destroy_epochs(self, *, through: int, now: datetime) -> tuple[int, ...]:
+        """Destroy older epochs' keys, while nobody else wraps or restores anything."""
         with self._recorder.write():
-            if epoch >= self._wrapper.current_epoch():
-                raise InvariantViolation(f"Epoch {epoch} is the newest: it wraps what is new. Roll first.")
+            if through >= self._wrapper.current_epoch():
+                raise InvariantViolation(f"Epoch {through} is the newest: it wraps what is new. Roll first.")
             needing = self._store.select(
                 "SELECT 1 FROM (SELECT epoch FROM secrets UNION ALL "
                 "SELECT epoch FROM keys WHERE shredded_at IS NULL) t WHERE epoch <= ? LIMIT 1",
-                (epoch,),
+                (through,),
             )
             if needing:
                 raise InvariantViolation(
-                    f"Keys that are in use are wrapped under epoch {epoch} or an older one. "
+                    f"Keys that are in use are wrapped under epoch {through} or an older one. "
                     "Run `privacy-ledger keys rotate` first."
                 )
             backup = self._keyring.backup(store=self._name)
-            if backup is None or backup.oldest_epoch <= epoch:
+            if backup is None or backup.oldest_epoch <= through:
                 raise KeyUnavailable(
-                    f"No verified backup of the keystore could do without epoch {epoch}. "
+                    f"No verified backup of the keystore could do without epoch {through}. "
                     "Run `privacy-ledger keys backup` first."
                 )
-            self._keyring.note_destroyed(epoch, at=now)
-            self._keks.destroy(epoch)
+            gone = tuple(epoch for epoch in self._keks.epochs() if epoch <= through)
+            for epoch in gone:
+                self._keyring.note_destroyed(epoch, at=now)
+                self._keks.destroy(epoch)
         self._wrapper.forget_destroyed()
+        return gone
 
     # Backups ----------------------------------------------------------------------------------
 

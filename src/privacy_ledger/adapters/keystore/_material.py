@@ -6,7 +6,8 @@ one HMAC-SHA256 of `info ‖ 0x01`).
 
 import hmac
 from collections.abc import Sequence
-from struct import pack
+from hashlib import sha256
+from struct import Struct as Packer
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -30,18 +31,29 @@ SECRET_BYTES: Final = 32
 WRAPPED_BYTES: Final = 60
 """Nonce, key and tag: every wrapped key has this length, so that zeros overwrite it in place."""
 
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
+_INNER_END: Final = b"\x36" * 32 + b"kid/v1\x01"
+_OUTER_END: Final = b"\x5c" * 32
+_LENGTH: Final = Packer(">H").pack
+_NUMBER: Final = Packer(">q").pack
 _NONCE_BYTES: Final = 12
 _DRAW_BYTES: Final = SECRET_BYTES + _NONCE_BYTES
 
 
 def commitment(secret: bytes) -> bytes:
-    """Return the kid of a key: HKDF-Expand(SHA-256, key, "kid/v1", 32) of RFC 5869."""
-    return hmac.digest(secret, b"kid/v1\x01", "sha256")
+    """Return the kid of a key of 32 bytes: HKDF-Expand(SHA-256, key, "kid/v1", 32) of RFC 5869.
+
+    HMAC is written out as RFC 2104 defines it: `hmac.digest` sets a context up for each key, and here
+    every call has another one (measured: twice the time).
+    """
+    inner = sha256(secret.translate(_INNER) + _INNER_END).digest()
+    return sha256(secret.translate(_OUTER) + _OUTER_END + inner).digest()
 
 
 def key_place(ref: bytes, group: str, generation: int) -> bytes:
     """Return what a wrapped data key is bound to; a row's material opens in no other row."""
-    return b"dek\0" + pack(">H", len(ref)) + ref + group.encode() + pack(">q", generation)
+    return b"dek\0" + _LENGTH(len(ref)) + ref + group.encode() + _NUMBER(generation)
 
 
 def secret_place(name: str) -> bytes:
@@ -86,10 +98,28 @@ class Wrapper:
         encrypt = self._cipher(epoch).encrypt
         nonces = self._ids.token(_NONCE_BYTES * len(held))
         forms: list[bytes] = []
-        for number, (old_epoch, wrapped, place) in enumerate(held):
-            nonce = nonces[number * _NONCE_BYTES : (number + 1) * _NONCE_BYTES]
-            forms.append(nonce + encrypt(nonce, self.unwrap(old_epoch, wrapped, place), place))
+        at = 0
+        for secret, (_, _, place) in zip(self.unwrap_all(held), held, strict=True):
+            nonce = nonces[at : at + _NONCE_BYTES]
+            at += _NONCE_BYTES
+            forms.append(nonce + encrypt(nonce, secret, place))
         return forms
+
+    def unwrap_all(self, held: Sequence[tuple[int, bytes, bytes]]) -> list[bytes]:
+        """Return the keys of these (epoch, wrapped form, place), in order.
+
+        Raises what `unwrap` raises.
+        """
+        ciphers = {epoch: self._cipher(epoch).decrypt for epoch in {epoch for epoch, _, _ in held}}
+        try:
+            return [
+                ciphers[epoch](wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], place)
+                for epoch, wrapped, place in held
+            ]
+        except (InvalidTag, ValueError):
+            for epoch, wrapped, place in held:
+                self.unwrap(epoch, wrapped, place)
+            raise
 
     def forget_destroyed(self) -> None:
         """Forget the key-encryption keys that are not there any more."""

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 LAYOUT: Final = 1
 SCHEMA: Final = "privacy_ledger_keystore"
-CONNECT_TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 4.0
 LOCK_TIMEOUT_MS: Final = 10_000
 CALL_TIMEOUT_S: Final = 60.0
 """How long one statement may take; the longest moves 20,000 rows."""

@@ -5,6 +5,7 @@ import shutil
 from abc import ABC, abstractmethod
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Protocol
 
@@ -151,27 +152,47 @@ class KeyKeeperContract(ABC):
         _sealed(other)
         assert [epoch.live for epoch in vault.keeper.standing().epochs] == [2, PEOPLE - 1]
 
-    def test_a_shred_between_read_and_write_of_a_rewrap_holds(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("moment", ["before", "between", "after"])
+    @pytest.mark.parametrize("acts", list(permutations(("shred", "insert", "rewrap"))), ids="-".join)
+    def test_a_rewrap_a_shred_and_an_insert_meet_in_every_order(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, *, acts: tuple[str, ...], moment: str
     ) -> None:
-        """The swap sees that a key is not what it was, and the key does not come back."""
+        """Before a slice is read, between its read and its write, and after: the swap sees what changed.
+
+        A destroyed key never comes back, a new one is never lost, and no key is left behind.
+        """
         vault, other = place.open(), place.open()
-        keys = _sealed(vault)
+        keys, made = list(_sealed(vault)), list[DataKey]()
         vault.keeper.create_epoch(now=NOW)
+
+        def meanwhile() -> None:
+            for act in acts:
+                if act == "shred":
+                    other.shred(keys[7].ref, now=NOW)
+                elif act == "insert":
+                    made.extend(other.sealing_keys([KeyWant(REF, "usage")], now=NOW))
+                else:
+                    _rewrapped(other.keeper)
+
         forms = vault.keeper._forms  # type: ignore[attr-defined] # noqa: SLF001 - the moment between
 
         def late(*args: object) -> object:
             monkeypatch.undo()
-            other.shred(keys[7].ref, now=NOW)
-            other.sealing_keys([KeyWant(REF, "usage")], now=NOW)
+            meanwhile()
             return forms(*args)
 
-        monkeypatch.setattr(vault.keeper, "_forms", late)
+        if moment == "before":
+            meanwhile()
+        elif moment == "between":
+            monkeypatch.setattr(vault.keeper, "_forms", late)
         _rewrapped(vault.keeper)
+        if moment == "after":
+            meanwhile()
         place.pass_seconds(2)
-        expected = [*keys[:7], Shredded(keys[7].ref, "usage", 0), *keys[8:]]
-        assert _opened(vault, keys) == _opened(place.open(), keys) == expected
-        assert [epoch.live for epoch in vault.keeper.standing().epochs] == [0, PEOPLE + 1]
+        expected = [*keys[:7], Shredded(keys[7].ref, "usage", 0), *keys[8:], *made]
+        for reader in (vault, other, place.open()):
+            assert _opened(reader, (*keys, *made)) == expected
+        assert [epoch.live for epoch in vault.keeper.standing().epochs] == [0, PEOPLE + PEPPER]
 
     def test_an_epoch_with_keys_in_use_is_not_destroyed(self, place: Place, backups: Path) -> None:
         """Whatever backup there is; nor is the newest."""
@@ -181,7 +202,7 @@ class KeyKeeperContract(ABC):
         vault.keeper.back_up(backups, now=NOW)
         for epoch in (1, 2):
             with pytest.raises(InvariantViolation):
-                vault.keeper.destroy_epoch(epoch, now=NOW)
+                vault.keeper.destroy_epochs(through=epoch, now=NOW)
         assert _opened(place.open(), keys) == list(keys)
 
     def test_an_epoch_is_not_destroyed_without_a_younger_backup(self, place: Place, backups: Path) -> None:
@@ -192,9 +213,9 @@ class KeyKeeperContract(ABC):
         vault.keeper.create_epoch(now=NOW)
         _rewrapped(vault.keeper)
         with pytest.raises(KeyUnavailable, match="keys backup"):
-            vault.keeper.destroy_epoch(1, now=NOW)
+            vault.keeper.destroy_epochs(through=1, now=NOW)
         vault.keeper.back_up(backups, now=NOW)
-        vault.keeper.destroy_epoch(1, now=NOW)
+        vault.keeper.destroy_epochs(through=1, now=NOW)
         assert [epoch.number for epoch in vault.keeper.standing().epochs] == [2]
         assert not (place.keys / "epoch-1.kek").exists()
 
@@ -205,7 +226,7 @@ class KeyKeeperContract(ABC):
         vault.keeper.create_epoch(now=NOW)
         _rewrapped(vault.keeper)
         vault.keeper.back_up(backups, now=NOW)
-        vault.keeper.destroy_epoch(1, now=NOW)
+        vault.keeper.destroy_epochs(through=1, now=NOW)
         place.pass_seconds(2)
         assert _opened(other, keys) == list(keys)
         assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory

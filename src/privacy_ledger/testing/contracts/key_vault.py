@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
@@ -29,6 +31,7 @@ GENERATION_AGE = timedelta(days=30)
 GENERATION = 7
 HIGHER = 9
 SECRET_BYTES = 32
+MANY = 300
 
 ADA = Identity("openedx:user_id", "1")
 ADA_BY_NAME = Identity("openedx:username", "ada")
@@ -221,6 +224,12 @@ class KeyVaultContract(ABC):
         assert _sealing(first) == _sealing(second)
         first.close()
         second.close()
+
+    def test_a_kid_is_derived_from_its_key(self, vault: KeyVault) -> None:
+        """As RFC 5869 says, by another implementation of it."""
+        wants = [KeyWant(REF, f"group-{number}") for number in range(MANY)]
+        for key in vault.sealing_keys(wants, now=NOW):
+            assert HKDFExpand(SHA256(), SECRET_BYTES, b"kid/v1").derive(key.secret) == key.kid
 
     def test_a_current_key_rolls_after_thirty_days(self, vault: KeyVault) -> None:
         """The next generation is another key; the old one still opens."""

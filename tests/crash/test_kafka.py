@@ -10,7 +10,6 @@ from privacy_ledger.testing.broker import Broker
 from tests.crash.kafka import FOLDING, Engines
 from tests.integration.cluster import Cluster
 
-
 EVERY = 4
 """`poe crash-points` takes each point."""
 

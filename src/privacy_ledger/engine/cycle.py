@@ -53,7 +53,7 @@ T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
 REREADS_PER_CYCLE: Final = 2000
 """So many records a cycle reads again on the way; work that takes more is left for slices."""
-SLICE: Final = 500
+SLICE: Final = 200
 """So many records a slice of that work reads again, and as many as were put to wait meanwhile."""
 _BODY: Final = attrgetter("body")
 _NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable, Removed})

@@ -333,8 +333,10 @@ class KafkaEngine:
         is_behind = count >= ROWS_PER_POLL // 2
         until = started + (0 if is_behind else max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned)))
         while working := self._working():
+            begun = time.monotonic()
             await asyncio.gather(*(self._fold(partition, None) for partition in working))
-            if time.monotonic() >= until:
+            now = time.monotonic()
+            if now + (now - begun) >= until:  # the next slice would hold up what came meanwhile
                 break
         await self.pace.rest(count, until=self._stopping)
         rest = until - time.monotonic()

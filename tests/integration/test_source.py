@@ -19,6 +19,7 @@ from tests.integration.cluster import Cluster, until
 RECORDS = 10
 ANSWER_S = 0.5
 """Longer than a broker holds an answer back: nothing more is on its way."""
+WAIT_S = 30
 
 
 class Reader:
@@ -113,7 +114,7 @@ async def test_a_poll_returns_what_came_after_the_answer_that_the_client_holds(g
 async def test_rows_of_before_a_rebalance_are_not_returned_after_it(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its partitions are read from the beginning again: else they would be folded twice, or by two."""
+    """Its partitions are read from their positions again, so that each row is given out once."""
     reader = await group.join()
     await until(lambda: bool(reader.shares))
     await group.append()
@@ -129,5 +130,25 @@ async def test_rows_of_before_a_rebalance_are_not_returned_after_it(
         return found
 
     monkeypatch.setattr(reader.source, "_rows", rows)
-    assert await reader.source.poll(timeout_s=5, limit=1000) == {}
+    given = list((await reader.source.poll(timeout_s=5, limit=1000)).get(0, ()))
     assert seen[0] > 0
+    monkeypatch.undo()
+    everything = list(await group.rows())
+    async with asyncio.timeout(WAIT_S):
+        while len(given) < len(everything):
+            given += (await reader.source.poll(timeout_s=1, limit=1000)).get(0, ())
+    assert given == everything
+
+
+async def test_a_poll_for_one_row_returns_one_row(group: Group) -> None:
+    """A build may be paced down to that."""
+    reader = await group.join()
+    await until(lambda: bool(reader.shares))
+    await group.append()
+    given: list[Row] = []
+    async with asyncio.timeout(WAIT_S):
+        while len(given) < RECORDS:
+            rows = (await reader.source.poll(timeout_s=1, limit=1)).get(0, ())
+            assert len(rows) <= 1
+            given += rows
+    assert given == list(await group.rows())[:RECORDS]

@@ -26,6 +26,7 @@ from privacy_ledger.domain.events import (
     SubjectRegistered,
     SubjectReopened,
 )
+from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import SubjectRef
@@ -223,6 +224,15 @@ class Subjects:
             permissions = await self._views.get(PERMISSIONS, ref)
             states.append((permissions, view, courses))
         return shown(person.status, states, is_masked=is_masked)
+
+    async def permissions(self, subject: str) -> list[Permissions]:
+        """Return what the passes published last of each reference that goes on; none where nothing is."""
+        found = []
+        for ref in self._live(self.active(subject)):
+            permissions = await self._views.get(PERMISSIONS, ref)
+            if permissions is not None:
+                found.append(permissions)
+        return found
 
     # Appending ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ The caller commits `Batch.writes` in one transaction and only then calls `settle
 the local store up to date: a crash leaves at worst a store that is behind its changelog.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -191,6 +192,9 @@ class PartitionCycle:
         notable.clear()
         unknown = 0
         for start in range(0, len(rows), FOLD_SLICE):
+            await asyncio.sleep(
+                0
+            )  # where many fail, a fold begins again as often: the group must hear from us
             records = self._codec.decode(rows[start : start + FOLD_SLICE])
             kinds = set(map(type, map(_BODY, records)))
             if not kinds.isdisjoint(_NOTABLE):

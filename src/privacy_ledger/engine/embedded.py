@@ -236,7 +236,7 @@ class EmbeddedPasses:
 
     async def _drain(self) -> int:
         for lane in self._lanes:
-            for hint in await lane.hints.due():
+            for hint in await lane.hints.look():
                 cycle = lane.cycles[hint.partition]
                 batch = await cycle.redrive(hint.offset, now=self._clock.now())
                 if batch is not None:

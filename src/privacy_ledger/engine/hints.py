@@ -4,6 +4,7 @@ Only hints that came since the pass runs count: whoever takes a partition over t
 subjects up again anyway. So nothing has to be remembered, and a hint that is lost is given again.
 """
 
+import asyncio
 import time
 from typing import Final
 
@@ -27,19 +28,32 @@ class Hints:
         self._every_s = every_s
         self._after: int | None = None
         self._looked_at = float("-inf")
+        self._look: asyncio.Task[list[Redrive]] | None = None
 
     async def begin(self) -> None:
         """Pass over what was given before now; to be called before the pass takes a partition over."""
         self._after = None
-        self._looked_at = float("-inf")
-        await self.due()
+        await self.look()
 
-    async def due(self) -> list[Redrive]:
-        """Return the new hints for this pass; none where the log does not answer, or it is too early."""
+    def due(self) -> list[Redrive]:
+        """Return what the last look found, and begin another now and then; folding never waits for it."""
+        found: list[Redrive] = []
+        if self._look is not None and self._look.done():
+            found, self._look = self._look.result(), None
         now = time.monotonic()
-        if now - self._looked_at < self._every_s:
-            return []
-        self._looked_at = now
+        if self._look is None and now - self._looked_at >= self._every_s:
+            self._looked_at = now
+            self._look = asyncio.create_task(self.look())
+        return found
+
+    async def close(self) -> None:
+        """End a look that is under way."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.gather(self._look, return_exceptions=True)
+
+    async def look(self) -> list[Redrive]:
+        """Return the new hints for this pass; none where the log does not answer."""
         try:
             last = await self._log.end(CONTROL_HINTS, 0) - 1
             if self._after is None or self._after >= last:

@@ -167,7 +167,9 @@ class KafkaEngine:
             tasks = [*self._tasks, *([self._lag] if self._lag is not None else [])]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._sweeps, following, return_exceptions=True)
+            await asyncio.gather(
+                *tasks, *self._sweeps, following, self._hints.close(), return_exceptions=True
+            )
             self._stores.close()
             await self._leave()
         if self._refusal is not None:
@@ -327,7 +329,7 @@ class KafkaEngine:
         if fetched:
             await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
         await self._tend()
-        for hint in await self._hints.due():
+        for hint in self._hints.due():
             await self._fold(hint.partition, hint)
         count = sum(map(len, fetched.values()))
         is_behind = count >= ROWS_PER_POLL // 2

@@ -94,17 +94,17 @@ class GroupSource:
         partition got after it, since the last poll, is waited for as well: a moment, unless there
         is much already.
         """
-        divided = self._divided
         rows = await self._rows(timeout_s=timeout_s, limit=limit)
-        left = limit - sum(map(len, rows.values()))
-        if not rows or left < limit // 2:
+        # What a request returns was taken right before: it belongs to the division of this moment.
+        divided, left = self._divided, limit - sum(map(len, rows.values()))
+        if not rows or left < max(1, limit // 2):
             return rows
         try:
             more = await self._rows(timeout_s=FETCH_S, limit=left)
         except (OutOfRange, LogUnavailable):
             more = {}  # the next poll meets it again; what was read is not lost
         if divided != self._divided:
-            return {}  # positions have moved: whoever owns a partition now reads it from its own
+            return more  # whoever owns a partition now reads again from its own position on
         return {place: [*rows.get(place, ()), *more.get(place, ())] for place in rows.keys() | more.keys()}
 
     async def _rows(self, *, timeout_s: float, limit: int) -> Mapping[int, Sequence[Row]]:

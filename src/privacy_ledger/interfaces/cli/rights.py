@@ -55,13 +55,17 @@ async def consent_grant(shell: Shell, subject: str, purpose: str) -> None:
 @click.argument("subject")
 @click.argument("purpose")
 @command
-async def consent_withdraw(shell: Shell, subject: str, purpose: str) -> None:
+async def consent_withdraw(shell: Shell, subject: str, purpose: str) -> int:
     """Record that SUBJECT withdraws consent to PURPOSE; what only it allowed goes."""
     async with shell.open() as runtime:
         shell.announce(runtime)
-        offsets = await (await subjects_of(runtime)).withdraw(subject, purpose)
+        subjects = await subjects_of(runtime)
+        offsets = await subjects.withdraw(subject, purpose)
         await shell.settle(runtime, offsets)
+        if not shell.no_wait and any(purpose in one.grants for one in await subjects.permissions(subject)):
+            return _waits(shell)
         shell.result({"withdrawn": purpose}, f"Consent to {purpose} is withdrawn.")
+        return Exit.DONE
 
 
 @consent.command("show")
@@ -130,13 +134,17 @@ async def subject_return(shell: Shell, subject: str) -> None:
 @click.argument("subject")
 @click.option("--ground", type=click.Choice(GROUNDS), required=True, help="GDPR Art. 18(1).")
 @command
-async def restrict(shell: Shell, subject: str, ground: str) -> None:
+async def restrict(shell: Shell, subject: str, ground: str) -> int:
     """Restrict the processing of SUBJECT: records are kept, and used for nothing."""
     async with shell.open() as runtime:
         shell.announce(runtime)
-        offsets = await (await subjects_of(runtime)).restrict(subject, ground=msgspec.convert(ground, Ground))
+        subjects = await subjects_of(runtime)
+        offsets = await subjects.restrict(subject, ground=msgspec.convert(ground, Ground))
         await shell.settle(runtime, offsets)
+        if not shell.no_wait and not all(one.is_restricted for one in await subjects.permissions(subject)):
+            return _waits(shell)
         shell.result({"restricted": True, "ground": ground}, f"Restricted ({ground}).")
+        return Exit.DONE
 
 
 @click.command()
@@ -151,6 +159,16 @@ async def unrestrict(shell: Shell, subject: str, notified_at: str | None) -> Non
         offsets = await (await subjects_of(runtime)).lift(subject, notified_at=told)
         await shell.settle(runtime, offsets)
         shell.result({"restricted": False}, "The restriction is lifted.")
+
+
+def _waits(shell: Shell) -> Exit:
+    """Say that what was recorded has no effect yet: everything of a parked person waits, in order."""
+    shell.result(
+        {"recorded": True, "in_force": False},
+        "Recorded, and NOT in force yet: a record of this person could not be folded, and what is newer "
+        "waits behind it. `privacy-ledger dlq list` says why; then `dlq redrive` or `dlq discard`.",
+    )
+    return Exit.PARTLY_DONE
 
 
 def _time(text: str) -> datetime:

@@ -18,7 +18,7 @@ from privacy_ledger.engine.entrance import Entrance
 from privacy_ledger.engine.hints import Hints
 from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
-from privacy_ledger.engine.outcomes import STOPPED_RETRY_S, Outcome, Outcomes
+from privacy_ledger.engine.outcomes import STOPPED_RETRY_S, Outcome, Outcomes, reason_of
 from privacy_ledger.engine.pace import Pace
 from privacy_ledger.engine.progress import RestoreProgress, Restoring
 from privacy_ledger.engine.soundness import Place
@@ -272,7 +272,7 @@ class KafkaEngine:
         except Exception as error:  # noqa: BLE001 - a task's outermost frame: nothing may stay paused unseen
             delay_s = self._report(partition, error)
             if generation == self._generation and not self._stopping.is_set():
-                self._owned[partition].progress.failed(_reason(error))
+                self._owned[partition].progress.failed(reason_of(error))
                 self._acquire_later(partition, delay_s=delay_s)
 
     async def _take_over(self, partition: int, generation: int) -> None:
@@ -495,8 +495,3 @@ class KafkaEngine:
 
     def _where(self, partition: int) -> dict[str, object]:
         return {"pass_name": self.declaration.name, "partition": partition}
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says; of a foreign one its class, for its message may carry a value."""
-    return str(error) if isinstance(error, LedgerError) else type(error).__name__

@@ -16,7 +16,7 @@ from privacy_ledger.domain.errors import (
 from privacy_ledger.engine.guards import ControlUnreadable
 from privacy_ledger.logging import get_logger
 
-__all__ = ["STOPPED_RETRY_S", "Outcome", "Outcomes"]
+__all__ = ["STOPPED_RETRY_S", "Outcome", "Outcomes", "reason_of"]
 
 RETRY_S: Final = 1.0
 FENCED_RETRY_S: Final = 3.0
@@ -88,3 +88,8 @@ class Outcomes:
             "state": error.outcome if isinstance(error, LedgerError) else "unexpected error",
             "reason": str(error) if is_ours else type(error).__name__,
         }
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says; of a foreign one its class, for its message may carry a value."""
+    return str(error) if isinstance(error, LedgerError) else type(error).__name__

@@ -126,7 +126,8 @@ async def test_a_writer_that_is_given_up_while_it_opens_is_closed(
     await log.close()
     for one in gc.get_objects():
         if isinstance(one, AIOKafkaConnection) and one.connected():
-            one.close()  # aiokafka forgets one that is given up in its handshake; a later test would be blamed
+            # aiokafka forgets one that is given up in its handshake; a later test would be blamed
+            one.close()
     assert [str(one.message) for one in complaints if "Producer" in str(one.message)] == []
 
 

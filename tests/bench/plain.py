@@ -40,7 +40,7 @@ from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.ports.transport import Share
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.progress import Progress
-from privacy_ledger.streams.protocol import Emit, Processor, Reread
+from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Table, Workspace
 from tests.bench import kafka
@@ -100,16 +100,15 @@ class PlainFold(PassFold):
 
     is_exact = False
 
-    def apply(self, work: Workspace, record: Record) -> tuple[list[Reread], list[Emit]]:
+    def apply(self, work: Workspace, record: Record) -> None:
         """Fold one record."""
         if self.is_exact:
             tag = record.ref + record.tag
             if work.get(TAGS, tag) is not None:
-                return [], []
+                return
             work.put(TAGS, tag, record.offset)
         event = cast("PlainEvent", record.body)
         work.put(VIEW, record.ref, step(work.get(VIEW, record.ref), event, record.offset))
-        return [], []
 
 
 class PlainCycle(PartitionCycle):

@@ -24,13 +24,13 @@ from privacy_ledger.domain.values import NOBODY, Category, Grain, RecordId, Subj
 from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
 from privacy_ledger.streams.analytics import CourseViews
 from privacy_ledger.streams.progress import TABLE as PROGRESS_TABLE
-from privacy_ledger.streams.progress import Progress
+from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.protocol import Processor, Step
 from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
-from privacy_ledger.streams.states import Parts, Table
+from privacy_ledger.streams.states import ENDLESS, Parts, Table
 from privacy_ledger.streams.subject_view import TABLE as SUBJECT_VIEW_TABLE
 from privacy_ledger.streams.subject_view import SubjectView
-from privacy_ledger.testing.memory import MemoryPass
+from privacy_ledger.testing.memory import MemoryPass, Pace, StepBroken
 
 __all__ = [
     "ANALYTICS",
@@ -38,10 +38,13 @@ __all__ = [
     "CORE",
     "INITIAL",
     "Decision",
+    "Factory",
     "Simulation",
+    "breaks",
     "compact",
     "draw",
     "dump",
+    "pace_of",
     "rebuild",
     "run_pass",
 ]
@@ -53,6 +56,7 @@ REGISTERED_FROM: Final = START - timedelta(days=400)
 FAR_EAST: Final = timezone(timedelta(hours=13))
 ERASED: Final = Erased()
 OURS: Final = Removed(is_ours=True)
+BROKEN_COURSE: Final = "broken"
 COURSES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 DAYS: Final = tuple(START.date() + timedelta(days=days) for days in (0, 2, 5, 9))
 
@@ -94,13 +98,37 @@ BOOKS: Final[Mapping[str, Rules]] = {
 }
 
 
+def pace_of(random: Random) -> Pace:
+    """Return how much a pass does at once: often nothing within a cycle, and tiny slices."""
+    return Pace(
+        budget=random.choice((0, 0, 1, 2, 5, ENDLESS)),
+        slice=random.choice((1, 2, 3, 8)),
+        seed=random.getrandbits(32),
+    )
+
+
 def _processor(name: str, table: Table[Parts[P]], step: Step[P]) -> Processor[P]:
     return Processor(name=name, runs_in="core", source=LEDGER_EVENTS, table=table, step=step)
 
 
+def breaks(record: Record) -> bool:
+    """Return whether the step of `progress` fails on a record: a bug that only some courses meet."""
+    return record.type in Progress.types and getattr(record.body, "course", None) == BROKEN_COURSE
+
+
+class BreakingProgress(Progress):
+    """`progress` with a bug in it."""
+
+    def step(self, part: ProgressPart | None, record: Record) -> ProgressPart:
+        """Fail on some records; do right on others."""
+        if breaks(record):
+            raise StepBroken
+        return super().step(part, record)
+
+
 CORE: Final = (
     _processor("subject_view", SUBJECT_VIEW_TABLE, SubjectView()),
-    _processor("progress", PROGRESS_TABLE, Progress()),
+    _processor("progress", PROGRESS_TABLE, BreakingProgress()),
 )
 ANALYTICS: Final = (_processor("course_views", COURSE_VIEWS_TABLE, CourseViews()),)
 
@@ -111,9 +139,12 @@ def run_pass(
     processors: tuple[Processor[Any], ...] = (*CORE, *ANALYTICS),
     initial: Rules = INITIAL,
     writes_tombstones: bool = True,
+    pace: Pace | None = None,
 ) -> MemoryPass:
     """Return a pass at offset 0 that reads again from `log`; by default one pass does everything."""
-    return MemoryPass(processors, log, initial=initial, books=BOOKS, writes_tombstones=writes_tombstones)
+    return MemoryPass(
+        processors, log, initial=initial, books=BOOKS, writes_tombstones=writes_tombstones, pace=pace
+    )
 
 
 # Drawing ---------------------------------------------------------------------------------------
@@ -374,6 +405,12 @@ class _Drawing:
         )  # fmt: skip
         person.poison.append(record_id)
 
+    def break_step(self, person: _Person) -> None:
+        """Send what a step fails on: now, or at the lift or redrive that folds it."""
+        kind = self.random.choice((e.CourseEnrolled, e.CourseCompleted))
+        self.send(person, kind(occurred_at=self.occurred(), course=BROKEN_COURSE))
+        person.poison.append(person.appended[-1])
+
     def discard(self, person: _Person) -> None:
         """Discard the oldest record nobody can read; at times another one, or by a used request."""
         named = person.poison[:1]
@@ -392,7 +429,7 @@ class _Drawing:
     def freeze(self, person: _Person) -> None:
         """Restrict somebody, park them, or both; time, rules and removals pass; then set them free."""
         pick = self.random.choice
-        ways = pick((_FREE[:1], _FREE[:1], _FREE[1:], _FREE, _FREE[::-1]))
+        ways = pick((_FREE[:1], _FREE[:1], _FREE[1:2], _FREE[:2], _FREE[1::-1], _FREE[::2], _FREE[2:], _FREE))
         actions = [begin for begin, _ in ways]
         for _ in range(self.random.randrange(2, 9)):
             actions.insert(self.random.randrange(1, len(actions) + 1), pick(_MEANWHILE))
@@ -463,6 +500,7 @@ _Action = Callable[[_Drawing, _Person], None]
 _FREE: Final[tuple[tuple[_Action, _Action], ...]] = (
     (_Drawing.restrict, _Drawing.lift),
     (_Drawing.poison, _Drawing.discard),
+    (_Drawing.break_step, _Drawing.discard),
 )
 _MEANWHILE: Final[tuple[_Action, ...]] = (
     _Drawing.data, _Drawing.data, _Drawing.data, _Drawing.again, _Drawing.grant, _Drawing.withdraw,
@@ -474,6 +512,7 @@ _ACTIONS: Final[tuple[tuple[_Action, int], ...]] = (
     (_Drawing.object, 2), (_Drawing.restrict, 4), (_Drawing.lift, 5), (_Drawing.erase, 2),
     (_Drawing.minor, 2), (_Drawing.poison, 2), (_Drawing.discard, 4), (_Drawing.tick, 7),
     (_Drawing.adopt, 2), (_Drawing.window, 5), (_Drawing.heartbeat, 1), (_Drawing.freeze, 3),
+    (_Drawing.break_step, 1),
 )  # fmt: skip
 _STAIRS: Final = tuple(accumulate(weight for _, weight in _ACTIONS))
 
@@ -539,6 +578,7 @@ class Simulation:
                 self._write_tombstones(random)
         for _ in range(random.randrange(3)):
             self._write_tombstones(random)
+        self.live.drain()
         self._note_decisions()
 
     def _append(self, record: Record) -> None:
@@ -621,6 +661,7 @@ def rebuild(simulation: Simulation, random: Random, factory: Factory = run_pass)
         log.update(kept)
         copy.run([log[offset] for offset in range(position, stop) if offset in log])
         position = stop
+    copy.drain()
     return copy
 
 

@@ -16,23 +16,33 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, SubjectRef, month_of
 from privacy_ledger.streams import analytics, fold, removal
+from privacy_ledger.streams.backlog import Backlog
 from privacy_ledger.streams.fold import PassFold
+from privacy_ledger.streams.held import HELD, TICKS, Busy, Cut, busy_of
 from privacy_ledger.streams.record import Record, Removed
-from privacy_ledger.streams.removal import Removal
-from privacy_ledger.streams.states import FROZEN, INDEX, PARKED, PERMISSIONS, IndexRow, Workspace
+from privacy_ledger.streams.removal import Collected, Removal
+from privacy_ledger.streams.states import INDEX, PERMISSIONS, IndexRow, Workspace
 from privacy_ledger.testing.memory import MemoryPass
 from tests.simulation.logs import BOOKS, Simulation
 
-__all__ = ["MUTANTS"]
+__all__ = ["MUTANTS", "SLICED"]
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 MUTANTS: Final[dict[str, Mutant]] = {}
+SLICED: Final[set[str]] = set()
+"""The mutants that only work in slices can notice."""
 
 
 def mutant(law: Mutant) -> Mutant:
     """Take a broken ledger into the list."""
     MUTANTS[law.__name__] = law
     return law
+
+
+def sliced(law: Mutant) -> Mutant:
+    """Take a ledger that breaks when work is cut into slices into the list."""
+    SLICED.add(law.__name__)
+    return mutant(law)
 
 
 @mutant
@@ -74,8 +84,12 @@ def l3_tombstones_remove(monkeypatch: pytest.MonkeyPatch) -> None:
     """A removal waits until its tombstone is read back."""
     right = PassFold.apply
 
-    def bury(self: Removal, work: Workspace, ref: SubjectRef, record_id: bytes, **more: Any) -> None:
-        self._tombstone(work, ref, record_id, cause=more["cause"], request=more["request"])
+    def cut(self: Removal, work: Workspace, ref: SubjectRef, *args: Any) -> IndexRow:
+        _, row, cuts, _ = args
+        for cut in cuts:
+            if removal._after(row, cut) is None:
+                self.bury(work, ref, row.record_id, cause=cut.cause, request=cut.request)
+        return row  # type: ignore[no-any-return] # handed on
 
     def apply(self: PassFold, work: Workspace, record: Record) -> Any:
         if isinstance(record.body, Removed):
@@ -84,7 +98,7 @@ def l3_tombstones_remove(monkeypatch: pytest.MonkeyPatch) -> None:
                     work.delete(INDEX, key)
         return right(self, work, record)
 
-    monkeypatch.setattr(Removal, "bury", bury)
+    monkeypatch.setattr(Removal, "_cut", cut)
     monkeypatch.setattr(PassFold, "apply", apply)
 
 
@@ -180,18 +194,13 @@ def retention_counts_from_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
 @mutant
 def a_withdrawal_purges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use stops, and what was collected stays."""
-    monkeypatch.setattr(Removal, "purge_purposes", lambda *_args, **_more: False)
+    right = removal._after
+    monkeypatch.setattr(removal, "_after", lambda row, cut: row if cut.purposes else right(row, cut))
 
 
 @mutant
 def a_restriction_holds_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records of a restricted person are folded at once."""
-    right = PassFold._refold
-
-    def refold(self: PassFold, work: Workspace, ref: Any, partition: int, state: Any) -> Any:
-        return right(self, work, ref, partition, structs.replace(state, restricted_since=None))
-
-    monkeypatch.setattr(PassFold, "_refold", refold)
     monkeypatch.setattr(Permissions, "is_restricted", property(lambda _: False))
 
 
@@ -209,7 +218,7 @@ def a_request_has_its_effect_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 @mutant
 def a_poisoned_subject_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A withdrawal that nobody can read is taken for consent."""
-    monkeypatch.setattr(PassFold, "_park", lambda *_: [])
+    monkeypatch.setattr(Backlog, "_park", lambda *_args, **_more: None)
 
 
 @mutant
@@ -255,13 +264,12 @@ def evidence_is_erased_with_its_category(monkeypatch: pytest.MonkeyPatch) -> Non
     """The proof of a withdrawal goes, and a rebuild finds the consent."""
     right = PassFold._control_fact
 
-    def control_fact(self: PassFold, work: Workspace, record: Record, fact: Any) -> Any:
-        demands = right(self, work, record, fact)
+    def control_fact(self: PassFold, work: Workspace, record: Record, fact: Any) -> bool:
+        is_begun = right(self, work, record, fact)
         if getattr(fact, "category", None) is Category.EVIDENCE:
-            self._removal.category(
-                work, record.ref, Category.EVIDENCE, request=fact.request, rules=self.rules(work)
-            )
-        return demands
+            cut = Cut(Refusal.ERASED, record.offset, fact.request, category=Category.EVIDENCE)
+            return self._begin(work, record, cut)
+        return is_begun
 
     monkeypatch.setattr(PassFold, "_control_fact", control_fact)
 
@@ -269,26 +277,21 @@ def evidence_is_erased_with_its_category(monkeypatch: pytest.MonkeyPatch) -> Non
 @mutant
 def a_discard_reaches_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator's discard takes a consent away."""
-
-    def one(self: Removal, work: Workspace, ref: Any, record_id: bytes) -> bool:
-        for key, row in work.scan(INDEX, ref):
-            if row.record_id == record_id:
-                cause = Refusal.DISCARDED
-                self.bury(work, ref, record_id, cause=cause, request="", row=(key, row))
-                return True
-        return False
-
-    monkeypatch.setattr(Removal, "one", one)
+    right = removal._after
+    monkeypatch.setattr(
+        removal, "_after", lambda row, cut: None if row.record_id == cut.record_id else right(row, cut)
+    )
 
 
 @mutant
 def a_used_request_discards_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A discard with a request that had its effect frees the subject."""
 
-    def discards(_self: PassFold, _work: Workspace, _record: Record, fact: Any, parked: Any) -> bool:
-        return bool(fact.record == parked.record_id.hex())
+    def claim(_self: Backlog, _work: Workspace, record: Record, discards: Any, _tag: bytes) -> Any:
+        return next((one for one in discards if one.record_id == record.record_id), None)
 
-    monkeypatch.setattr(PassFold, "_discards", discards)
+    monkeypatch.setattr(Backlog, "_claim", claim)
+    monkeypatch.setattr(Backlog, "_frees", lambda *args: args[4].record == args[3].record_id.hex())
 
 
 @mutant
@@ -308,9 +311,10 @@ def a_parked_person_cannot_be_erased(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PassFold.apply
 
     def apply(self: PassFold, work: Workspace, record: Record) -> Any:
-        if work.get(PARKED, record.ref) is not None and isinstance(record.body, ErasureRequested):
-            self._wait(work, record.ref, record.offset, is_tick=False)
-            return [], []
+        held = work.get(HELD, record.ref)
+        if held is not None and isinstance(record.body, ErasureRequested):
+            self._backlog.hold(work, record, held)
+            return None
         return right(self, work, record)
 
     monkeypatch.setattr(PassFold, "apply", apply)
@@ -319,53 +323,49 @@ def a_parked_person_cannot_be_erased(monkeypatch: pytest.MonkeyPatch) -> None:
 @mutant
 def time_passes_for_the_restricted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention removes what a restricted person claims."""
-    right = Removal.retention
-
-    def retention(self: Removal, work: Workspace, rules: Rules, *, at: Any) -> None:
-        right(self, work, rules, at=at)
-        for ref, _ in work.scan(FROZEN, b""):
-            self.retention_of(work, SubjectRef(ref), rules, at=at, below=1 << 60)
-
-    monkeypatch.setattr(Removal, "retention", retention)
+    right = Backlog.note_tick
+    monkeypatch.setattr(Backlog, "note_tick", lambda *args: right(*args) and set())
 
 
 @mutant
 def a_lift_forgets_the_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fell due under restriction stays after the lift until the next month."""
-    monkeypatch.setattr(PassFold, "_pass_tick", lambda *_: None)
+    monkeypatch.setattr(Backlog, "take_ticks", lambda *_args, **_more: [])
 
 
 @mutant
 def waiting_records_meet_todays_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records behind a parked one are judged by the time and rules of its discard."""
+    right = PassFold.decide
 
-    def again(self: PassFold, work: Workspace, demand: Any, record: Record) -> Any:
-        self._pass_ticks(work, demand, before=record.offset)
-        return self.apply(work, record)
+    def decide(self: PassFold, work: Workspace, record: Record, *, moment: Any) -> None:
+        del moment
+        right(self, work, record, moment=self.moment(work))
 
-    monkeypatch.setattr(PassFold, "again", again)
+    monkeypatch.setattr(PassFold, "decide", decide)
 
 
 @mutant
 def a_late_purge_reaches_later_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a lift, a withdrawal purges what a new consent allowed meanwhile."""
-    right = Removal.purge_purposes
+    right = removal._after
 
-    def purge(self: Removal, work: Workspace, ref: Any, purges: Any, **more: Any) -> bool:
-        return right(self, work, ref, tuple((purpose, 1 << 60) for purpose, _ in purges), **more)
+    def after(row: IndexRow, cut: Cut) -> IndexRow | None:
+        return right(row, structs.replace(cut, below=1 << 60) if cut.purposes else cut)
 
-    monkeypatch.setattr(Removal, "purge_purposes", purge)
+    monkeypatch.setattr(removal, "_after", after)
 
 
 @mutant
 def a_purge_forgets_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """The erasure of a purpose leaves no trace in its tombstones."""
-    right = Removal.purge_purposes
+    right = Removal.bury
 
-    def purge(self: Removal, *args: Any, **_more: Any) -> bool:
-        return right(self, *args)
+    def bury(self: Removal, *args: Any, cause: str, request: str) -> None:
+        del request
+        right(self, *args, cause=cause, request="")
 
-    monkeypatch.setattr(Removal, "purge_purposes", purge)
+    monkeypatch.setattr(Removal, "bury", bury)
 
 
 @mutant
@@ -378,3 +378,136 @@ def windows_close_at_local_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
         return tuple(f"{name[:-10]}{record.occurred_at:%Y-%m-%d}" for name in found)
 
     monkeypatch.setattr(analytics.CourseViews, "windows", windows)
+
+
+# Work in slices -------------------------------------------------------------------------------
+
+
+@sliced
+def newer_records_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subject with work in hand is decided on as if that work were done."""
+    right = PassFold.apply
+
+    def apply(self: PassFold, work: Workspace, record: Record) -> Any:
+        if busy_of(work, record.ref) is not None and not isinstance(record.body, Removed):
+            self._decide(work, record)
+            return None
+        return right(self, work, record)
+
+    monkeypatch.setattr(PassFold, "apply", apply)
+
+
+@sliced
+def another_process_folds_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who goes on with a refold in hand folds again what was folded before."""
+    right = Backlog._sweep
+
+    def sweep(self: Backlog, work: Workspace, ref: SubjectRef, busy: Busy, *rest: Any) -> int:
+        return right(self, work, ref, structs.replace(busy, folded=None), *rest)
+
+    monkeypatch.setattr(Backlog, "_sweep", sweep)
+
+
+@sliced
+def a_lost_slice_counts_as_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sweep found in a cycle that was never committed is believed."""
+
+    def rewind(self: Collected, after: bytes) -> bytes:
+        return self.slices[-1].after if self.slices else after
+
+    monkeypatch.setattr(Collected, "rewind", rewind)
+
+
+@sliced
+def another_process_believes_it_swept_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a crash in the middle of a sweep only the rest is folded again."""
+
+    def rewind(self: Collected, after: bytes) -> bytes:
+        while self.slices and self.slices[-1].after != after:
+            self.slices.pop()
+        return after
+
+    monkeypatch.setattr(Collected, "rewind", rewind)
+
+
+@sliced
+def a_refold_ends_with_its_first_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor of a refold runs ahead of what was folded."""
+    right = Collected.beyond
+
+    def beyond(self: Collected, offset: int, count: int) -> tuple[int, ...]:
+        return right(self, offset, count) if offset < 0 else ()
+
+    monkeypatch.setattr(Collected, "beyond", beyond)
+
+
+@sliced
+def an_erasure_leaves_the_refold_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An erased person's records are folded again after the erasure."""
+    right = Backlog.begin
+
+    def begin(self: Backlog, work: Workspace, ref: SubjectRef, **more: Any) -> None:
+        before = work.get(HELD, ref)
+        right(self, work, ref, **more)
+        now = work.get(HELD, ref)
+        if isinstance(before, Busy) and isinstance(now, Busy) and before.folded is not None:
+            work.put(HELD, ref, structs.replace(now, sweep=None, folded=before.folded))
+
+    monkeypatch.setattr(Backlog, "begin", begin)
+
+
+@sliced
+def ticks_pass_busy_subjects_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that comes while a refold is in hand is never made up for."""
+    right = Backlog.note_tick
+
+    def note_tick(self: Backlog, work: Workspace, offset: int) -> Any:
+        before = {key for key, _ in work.scan(TICKS, b"")}
+        frozen = right(self, work, offset)
+        for key, _ in work.scan(TICKS, b""):
+            if key not in before and busy_of(work, key[:16]) is not None:
+                work.remove(TICKS, key)
+        return frozen
+
+    monkeypatch.setattr(Backlog, "note_tick", note_tick)
+
+
+@sliced
+def a_seal_does_not_wait_for_work_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is sealed while somebody's views are half folded."""
+    right = PassFold._seal_after_all
+
+    def seal(self: PassFold, *args: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self._backlog, "oldest", lambda _: [])
+            yield from right(self, *args)
+
+    monkeypatch.setattr(PassFold, "_seal_after_all", seal)
+
+
+@mutant
+def a_broken_record_is_not_decided_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record on which a step fails was never there for one pass, and was for the other."""
+    right = Backlog.set_aside
+
+    def set_aside(self: Backlog, work: Workspace, record: Record, body: Any, **more: Any) -> bool:
+        if right(self, work, record, body, **more) and not more["is_live"]:
+            self._removal.bury(work, record.ref, record.record_id, cause="discarded", request="")
+            return False
+        return bool(more["is_live"])
+
+    monkeypatch.setattr(Backlog, "set_aside", set_aside)
+
+
+@mutant
+def a_subject_parked_in_a_refold_goes_on_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a redrive only what came later is folded."""
+    right = Backlog.retake
+
+    def retake(self: Backlog, work: Workspace, ref: SubjectRef) -> None:
+        right(self, work, ref)
+        busy = work.get(HELD, ref)
+        if isinstance(busy, Busy):
+            work.put(HELD, ref, structs.replace(busy, sweep=None))
+
+    monkeypatch.setattr(Backlog, "retake", retake)

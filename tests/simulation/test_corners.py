@@ -8,8 +8,9 @@ from msgspec import structs
 
 from privacy_ledger.domain import events as e
 from privacy_ledger.domain.values import NOBODY, Category, RecordId, SubjectRef
+from privacy_ledger.streams.held import TICKS
 from privacy_ledger.streams.record import Record, Removed, Undecodable
-from privacy_ledger.streams.states import INDEX, WAITING
+from privacy_ledger.streams.states import INDEX
 from privacy_ledger.testing.memory import MemoryPass
 from privacy_ledger.testing.oracle import Oracle
 from tests.simulation.logs import BOOKS, INITIAL, run_pass
@@ -158,5 +159,5 @@ def test_nothing_waits_any_more_for_one_who_was_erased_while_restricted() -> Non
     """The ticks that waited for the lift would name the person for ever."""
     erased = e.ErasureRequested(request="05" * 16, occurred_at=_day(5, 3))
     log = _with_consent(_restricted(), _tick(_day(5, 2)), _appended(erased, _day(5, 3)))
-    assert len(list(_run(log[:-1]).scan(WAITING, ADA))) == 1
-    assert list(_run(log).scan(WAITING, ADA)) == []
+    assert len(list(_run(log[:-1]).scan(TICKS, ADA))) == 1
+    assert list(_run(log).scan(TICKS, ADA)) == []

@@ -13,11 +13,12 @@ from privacy_ledger.domain.values import partition_of
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams import progress, subject_view
+from privacy_ledger.streams.held import HELD, Parked
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
-from privacy_ledger.streams.states import PARKED, SHREDS
+from privacy_ledger.streams.states import SHREDS
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
-from tests.unit.home import COURSE, NOW, Said, home, line, played, settings, unreadable, viewed
+from tests.unit.home import COURSE, NOW, Said, TestHome, home, line, played, settings, unreadable, viewed
 
 ADA = "openedx:user_id:7"
 PURPOSE = "improve.analyse"
@@ -117,7 +118,7 @@ async def test_shreds_of_a_take_over_leave_the_list_though_somebody_stays_parked
         local = it.runtime.local
         assert local is not None
         left = [list(local.scan_latest(state_topic("core"), part, SHREDS.code)) for part in range(4)]
-        parked = [list(local.scan_latest(state_topic("core"), part, PARKED.code)) for part in range(4)]
+        parked = [list(local.scan_latest(state_topic("core"), part, HELD.code)) for part in range(4)]
     assert sum(map(len, parked)) == 1
     assert left == [[]] * 4
 
@@ -196,3 +197,77 @@ async def test_what_a_retaken_subject_decides_is_carried_out(
         await it.runtime.passes.settle()
         assert len(await it.runtime.views.live(it.ref("7"))) == 2
         assert len([r for r in await it.rows() if r.value is None]) == 1
+
+
+def _broken_for(videos: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the step of `progress` for some videos, as long as they are in the set."""
+    right = Progress.step
+
+    def step(self: Progress, part: ProgressPart | None, record: Record) -> ProgressPart:
+        if getattr(record.body, "video", None) in videos:
+            raise ZeroDivisionError
+        return right(self, part, record)
+
+    monkeypatch.setattr(Progress, "step", step)
+
+
+async def _plays(it: TestHome, name: str) -> list[str]:
+    """Return the videos that somebody's progress knows."""
+    state = await it.runtime.views.get(progress.TABLE, it.ref(name))
+    courses = {} if state is None else progress.merge(state)
+    return sorted(video for course in courses.values() for video in course.videos)
+
+
+async def _go_on(it: TestHome) -> None:
+    """Let another owner of the home take parked subjects up again."""
+    assert it.runtime.embedded is not None
+    it.runtime.embedded.release()
+    await it.runtime.passes.settle()
+
+
+async def test_a_step_that_fails_in_a_refold_parks_its_subject_at_that_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lift stands, others go on, and a mended build folds the held records exactly."""
+    broken: set[str] = {"bad"}
+    _broken_for(broken, monkeypatch)
+    async with home(tmp_path) as it:
+        await it.take([played("7", event="e1", video="first"), played("8", event="x1", video="first")])
+        await it.runtime.passes.settle(await it.subjects.restrict(ADA, ground="accuracy"))
+        held = [played("7", event=f"h{video}", video=video) for video in ("bad", "last")]
+        await it.take(held)
+        now = it.runtime.clock.now()
+        await it.runtime.passes.settle(await it.subjects.lift(ADA, notified_at=now))
+        await it.take([played("7", event="e2", video="later"), played("8", event="x2", video="later")])
+        parked = await it.runtime.views.get(HELD, it.ref("7"))
+        assert isinstance(parked, Parked)
+        assert parked.reason == "step"
+        assert [row.offset for row in await it.runtime.views.live(it.ref("7"))][1] == parked.offset
+        assert await _plays(it, "7") == ["first"]
+        assert await _plays(it, "8") == ["first", "later"]
+        assert sum(b'"reason":"step"' in (row.value or b"") for row in await it.rows(DLQ)) == 1
+        broken.clear()
+        await _go_on(it)
+        assert await _plays(it, "7") == ["bad", "first", "last", "later"]
+        assert (await verify(it.runtime)).is_equal
+
+
+async def test_a_step_that_fails_when_a_subject_is_taken_up_holds_nobody_else_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three parked subjects the two whose records can be read again go on; the third waits on."""
+    broken = {"bad", "worse"}
+    _broken_for(broken, monkeypatch)
+    async with home(tmp_path) as it:
+        for name, video in (("7", "bad"), ("8", "worse"), ("9", "bad")):
+            await it.take([played(name, event=f"{name}1", video=video), played(name, event=f"{name}2")])
+        broken.remove("bad")
+        await _go_on(it)
+        assert [await _plays(it, name) for name in "789"] == [["bad", "v1"], [], ["bad", "v1"]]
+        letters = len(await it.rows(DLQ))
+        await it.take([played("8", event="83", video="last")])
+        broken.clear()
+        await _go_on(it)
+        assert await _plays(it, "8") == ["last", "v1", "worse"]
+        assert len(await it.rows(DLQ)) == letters, "a subject that stays parked is no news"
+        assert (await verify(it.runtime)).is_equal

@@ -420,7 +420,7 @@ async def test_a_cycle_that_a_newer_owner_fences_is_seen_as_such(tmp_path: Path)
 
 async def test_a_restore_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that only grow, up to those that it returns, and seconds to the end of each changelog."""
-    monkeypatch.setattr(handover, "RESTORE_READ", 50)
+    monkeypatch.setattr(handover, "RESTORE_READ", 20)
     progress, told = RestoreProgress("core", 0), list[Restored]()
     progress.on_move = lambda: told.append(progress.now())
     async with home(tmp_path) as it:

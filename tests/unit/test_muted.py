@@ -20,7 +20,6 @@ from privacy_ledger.engine.muted import MutedAftermath, MutedLog
 from privacy_ledger.engine.outlet import Silence
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams.protocol import Emit
-from privacy_ledger.streams.record import Record, Undecodable
 from privacy_ledger.streams.states import Shred, Tombstone
 from tests.unit.home import TestHome, home, played
 
@@ -139,12 +138,8 @@ async def test_another_writer_is_neither_used_nor_fenced(tmp_path: Path, writer:
 def test_silence_makes_no_record_of_what_a_step_asks_for() -> None:
     """Neither an output, nor a pointer, nor a tombstone."""
     emit = Emit(topic=ANALYTICS_PARTIALS, partition=0, key=b"k", release="ab" * 16, cells={}, subjects=0)
-    record = Record(
-        partition=0, offset=1, ref=REF, record_id=REF, type="", body=Undecodable("step"),  # type: ignore[arg-type]
-        occurred_at=NOW, received_at=NOW,
-    )  # fmt: skip
     silence = Silence()
-    assert silence.outputs([emit], [record], now=NOW) == []
+    assert silence.outputs([emit], {1: "step"}, partition=0, now=NOW) == []
     assert silence.tombstones([Tombstone(0, "erased", "", REF + REF)]) == ()
 
 

@@ -24,8 +24,9 @@ from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog, TopicKeeper
 from privacy_ledger.ports.passes import Latest, Runner, Views
 from privacy_ledger.ports.runtime import Clock
+from privacy_ledger.streams.held import HELD, Parked
 from privacy_ledger.streams.roster import ROSTER
-from privacy_ledger.streams.states import PARKED, PERMISSIONS, Table
+from privacy_ledger.streams.states import PERMISSIONS, Table
 
 __all__ = ["Diff", "Folded", "Leaving", "Progress", "Replay", "VersionStatus"]
 
@@ -321,10 +322,13 @@ class Replay:
 
     async def _parked(self, folded: Folded) -> int:
         """Return how many subjects wait behind a record that the version's pass could not read."""
-        topic, prefix = folded.states.topic(PARKED), folded.states.changelog_key(PARKED, b"")
-        return sum(
-            [len(await self._latest.scan(topic, partition, prefix)) for partition in self._partitions()]
-        )
+        topic, prefix = folded.states.topic(HELD), folded.states.changelog_key(HELD, b"")
+        found = 0
+        for partition in self._partitions():
+            pairs = await self._latest.scan(topic, partition, prefix)
+            held = folded.states.open_many(HELD, [(key[len(prefix) :], value) for key, value in pairs])
+            found += sum(isinstance(one, Parked) for one in held)
+        return found
 
     async def diff(self, projection: str) -> Diff:
         """Return how the candidate differs from the version that speaks, at one position.

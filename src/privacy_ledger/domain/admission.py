@@ -15,14 +15,7 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, LawfulBasis, month_of
 
-__all__ = [
-    "FUTURE_TOLERANCE",
-    "Candidate",
-    "admit",
-    "has_effect",
-    "is_past_retention",
-    "purposes_in_force",
-]
+__all__ = ["FUTURE_TOLERANCE", "Candidate", "admit", "has_effect", "is_past_retention", "purposes_in_force"]
 
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)
 _NEVER_TOO_EARLY: Final = frozenset({event_type(ConsentWithdrawn), event_type(ObjectionRaised)})

@@ -10,6 +10,7 @@ from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.batch import Work
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
@@ -17,6 +18,8 @@ from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.states import Table
 
 __all__ = ["Aftermath", "LiveAftermath"]
+
+log_line = get_logger()
 
 
 class Aftermath(Protocol):
@@ -47,7 +50,7 @@ class LiveAftermath:
         self._clock = clock
 
     async def carry_out(self, work: Work, cycle: PartitionCycle) -> None:
-        """Send tombstones in decision order, and destroy the keys on the list."""
+        """Send tombstones in decision order, destroy the keys on the list, and alarm foreign tombstones."""
         now = self._clock.now()
         if work.tombstones:
             await self._log.append(self._declaration.source, work.tombstones)
@@ -61,3 +64,8 @@ class LiveAftermath:
                 self._vault.shred(ref, now=now, group=shred.group, generation=shred.generation)
         if work.shreds:
             cycle.shredded(work)
+        for record in work.foreign if self._declaration.writes_tombstones else ():
+            log_line.warning(
+                "foreign tombstone", topic=self._declaration.source, partition=record.partition,
+                offset=record.offset, subject_ref=record.ref.hex(),
+            )  # fmt: skip

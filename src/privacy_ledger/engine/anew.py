@@ -18,7 +18,7 @@ from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.soundness import CHRONICLE_KEY, Chronicle, Place
-from privacy_ledger.engine.turns import fold_in_turn
+from privacy_ledger.engine.turns import fold_rows, go_on
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
 from privacy_ledger.ports.log import NewRecord, PassLog
@@ -108,7 +108,9 @@ async def _fold_quietly(log: PassLog, place: Place, cycle: PartitionCycle, *, cl
         rows = await log.read(place.source, place.partition, after=after, limit=READ)
         if not rows:
             break
-        await fold_in_turn(cycle, rows, clock=clock, commit=settle)
+        await fold_rows(cycle, rows, clock=clock, commit=settle)
+        while cycle.busy:
+            await go_on(cycle, clock=clock, commit=settle)
         after, total = rows[-1].offset, total + len(rows)
         if time.monotonic() - reported > REPORT_S:
             reported = time.monotonic()

@@ -9,6 +9,7 @@ from msgspec import Struct
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.passes import PassPosition
+from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import Changes, Shred
 
 __all__ = ["Batch", "Books", "Work"]
@@ -30,12 +31,14 @@ class Books(Protocol):
 class Work(Struct, frozen=True, kw_only=True):
     """What the shell does once a batch is committed, outside its transaction.
 
-    `causes` counts the tombstones that were decided now, by cause.
+    `causes` counts the tombstones that were decided now, by cause. `foreign` are tombstones that
+    nobody of ours wrote: they changed nothing, and are alarmed.
     """
 
     tombstones: tuple[NewRecord, ...]
     shreds: tuple[tuple[bytes, Shred], ...]
     causes: Mapping[str, int] = {}
+    foreign: tuple[Record, ...] = ()
 
 
 class Batch(Struct, frozen=True, kw_only=True):

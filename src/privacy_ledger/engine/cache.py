@@ -20,6 +20,8 @@ CACHED_STATES_MAX: Final = 120_000
 """At most this many decoded states are kept per process, over all its passes and partitions."""
 EVICTED_PART: Final = 4
 """The oldest quarter of the largest table goes where there is no room."""
+SCAN_FIRST: Final = 32
+SCAN_MAX: Final = 512
 _UNREAD: Final[Any] = object()
 
 
@@ -72,13 +74,19 @@ class StateCache:
             found.update(zip((key for key, _ in pairs), opened, strict=True))
         return found
 
-    def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
-        """Yield committed (key, value) pairs in key order."""
-        pairs = [(key[1:], value) for key, value in self._store.scan(table.code + prefix)]
-        opened = self._codec.open_many(table, pairs)
-        for (key, _), value in zip(pairs, opened, strict=True):
-            if value is not None:
-                yield key, value
+    def scan(self, table: Table[T], prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, T]]:
+        """Yield committed (key, value) pairs in key order, from `prefix` + `start` on.
+
+        It reads ahead in ever larger pages, so that a few values cost little and many are fast.
+        """
+        stored = self._store.scan(table.code + prefix, start=start)
+        size = SCAN_FIRST
+        while page := [(key[1:], value) for key, value in islice(stored, size)]:
+            opened = self._codec.open_many(table, page)
+            for (key, _), value in zip(page, opened, strict=True):
+                if value is not None:
+                    yield key, value
+            size = min(2 * size, SCAN_MAX)
 
     def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:
         """Yield the committed keys from `start` on, in order."""

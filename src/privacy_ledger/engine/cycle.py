@@ -6,21 +6,24 @@ the local store up to date: a crash leaves at worst a store that is behind its c
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from heapq import nsmallest
 from operator import attrgetter
 from typing import Final, TypeVar
 
 import msgspec
 
-from privacy_ledger.domain.errors import InvariantViolation, LedgerError, UnknownKey
+from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.domain.events import RulesAdopted, Tick
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import state_topic
-from privacy_ledger.domain.values import NOBODY, SubjectRef, record_key
+from privacy_ledger.domain.values import NOBODY, REF_BYTES, SubjectRef, record_key
 from privacy_ledger.engine.batch import Batch, Books, Work
 from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.guards import is_nobodys, refuse_foreign_keystore
+from privacy_ledger.engine.hand import Hand, ReadAt
 from privacy_ledger.engine.outlet import Outlet
 from privacy_ledger.engine.roll import Roll
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Decoder, StateCodec
@@ -28,17 +31,15 @@ from privacy_ledger.ports.log import NewRecord, Row, received_at
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
 from privacy_ledger.streams.fold import PassFold
-from privacy_ledger.streams.protocol import Emit, Reread
-from privacy_ledger.streams.record import Record, Undecodable
+from privacy_ledger.streams.held import HELD, WAITING, Busy, Held, Parked
+from privacy_ledger.streams.record import Record, Removed, Undecodable
 from privacy_ledger.streams.roster import Claim
 from privacy_ledger.streams.states import (
     GENERATIONS,
     INDEX,
     META,
-    PARKED,
     PERMISSIONS,
     SHREDS,
-    WAITING,
     WORK,
     Changes,
     Table,
@@ -46,24 +47,19 @@ from privacy_ledger.streams.states import (
     Workspace,
 )
 
-__all__ = ["POSITION_KEY", "ControlUnreadable", "PartitionCycle"]
+__all__ = ["POSITION_KEY", "PartitionCycle"]
 
 T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
-UNKNOWN_IN_A_ROW_MAX: Final = 20
-REREAD_SLICE: Final = 500
+REREADS_PER_CYCLE: Final = 2000
+"""So many records a cycle reads again on the way; work that takes more is left for slices."""
+SLICE: Final = 500
+"""So many records a slice of that work reads again, and as many as were put to wait meanwhile."""
 _BODY: Final = attrgetter("body")
-_NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable})
+_NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable, Removed})
 FOLD_SLICE: Final = 500
 LOOK_BACK: Final = 8
 """Among so many last rows one that says when it was received is looked for; tombstones do not."""
-
-
-class ControlUnreadable(LedgerError):
-    """A control record for all cannot be read: the partition stops until it can."""
-
-
-ReadAt = Callable[[Sequence[int]], Awaitable[Sequence[Row]]]
 
 
 class PartitionCycle:
@@ -90,7 +86,6 @@ class PartitionCycle:
         self._states = states
         self._books = books
         self._outlet = outlet
-        self._read_at = read_at
         self._cache = StateCache(store, states)
         self._fold = PassFold(
             declaration.processors,
@@ -108,8 +103,10 @@ class PartitionCycle:
         self._pending_shreds: list[bytes] = []
         self._has_books = False
         self._started = 0.0
-        self._hand: Record | None = None
-        self._failed: set[int] = set()
+        self._hand = Hand(codec=codec, books=books, read_at=read_at)
+        held = self._cache.scan(HELD, b"")
+        self._busy = {key: value.since for key, value in held if isinstance(value, Busy)}
+        self._put_to_wait = 0
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -127,101 +124,93 @@ class PartitionCycle:
         last = self.position.offset
         fresh = rows if rows and rows[0].offset > last else [row for row in rows if row.offset > last]
         notable: list[Record] = []
-        work, emits = await self._around_failures(lambda: self._fold_all(fresh, notable))
-        return self._batch(work, emits, notable, fresh, now=now)
+        work = await self._hand.around_failures(lambda: self._fold_all(fresh, notable))
+        return self._batch(work, notable, fresh, now=now)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether there is work beside the rows: subjects in hand, or processors that come and go."""
+        return bool(self._busy) or self.roll.seats.is_moving
+
+    @property
+    def busy(self) -> int:
+        """How many subjects have work in hand, for `serve`."""
+        return len(self._busy)
+
+    async def serve(self, *, now: datetime) -> Batch | None:
+        """Return what the next slice of the work in hand changes, oldest first; None: there is none.
+
+        A slice grows with what was put to wait since the last one, so that a subject to whom
+        records come fast is caught up with. One on whose record a step fails ends it.
+        """
+        if not self._busy:
+            return None
+        await self._load_books()
+        work = await self._hand.around_failures(self._serve_slice)
+        return self._batch(work, (), (), now=now, is_slice=True)
+
+    async def _serve_slice(self) -> Workspace:
+        budget = SLICE + self._put_to_wait
+        work = self._workspace(budget=budget)
+        oldest = nsmallest(budget, ((since, key) for key, since in self._busy.items()))
+        refs = [SubjectRef(key) for _, key in oldest]
+        if self._hand.failing in refs:  # who made the slice begin again ends it
+            del refs[refs.index(self._hand.failing) + 1 :]
+        await self._hand.drive(self._fold.serve(work, refs))
+        return work
+
+    async def retake(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
+        """Return what taking these parked subjects up again changes; `serve` then goes on with them."""
+        work = self._workspace()
+        for ref in refs:
+            self._fold.retake(work, SubjectRef(ref))
+        return self._batch(work, (), (), now=now) if len(work) else None
 
     async def _load_books(self) -> None:
-        """Load every rule book that the committed states name, once after a take-over."""
+        """Load the rule book in force, once after a take-over."""
         if self._has_books:
             return
         meta = self._cache.load(META, b"")
-        digests = {None if meta is None else meta.registry_digest}
-        digests.update(parked.moment.registry_digest for _, parked in self._cache.scan(PARKED, b""))
-        digests.update(waits.moment.registry_digest for _, waits in self._cache.scan(WAITING, b""))
-        for digest in digests:
-            if digest is not None:
-                await self._books.load(digest)
+        if meta is not None and meta.registry_digest is not None:
+            await self._books.load(meta.registry_digest)
         self._has_books = True
 
-    async def _fold_all(self, rows: Sequence[Row], notable: list[Record]) -> tuple[Workspace, list[Emit]]:
+    async def _fold_all(self, rows: Sequence[Row], notable: list[Record]) -> Workspace:
         """Fold rows into one workspace, serving what must be read again on the way.
 
         Slice by slice: decoded records are folded while the processor's caches still hold them.
-        `notable` is filled with the ticks and with what could not be read.
+        `notable` is filled with ticks, foreign tombstones and what could not be read.
         """
-        work = self._workspace()
-        emits: list[Emit] = []
+        work = self._workspace(budget=REREADS_PER_CYCLE)
         notable.clear()
         unknown = 0
         for start in range(0, len(rows), FOLD_SLICE):
-            records = self._marked(self._codec.decode(rows[start : start + FOLD_SLICE]))
+            records = self._codec.decode(rows[start : start + FOLD_SLICE])
             kinds = set(map(type, map(_BODY, records)))
             if not kinds.isdisjoint(_NOTABLE):
-                unknown = self._refuse_foreign_keystore(records, unknown)
-                notable += [record for record in records if isinstance(record.body, Tick | Undecodable)]
+                unknown = refuse_foreign_keystore(records, unknown, partition=self._partition)
+                notable += [record for record in records if _is_notable(record)]
                 await self._load_adopted(records)
             else:
                 unknown = 0
             self._preload(records)
-            await self._fold_slice(work, emits, records, is_readable=Undecodable not in kinds)
-        return work, emits
+            await self._fold_slice(work, records, is_readable=Undecodable not in kinds)
+        return work
 
-    async def _fold_slice(
-        self, work: Workspace, emits: list[Emit], records: Sequence[Record], *, is_readable: bool
-    ) -> None:
-        apply = self._fold.apply
+    async def _fold_slice(self, work: Workspace, records: Sequence[Record], *, is_readable: bool) -> None:
+        apply, take = self._fold.apply, self._hand.take
         for record in records:
-            self._hand = record
-            if not is_readable and isinstance(record.body, Undecodable) and self._is_nobodys(record):
+            if not is_readable and isinstance(record.body, Undecodable) and is_nobodys(record):
                 continue
-            demands, out = apply(work, record)
-            if demands or out:
-                await self._follow(work, emits, demands, out)
+            serving = apply(work, take(record))
+            if serving is not None:
+                await self._hand.drive(serving)
 
     async def _load_adopted(self, records: Sequence[Record]) -> None:
         """Load the rule books that these records adopt."""
         for record in records:
             if isinstance(record.body, RulesAdopted):
                 await self._books.load(record.body.digest)
-
-    async def _follow(
-        self, work: Workspace, emits: list[Emit], demands: Sequence[Reread], out: Sequence[Emit]
-    ) -> None:
-        """Serve what a fold demands before the next record is folded."""
-        emits.extend(out)
-        for demand in demands:
-            await self._serve(work, demand, emits)
-
-    async def _serve(self, work: Workspace, demand: Reread, emits: list[Emit]) -> None:
-        """Read a subject's records again, in bounded slices, and fold or apply them."""
-        for start in range(0, len(demand.offsets), REREAD_SLICE):
-            self._hand = None
-            rows = await self._read_at(demand.offsets[start : start + REREAD_SLICE])
-            for record in self._marked(self._codec.decode(rows)):
-                self._hand = record
-                if demand.is_refold:
-                    self._fold.refold(work, record, only=demand.only)
-                else:
-                    await self._follow(work, emits, *self._fold.again(work, demand, record))
-        self._fold.finish(work, demand)
-
-    async def retry_parked(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
-        """Return what taking parked subjects up again changes, or None when nothing moves.
-
-        A subject on whose record a step fails again stays parked; the others are taken up.
-        """
-        await self._load_books()
-        work, emits = await self._around_failures(lambda: self._retry_all(refs))
-        return self._batch(work, emits, (), (), now=now) if len(work) else None
-
-    async def _retry_all(self, refs: Sequence[bytes]) -> tuple[Workspace, list[Emit]]:
-        """Take parked subjects up again in one workspace."""
-        work = self._workspace()
-        emits: list[Emit] = []
-        for ref in refs:
-            for demand in self._fold.retry(work, SubjectRef(ref), partition=self._partition):
-                await self._serve(work, demand, emits)
-        return work, emits
 
     # Processors that come and go ------------------------------------------------------------
 
@@ -233,7 +222,7 @@ class PartitionCycle:
         """
         work = self._workspace()
         self.roll.enrol(work, self.position.offset, claims=claims or {})
-        return self._batch(work, (), (), (), now=now) if len(work) else None
+        return self._batch(work, (), (), now=now) if len(work) else None
 
     def check_roll(self) -> None:
         """Raise `BuildRefused` where `enrol` would; nothing changes."""
@@ -242,111 +231,44 @@ class PartitionCycle:
     async def bring_up(self, *, now: datetime) -> Batch:
         """Return one bounded slice for the processors that are brought up, or that leave."""
         await self._load_books()
-        work, emits = await self._around_failures(self._slice)
-        return self._batch(work, emits, (), (), now=now)
+        work = await self._hand.around_failures(self._join_slice)
+        return self._batch(work, (), (), now=now)
 
-    async def _slice(self) -> tuple[Workspace, list[Emit]]:
+    async def _join_slice(self) -> Workspace:
         work = self._workspace()
-        emits: list[Emit] = []
-        for demand in self.roll.next_demands(work):
-            await self._serve(work, demand, emits)
-        return work, emits
+        joining = self._fold.bring_up(work, position=self.position.offset, ends_at=self._hand.failing)
+        await self._hand.drive(joining)
+        return work
 
-    # Steps that fail ------------------------------------------------------------------------
+    # The batch ----------------------------------------------------------------------------
 
-    async def _around_failures(
-        self, fold: Callable[[], Awaitable[tuple[Workspace, list[Emit]]]]
-    ) -> tuple[Workspace, list[Emit]]:
-        """Return what `fold` does; a record on which a step fails parks its subject.
-
-        Such a record, of the batch or read again, counts as unreadable, and `fold` starts again
-        from the committed states: nothing of its subject moves, and the others never notice.
-        """
-        self._failed.clear()
-        while True:
-            self._hand = None
-            try:
-                return await fold()
-            except LedgerError:
-                raise
-            except Exception:  # a step's bug, if a subject's record was in hand
-                hand = self._hand
-                if hand is None or hand.ref == NOBODY or hand.offset in self._failed:
-                    raise
-                self._failed.add(hand.offset)
-
-    def _workspace(self) -> Workspace:
+    def _workspace(self, *, budget: int = 0) -> Workspace:
         """Return a workspace in which the shreds that were carried out are off the list."""
         self._started = time.perf_counter()
-        work = Workspace(self._cache)
+        work = Workspace(self._cache, budget=budget)
         for key in self._pending_shreds:
             work.delete(SHREDS, key)
         return work
-
-    def _marked(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Return the records; those on which a step failed are unreadable."""
-        if not self._failed:
-            return records
-        return [
-            msgspec.structs.replace(record, body=Undecodable("step"))
-            if record.offset in self._failed
-            else record
-            for record in records
-        ]
 
     def _preload(self, records: Sequence[Record]) -> None:
         """Read the states that the batch will surely touch, in one query a table."""
         refs = sorted({record.ref for record in records if record.ref != NOBODY})
         rows = sorted({record.ref + record.tag for record in records if record.tag})
-        self._cache.fetch(PARKED, refs)
+        self._cache.fetch(HELD, refs)
         self._cache.fetch(PERMISSIONS, refs)
         self._cache.fetch(GENERATIONS, refs)
         self._cache.pass_by(INDEX, rows)
         for processor in self._declaration.processors:
             self._cache.fetch(processor.table, refs)
 
-    # Guards -------------------------------------------------------------------------------
-
-    def _is_nobodys(self, record: Record) -> bool:
-        """Return whether an unreadable record belongs to no subject of this partition.
-
-        Raises:
-            ControlUnreadable: it is a control record for all.
-        """
-        body = record.body
-        reason = body.reason if isinstance(body, Undecodable) else ""
-        if record.ref == NOBODY:
-            raise ControlUnreadable(
-                f"partition {self._partition} offset {record.offset}: a control record cannot be "
-                f"read ({reason}). Check the keystore and the build, then start the worker again."
-            )
-        return reason in ("key_length", "wrong_partition")
-
-    def _refuse_foreign_keystore(self, records: Sequence[Record], run: int) -> int:
-        """Stop when a run of records all name keys that this keystore never held.
-
-        `run` and the returned figure: how many of them in a row stood at the end of a slice.
-        """
-        for record in records:
-            unknown = isinstance(record.body, Undecodable) and record.body.reason == "unknown_key"
-            run = run + 1 if unknown else 0
-            if run > UNKNOWN_IN_A_ROW_MAX:
-                raise UnknownKey(
-                    f"partition {self._partition}: more than {UNKNOWN_IN_A_ROW_MAX} records in a "
-                    "row name keys that this keystore never held. Check PRIVACY_LEDGER_KEYSTORE."
-                )
-        return run
-
-    # The batch ----------------------------------------------------------------------------
-
     def _batch(
         self,
         work: Workspace,
-        emits: Sequence[Emit],
         notable: Sequence[Record],
         rows: Sequence[Row],
         *,
         now: datetime,
+        is_slice: bool = False,
     ) -> Batch:
         """Seal the changes and put position, outputs and pointers beside them."""
         changes = work.changes()
@@ -354,9 +276,9 @@ class PartitionCycle:
         sealed = self._states.seal(
             changes, generation=lambda ref: max(work.get(GENERATIONS, ref) or 0, floor), now=now
         )
-        parked = [record for record in notable if isinstance(record.body, Undecodable)]
+        reasons = self._reasons(work, notable)
         ticks = [record for record in notable if isinstance(record.body, Tick)]
-        position = self._advance(ticks, rows)
+        position = self._advance(work, ticks, rows, is_slice=is_slice)
         encoded = msgspec.msgpack.encode(position)
         writes: list[tuple[str, NewRecord]] = []
         store: list[tuple[bytes, bytes | None]] = []
@@ -370,8 +292,8 @@ class PartitionCycle:
         own = state_topic(self._declaration.name)
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))
-        if emits or parked:
-            writes.extend(self._outlet.outputs(emits, parked, now=now))
+        if work.emits or reasons:
+            writes.extend(self._outlet.outputs(work.emits, reasons, partition=partition, now=now))
         if ticks:
             writes.extend(self._heartbeats(own))
         return Batch(
@@ -379,19 +301,27 @@ class PartitionCycle:
             store=tuple(store),
             changes=changes,
             sealed=tuple(sealed),
-            work=self._work(changes),
+            work=self._work(changes, notable),
             position=position,
             records=len(rows),
-            parked=len(parked),
-            reasons=tuple(sorted({one.body.reason for one in parked if isinstance(one.body, Undecodable)})),
+            parked=len(reasons),
+            reasons=tuple(sorted(set(reasons.values()))),
             is_tick=bool(ticks),
             received_at=max(filter(None, map(received_at, rows[-LOOK_BACK:])), default=None),
             fold_s=time.perf_counter() - self._started,
         )
 
-    def _advance(self, ticks: Sequence[Record], rows: Sequence[Row]) -> PassPosition:
+    def _advance(
+        self, work: Workspace, ticks: Sequence[Record], rows: Sequence[Row], *, is_slice: bool
+    ) -> PassPosition:
         """Return the position after these rows: offsets and keys of the last one and the last Tick."""
         position = self.position
+        changed = work.changed(HELD)
+        if is_slice or changed:
+            busy = _with(self._busy, changed)
+            position = msgspec.structs.replace(
+                position, busy_since=min(busy.values(), default=None), slices=position.slices + is_slice
+            )
         if ticks:
             tick = ticks[-1]
             key = record_key(tick.ref, tick.record_id)
@@ -400,13 +330,21 @@ class PartitionCycle:
             position = msgspec.structs.replace(position, offset=rows[-1].offset, key=rows[-1].key)
         return position
 
+    def _reasons(self, work: Workspace, notable: Sequence[Record]) -> dict[int, str]:
+        """Return why each record cannot be read, or why a subject now waits behind it, by offset."""
+        reasons = {one.offset: one.body.reason for one in notable if isinstance(one.body, Undecodable)}
+        for ref, held in work.changed(HELD).items():
+            if isinstance(held, Parked) and not _was_parked_there(self._cache.load(HELD, ref), held):
+                reasons.setdefault(held.offset, held.reason)
+        return reasons
+
     def _heartbeats(self, own: str) -> list[tuple[str, NewRecord]]:
         """Return a heartbeat for each of the pass's compacted topics in this partition."""
         topics = {own, *(self._states.topic(table) for table in self._declaration.tables)}
         beat = NewRecord(self._partition, HEARTBEAT_KEY, b"\0")
         return [(topic, beat) for topic in sorted(topics)]
 
-    def _work(self, changes: Sequence[Changes]) -> Work:
+    def _work(self, changes: Sequence[Changes], notable: Sequence[Record]) -> Work:
         """Return the tombstones and shreds that these changes decided, in decision order."""
         by_table = {one.table.name: one.values for one in changes}
         decided = [value for value in by_table.get(WORK.name, {}).values() if value is not None]
@@ -415,6 +353,7 @@ class PartitionCycle:
             tombstones=self._tombstones(decided),
             shreds=tuple(shreds),
             causes=Counter(one.cause for one in decided),
+            foreign=tuple(record for record in notable if isinstance(record.body, Removed)),
         )
 
     def _tombstones(self, decided: Iterable[Tombstone]) -> tuple[NewRecord, ...]:
@@ -428,9 +367,17 @@ class PartitionCycle:
         if batch.position.offset < self.position.offset:
             raise InvariantViolation("a committed batch lies behind the position")
         self._cache.commit((*batch.store, *marks), batch.changes, batch.sealed)
+        if batch.position.slices > self.position.slices:
+            self._put_to_wait = 0
         self.position = batch.position
         self.roll.follow(batch.changes, batch.position.offset)
         self._pending_shreds = []
+        by_table = {one.table.name: one.values for one in batch.changes}
+        self._busy = _with(self._busy, by_table.get(HELD.name, {}))
+        waiting = by_table.get(WAITING.name, {})
+        self._put_to_wait += sum(
+            moment is not None and key[:REF_BYTES] in self._busy for key, moment in waiting.items()
+        )
 
     def shredded(self, work: Work) -> None:
         """Note that these shreds are done; the next cycle takes them off the list."""
@@ -445,7 +392,7 @@ class PartitionCycle:
 
     def parked(self) -> tuple[bytes, ...]:
         """Return the references of parked subjects, sorted."""
-        return tuple(key for key, _ in self._cache.scan(PARKED, b""))
+        return tuple(key for key, held in self._cache.scan(HELD, b"") if isinstance(held, Parked))
 
     def count(self, table: Table[T], *, limit: int) -> int:
         """Return how many committed rows a table has, counted up to `limit`."""
@@ -454,3 +401,23 @@ class PartitionCycle:
     def load(self, table: Table[T], key: bytes) -> T | None:
         """Return a committed value (commands and tests look through this)."""
         return self._cache.load(table, key)
+
+
+def _with(busy: dict[bytes, int], changed: Mapping[bytes, Held | None]) -> dict[bytes, int]:
+    """Return the subjects with work in hand, and since when, after changes."""
+    if not changed:
+        return busy
+    kept = {key: since for key, since in busy.items() if key not in changed}
+    return kept | {key: held.since for key, held in changed.items() if isinstance(held, Busy)}
+
+
+def _was_parked_there(before: Held | None, parked: Parked) -> bool:
+    """Return whether a subject was parked at this record already, or was taken up from there."""
+    if isinstance(before, Parked):
+        return before.offset == parked.offset
+    return before is not None and before.tries > 0 and before.since == parked.offset
+
+
+def _is_notable(record: Record) -> bool:
+    body = record.body
+    return isinstance(body, Tick | Undecodable) or (isinstance(body, Removed) and not body.is_ours)

@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.domain.topics import TOPICS, Topic, state_topic, version_topics, view_topic
 from privacy_ledger.domain.versions import pass_of
+from privacy_ledger.streams.held import HELD, TICKS, WAITING
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.roster import MOVED, ROSTER
 from privacy_ledger.streams.states import (
@@ -17,11 +18,9 @@ from privacy_ledger.streams.states import (
     INDEX,
     MEMBERS,
     META,
-    PARKED,
     PERMISSIONS,
     SHREDS,
     TIMERS,
-    WAITING,
     WINDOWS,
     WORK,
     Table,
@@ -44,8 +43,8 @@ CORE: Final = "core"
 FOLDED: Final = cast(
     "tuple[Table[object], ...]",
     (
-        PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, PARKED, WAITING, FROZEN, WINDOWS,
-        MEMBERS, ROSTER, MOVED,
+        PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, HELD, WAITING, TICKS, FROZEN,
+        WINDOWS, MEMBERS, ROSTER, MOVED,
     ),
 )  # fmt: skip
 """The tables that every pass keeps for itself."""

@@ -198,7 +198,7 @@ class EmbeddedPasses:
                 await self._commit(lane, partition, cycle, enrolled)
             # What an earlier owner decided and may not have finished.
             await lane.means.aftermath.carry_out(cycle.outstanding(), cycle)
-            await self._retry_parked(lane, partition, cycle)
+            await self._retake_parked(lane, partition, cycle)
             lane.meters[partition].outstanding(cycle)
             lane.meters[partition].stands(Standing.RUNNING)
             cycles[partition] = cycle
@@ -247,12 +247,12 @@ class EmbeddedPasses:
         return sum([await self._cycle(lane, partition) for partition in sorted(lane.cycles)])
 
     async def _cycle(self, lane: Lane, partition: int) -> int:
-        """Run one cycle; return how many rows it took, or 1 for a slice of a join alone."""
+        """Run one cycle; return how many rows it took, or 1 for slices of other work alone."""
         cycle, meter, pace = lane.cycles[partition], lane.meters[partition], lane.pace(partition)
         limit = pace.allowed(ROWS_PER_CYCLE)
         after = cycle.position.offset
         rows = await lane.means.log.read(self._source, partition, after=after, limit=limit) if limit else ()
-        if not rows and not cycle.roll.seats.is_moving:
+        if not rows and not cycle.is_working:
             if limit:
                 meter.lag(after, 0, now=self._clock.now())
             return 0
@@ -269,12 +269,12 @@ class EmbeddedPasses:
         meter.outstanding(cycle)
         return max(1, len(rows))
 
-    async def _retry_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
+    async def _retake_parked(self, lane: Lane, partition: int, cycle: PartitionCycle) -> None:
         """Take parked subjects up again: a repaired build may read what an older one could not."""
         parked = cycle.parked()
         if not parked:
             return
-        batch = await cycle.retry_parked(parked, now=self._clock.now())
+        batch = await cycle.retake(parked, now=self._clock.now())
         if batch is not None:
             await self._commit(lane, partition, cycle, batch)
 
@@ -300,6 +300,6 @@ class EmbeddedPasses:
         for name in await self._line_up.required():
             for partition, offset in goal.items():
                 position = await self._views.position(name, partition)
-                total += position.offset
-                is_done = is_done and position.offset >= offset
+                total += position.offset + position.slices
+                is_done = is_done and position.has_passed(offset)
         return None if is_done else total

@@ -191,7 +191,7 @@ class Entrance:
         """Repeat outstanding tombstones and shreds, and take parked subjects up again."""
         await self._aftermath.carry_out(cycle.outstanding(), cycle)
         parked = cycle.parked()
-        batch = await cycle.retry_parked(parked, now=self._clock.now()) if parked else None
+        batch = await cycle.retake(parked, now=self._clock.now()) if parked else None
         if batch is not None:
             await self.write(cycle, partition, batch)
 

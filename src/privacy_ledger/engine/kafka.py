@@ -23,7 +23,7 @@ from privacy_ledger.engine.progress import RestoreProgress, Restoring
 from privacy_ledger.engine.soundness import Place
 from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
-from privacy_ledger.engine.turns import fold_in_turn
+from privacy_ledger.engine.turns import fold_rows, go_on
 from privacy_ledger.logging import get_logger
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.observe import SILENT, Assigned, Followed, Meters, Revoked, Standing
@@ -313,23 +313,38 @@ class KafkaEngine:
             await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
-        """Take one poll's rows through one cycle per partition, then wait for the commit tick."""
+        """Take one poll's rows through one cycle per partition, then wait for the commit tick.
+
+        The time until then goes to work in hand, which holds up nobody's new rows so.
+        """
         started = time.monotonic()
-        fetched = await self._source.poll(timeout_s=COMMIT_S, limit=self.pace.most(ROWS_PER_POLL))
-        joining = [p for p, owned in self._owned.items() if owned.cycle and owned.cycle.roll.seats.is_moving]
-        todo: dict[int, Sequence[Row]] = {**dict.fromkeys(joining, ()), **fetched}
-        if todo:
-            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in todo.items()))
+        timeout_s = 0 if self._working() else COMMIT_S
+        fetched = await self._source.poll(timeout_s=timeout_s, limit=self.pace.most(ROWS_PER_POLL))
+        if fetched:
+            await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
         await self._tend()
-        interval = max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned))
-        rest = interval - (time.monotonic() - started)
         count = sum(map(len, fetched.values()))
+        is_behind = count >= ROWS_PER_POLL // 2
+        until = started + (0 if is_behind else max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned)))
+        while working := self._working():
+            await asyncio.gather(*(self._fold(partition, None) for partition in working))
+            if time.monotonic() >= until:
+                break
         await self.pace.rest(count, until=self._stopping)
-        if rest > 0 and fetched and count < ROWS_PER_POLL // 2:
+        rest = until - time.monotonic()
+        if rest > 0 and fetched:
             await asyncio.sleep(rest)
 
-    async def _fold(self, partition: int, rows: Sequence[Row]) -> None:
-        """Run one cycle and its transaction; on trouble acquire the partition again."""
+    def _working(self) -> list[int]:
+        """Return the partitions in which there is work beside new rows."""
+        found = ((partition, owned.cycle) for partition, owned in self._owned.items() if owned.is_running)
+        return [partition for partition, cycle in found if cycle is not None and cycle.is_working]
+
+    async def _fold(self, partition: int, rows: Sequence[Row] | None) -> None:
+        """Run one cycle over rows, or over slices of the work beside them, and its transactions.
+
+        On trouble the partition is acquired again.
+        """
         owned = self._owned.get(partition)
         if owned is None:
             return
@@ -344,7 +359,7 @@ class KafkaEngine:
                 self._drop(partition, owned, delay_s=self._report(partition, error))
 
     async def _commit(
-        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row]
+        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row] | None
     ) -> None:
         async def commit(batch: Batch) -> bool:
             if owned.cycle is not cycle or self._owned.get(partition) is not owned:
@@ -365,7 +380,10 @@ class KafkaEngine:
                 owned.has_residue = False
             return True
 
-        await fold_in_turn(cycle, rows, clock=self._clock, commit=commit)
+        if rows is None:
+            await go_on(cycle, clock=self._clock, commit=commit)
+        else:
+            await fold_rows(cycle, rows, clock=self._clock, commit=commit)
 
     def _drop(self, partition: int, owned: _Owned, *, delay_s: float) -> None:
         """Stop folding a partition and acquire it again later, from its own position."""

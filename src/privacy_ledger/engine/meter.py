@@ -19,7 +19,8 @@ from privacy_ledger.ports.observe import (
     Standing,
     Stands,
 )
-from privacy_ledger.streams.states import META, PARKED, SHREDS, WORK
+from privacy_ledger.streams.held import HELD
+from privacy_ledger.streams.states import META, SHREDS, WORK
 
 __all__ = ["COUNTED_MAX", "PartitionMeter"]
 
@@ -61,7 +62,7 @@ class PartitionMeter:
                 Cycle(
                     pass_name=self._pass, partition=self._partition, outcome=outcome,
                     records=batch.records, unreadable=batch.parked, writes=len(batch.writes),
-                    decided=batch.work.causes, fold_s=batch.fold_s,
+                    decided=batch.work.causes, foreign=len(batch.work.foreign), fold_s=batch.fold_s,
                     commit_s=time.perf_counter() - started,
                 )
             )  # fmt: skip
@@ -97,7 +98,8 @@ class PartitionMeter:
         self._meters.note(
             Outstanding(
                 pass_name=self._pass, partition=self._partition,
-                parked=cycle.count(PARKED, limit=COUNTED_MAX),
+                parked=max(0, cycle.count(HELD, limit=COUNTED_MAX + cycle.busy) - cycle.busy),
+                busy=cycle.busy,
                 tombstones=cycle.count(WORK, limit=COUNTED_MAX),
                 shreds=cycle.count(SHREDS, limit=COUNTED_MAX),
                 last_tick=None if meta is None else meta.last_tick,

@@ -13,7 +13,7 @@ from privacy_ledger.domain.errors import (
     StoreUnfit,
     UnknownKey,
 )
-from privacy_ledger.engine.cycle import ControlUnreadable
+from privacy_ledger.engine.guards import ControlUnreadable
 from privacy_ledger.logging import get_logger
 
 __all__ = ["STOPPED_RETRY_S", "Outcome", "Outcomes"]

@@ -4,7 +4,7 @@ A cycle asks its outlet for these records. A replay is given `Silence`, which ha
 it holds no codec that could make one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -15,7 +15,6 @@ from privacy_ledger.ports.codec import Codec, PartialCodec
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.runtime import Ids
 from privacy_ledger.streams.protocol import Emit
-from privacy_ledger.streams.record import Record, Undecodable
 from privacy_ledger.streams.states import Tombstone
 
 __all__ = ["LiveOutlet", "Outlet", "Silence"]
@@ -25,9 +24,13 @@ class Outlet(Protocol):
     """Makes the records of a cycle that lie outside of the pass's own changelogs."""
 
     def outputs(
-        self, emits: Sequence[Emit], parked: Sequence[Record], *, now: datetime
+        self, emits: Sequence[Emit], reasons: Mapping[int, str], *, partition: int, now: datetime
     ) -> list[tuple[str, NewRecord]]:
-        """Return what goes out in the cycle's own transaction."""
+        """Return what goes out in the cycle's own transaction.
+
+        `reasons`: why a record of the partition cannot be read, or why a subject now waits behind
+        it, by offset.
+        """
         ...
 
     def tombstones(self, decided: Sequence[Tombstone]) -> tuple[NewRecord, ...]:
@@ -41,8 +44,9 @@ class Silence:
     def outputs(
         self,
         emits: Sequence[Emit],  # noqa: ARG002 - muted
-        parked: Sequence[Record],  # noqa: ARG002 - muted
+        reasons: Mapping[int, str],  # noqa: ARG002 - muted
         *,
+        partition: int,  # noqa: ARG002 - muted
         now: datetime,  # noqa: ARG002 - muted
     ) -> list[tuple[str, NewRecord]]:
         """Return nothing."""
@@ -64,22 +68,17 @@ class LiveOutlet:
         self._ids = ids
 
     def outputs(
-        self, emits: Sequence[Emit], parked: Sequence[Record], *, now: datetime
+        self, emits: Sequence[Emit], reasons: Mapping[int, str], *, partition: int, now: datetime
     ) -> list[tuple[str, NewRecord]]:
-        """Return the sealed partials, and a pointer to each record that could not be read."""
+        """Return the sealed partials, and a pointer to each record that was set aside."""
         out = [(emit.topic, self._partials.partial(emit, now=now)) for emit in emits]
-        return [*out, *((DLQ, self._pointer(record)) for record in parked)]
+        pointers = (self._pointer(partition, offset, reason) for offset, reason in reasons.items())
+        return [*out, *((DLQ, pointer) for pointer in pointers)]
 
-    def _pointer(self, record: Record) -> NewRecord:
-        """Return where a record lies that could not be read, and a reason code."""
-        body = record.body
-        pointer = {
-            "pass": self._pass,
-            "partition": record.partition,
-            "offset": record.offset,
-            "reason": body.reason if isinstance(body, Undecodable) else "",
-        }
-        return NewRecord(record.partition, self._ids.token(), msgspec.json.encode(pointer))
+    def _pointer(self, partition: int, offset: int, reason: str) -> NewRecord:
+        """Return where a record lies that could not be folded, and a reason code."""
+        pointer = {"pass": self._pass, "partition": partition, "offset": offset, "reason": reason}
+        return NewRecord(partition, self._ids.token(), msgspec.json.encode(pointer))
 
     def tombstones(self, decided: Sequence[Tombstone]) -> tuple[NewRecord, ...]:
         """Return a tombstone for each decision."""

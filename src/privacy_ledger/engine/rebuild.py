@@ -60,12 +60,11 @@ class MemoryStore:
 
     def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Yield every (key, value) under a prefix, in key order, from `prefix` + `start` on."""
-        found: list[tuple[bytes, bytes]] = []
-        for key in self._keys[bisect_left(self._keys, prefix + start) :]:
+        for at in range(bisect_left(self._keys, prefix + start), len(self._keys)):
+            key = self._keys[at]
             if not key.startswith(prefix):
-                break
-            found.append((key, self._values[key]))
-        yield from found
+                return
+            yield key, self._values[key]
 
     def write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Apply all changes."""
@@ -156,6 +155,9 @@ class Rebuild:
                 if not rows:
                     break
                 cycle.settle(await cycle.run(rows, now=now))
+                # Nobody waits for a rebuild: what is in hand is done before the next rows.
+                while (batch := await cycle.serve(now=now)) is not None:
+                    cycle.settle(batch)
                 after = rows[-1].offset
                 self.records += len(rows)
 

@@ -48,8 +48,8 @@ class RemotePasses:
             reached = 0
             for (name, partition), offset in list(pending.items()):
                 position = await self._views.position(name, partition)
-                reached += position.offset
-                if position.offset >= offset:
+                reached += position.offset + position.slices
+                if position.has_passed(offset):
                     del pending[name, partition]
             if not pending:
                 return

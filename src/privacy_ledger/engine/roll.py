@@ -11,8 +11,6 @@ from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.log import Row, header
 from privacy_ledger.streams.analytics import CourseViews
 from privacy_ledger.streams.fold import PassFold
-from privacy_ledger.streams.joins import next_slice
-from privacy_ledger.streams.protocol import Reread
 from privacy_ledger.streams.roster import ROSTER, Claim, Place, Seats, enrol, seats_of
 from privacy_ledger.streams.states import Changes, Workspace
 
@@ -64,10 +62,6 @@ class Roll:
         )  # fmt: skip
         floors = {one.name: self._states.unused_generation(one.table) for one in processors}
         enrol(work, processors, place, claims=claims, floors=floors)
-
-    def next_demands(self, work: Workspace) -> list[Reread]:
-        """Take the next bounded step into `work`; return what must be read again for it."""
-        return next_slice(work, self.seats, partition=self._partition)
 
     # What has to wait --------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Rows and joins in turn: the one loop around a cycle that both runners share."""
+"""Rows and the work beside them in turn: the loops around a cycle that all runners share."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -7,14 +7,21 @@ from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import Clock
 
-__all__ = ["fold_in_turn"]
+__all__ = ["Commit", "fold_in_turn", "fold_rows", "go_on"]
 
 Commit = Callable[[Batch], Awaitable[bool]]
 """Makes a batch durable and settles it; False when the partition is no longer ours."""
 
 
 async def fold_in_turn(cycle: PartitionCycle, rows: Sequence[Row], *, clock: Clock, commit: Commit) -> bool:
-    """Fold rows in order, then move joins on by one slice; return whether the partition is still ours.
+    """Fold rows in order, then go on with the work beside; return whether the partition is still ours."""
+    return await fold_rows(cycle, rows, clock=clock, commit=commit) and await go_on(
+        cycle, clock=clock, commit=commit
+    )
+
+
+async def fold_rows(cycle: PartitionCycle, rows: Sequence[Row], *, clock: Clock, commit: Commit) -> bool:
+    """Fold rows in order; return whether the partition is still ours.
 
     A window that is sealed in these rows waits until its processor has been brought up; nothing
     else of the pass waits for a join.
@@ -28,6 +35,15 @@ async def fold_in_turn(cycle: PartitionCycle, rows: Sequence[Row], *, clock: Clo
         batch = await cycle.run(head, now=clock.now())
         if batch.records and not await commit(batch):
             return False
-    if cycle.roll.seats.is_moving:
-        return await commit(await cycle.bring_up(now=clock.now()))
     return True
+
+
+async def go_on(cycle: PartitionCycle, *, clock: Clock, commit: Commit) -> bool:
+    """Move joins on by one slice, and the work in hand for subjects by another.
+
+    Return whether the partition is still ours.
+    """
+    if cycle.roll.seats.is_moving and not await commit(await cycle.bring_up(now=clock.now())):
+        return False
+    batch = await cycle.serve(now=clock.now())
+    return batch is None or await commit(batch)

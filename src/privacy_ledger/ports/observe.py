@@ -93,7 +93,8 @@ class Restoring(Struct, frozen=True, kw_only=True):
 class Cycle(Struct, frozen=True, kw_only=True):
     """One cycle whose transaction has ended; `decided` counts tombstones by their cause.
 
-    Only one that was committed had an effect.
+    Only one that was committed had an effect. `unreadable` counts records that were set aside,
+    `foreign` tombstones that somebody else wrote into the ledger.
     """
 
     pass_name: str
@@ -105,6 +106,7 @@ class Cycle(Struct, frozen=True, kw_only=True):
     decided: Mapping[str, int]
     fold_s: float
     commit_s: float
+    foreign: int = 0
 
 
 class Lag(Struct, frozen=True, kw_only=True):
@@ -126,6 +128,8 @@ class Lag(Struct, frozen=True, kw_only=True):
 class Outstanding(Struct, frozen=True, kw_only=True):
     """What was decided and is not done, counted up to a bound; `last_tick` is the time in force.
 
+    `busy`: subjects whose records are read again. `parked`: those who wait for an operator.
+
     `joining` names the projections that are still brought up beside the pass's own work.
     """
 
@@ -136,6 +140,7 @@ class Outstanding(Struct, frozen=True, kw_only=True):
     shreds: int
     last_tick: datetime | None
     joining: tuple[str, ...] = ()
+    busy: int = 0
 
 
 class Followed(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ class PassPosition(Struct, frozen=True, kw_only=True):
     """How far a pass came in one partition: offset and key of the last applied record and Tick.
 
     `life`: a random name of the state, drawn when it began from nothing.
+    `busy_since`: the oldest offset whose work is still in hand for some subject; None: for nobody.
+    `slices`: how many slices of such work were served, which shows that it goes on.
     """
 
     offset: int = -1
@@ -24,6 +26,12 @@ class PassPosition(Struct, frozen=True, kw_only=True):
     tick_offset: int = -1
     tick_key: bytes = b""
     life: bytes = b""
+    busy_since: int | None = None
+    slices: int = 0
+
+    def has_passed(self, offset: int) -> bool:
+        """Return whether the record at an offset was applied, and what it asked for is done."""
+        return self.offset >= offset and (self.busy_since is None or self.busy_since > offset)
 
 
 class Latest(Protocol):

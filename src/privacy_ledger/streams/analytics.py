@@ -17,11 +17,11 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
+from privacy_ledger.streams.held import HELD
 from privacy_ledger.streams.protocol import Emit, Processor
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import (
     MEMBERS,
-    PARKED,
     PERMISSIONS,
     WINDOWS,
     Parts,
@@ -149,7 +149,7 @@ def seal_window(
         cells = _take_window(work, processor, ref, name.decode())
         work.delete(MEMBERS, member)
         permissions = work.get(PERMISSIONS, ref) or Permissions()
-        if work.get(PARKED, ref) is not None:
+        if work.get(HELD, ref) is not None:
             continue
         if not permissions.may_use(policy.purpose, needs_consent=needs_consent):
             continue

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import structs
 
 from privacy_ledger.domain.admission import Candidate, admit, has_effect
-from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.domain.errors import InvariantViolation, LedgerError
 from privacy_ledger.domain.events import (
     ConsentWithdrawn,
     ControlFact,
@@ -35,36 +35,44 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import NOBODY, REF_BYTES, Category, SubjectRef, month_of
 from privacy_ledger.streams import analytics, removal
-from privacy_ledger.streams.joins import live_offsets
-from privacy_ledger.streams.protocol import Emit, Processor, Reread
-from privacy_ledger.streams.record import Erased, Heartbeat, Record, Removed, Undecodable
+from privacy_ledger.streams.backlog import Backlog
+from privacy_ledger.streams.held import HELD, TICKS, Cut, Then
+from privacy_ledger.streams.joins import SLICE, Bound, next_slice
+from privacy_ledger.streams.protocol import Processor, Serving
+from privacy_ledger.streams.record import Broken, Heartbeat, Record, Removed, Undecodable
 from privacy_ledger.streams.roster import Seats
 from privacy_ledger.streams.states import (
+    ENDLESS,
     FROZEN,
     INDEX,
     META,
-    PARKED,
     PERMISSIONS,
-    WAITING,
     WINDOWS,
     WORK,
     IndexRow,
     Meta,
     Moment,
-    Parked,
     Parts,
-    Waiting,
     Window,
     Workspace,
 )
 
-__all__ = ["TICK_JUMP_MAX", "PassFold"]
+__all__ = ["TICK_JUMP_MAX", "PassFold", "RulesNotLoaded"]
 
 TICK_JUMP_MAX: Final = timedelta(days=40)
 _META_KEY: Final = b""
 _NO_META: Final = Meta()
 _UNKNOWN: Final = Permissions()
 _NO_END: Final = b"\xff" * (REF_BYTES + 1)
+
+
+class RulesNotLoaded(LedgerError):
+    """A decision needs a registry that the shell has not loaded yet."""
+
+    def __init__(self, digest: str) -> None:
+        """Name the registry by its content hash."""
+        super().__init__(f"The registry {digest[:16]} is not loaded.")
+        self.digest = digest
 
 
 class PassFold:
@@ -84,7 +92,8 @@ class PassFold:
         `initial` is in force until the first `RulesAdopted`; `rules` may grow while the pass
         runs, and a digest that it does not hold stops the partition.
         """
-        self._writes_tombstones = writes_tombstones
+        self._removal = removal.Removal(writes_tombstones=writes_tombstones)
+        self._backlog = Backlog(self, self._removal)
         self.seat(Seats(processors=tuple(processors)))
         self._books = rules
         self._initial = initial
@@ -92,26 +101,21 @@ class PassFold:
         self._again: Moment | None = None
         self._meta = _NO_META
         self._now = Moment(None, None)
-        self._passed: dict[tuple[bytes, tuple[int, ...]], int] = {}
 
     # What the shell asks -----------------------------------------------------------
 
     def seat(self, seats: Seats) -> None:
         """Let these processors take part from the next record on."""
+        self._seats = seats
         self._processors = seats.processors
-        self._cursors = seats.cursors
-        self._removal = removal.Removal(seats, writes_tombstones=self._writes_tombstones)
+        self._removal.seat(seats)
         self._by_type: dict[str, tuple[Processor[object], ...]] = {}
 
     def rules(self, work: Workspace) -> Rules:
-        """Return the rules in force at this point of the partition.
+        """Return the rules in force at this point of the partition; raises `RulesNotLoaded`."""
+        return self.book(self.moment(work))
 
-        Raises:
-            KeyError: the adopted registry is not loaded; the shell loads it and tries again.
-        """
-        return self._book(self._moment(work))
-
-    def _moment(self, work: Workspace) -> Moment:
+    def moment(self, work: Workspace) -> Moment:
         """Return the time and rules in force: those of the offset that is applied again, or now."""
         if self._again is not None:
             return self._again
@@ -121,80 +125,125 @@ class PassFold:
             self._now = Moment(meta.last_tick, meta.registry_digest)
         return self._now
 
-    def _book(self, moment: Moment) -> Rules:
-        return self._initial if moment.registry_digest is None else self._books[moment.registry_digest]
+    def book(self, moment: Moment) -> Rules:
+        """Return the rules of a moment.
 
-    def apply(self, work: Workspace, record: Record) -> tuple[list[Reread], list[Emit]]:
-        """Fold one record; return what must be read again, and what goes out.
-
-        The shell serves every `Reread` before it applies the next record.
+        Raises:
+            RulesNotLoaded: the shell loads the registry that is named and begins again.
         """
-        body = record.body
-        if isinstance(body, Fact) and record.ref != NOBODY and work.get(PARKED, record.ref) is None:
-            return self._data(work, record), []
+        if moment.registry_digest is None:
+            return self._initial
+        try:
+            return self._books[moment.registry_digest]
+        except KeyError:
+            raise RulesNotLoaded(moment.registry_digest) from None
+
+    def apply(self, work: Workspace, record: Record) -> Serving[None] | None:
+        """Fold one record; return the work that the shell drives before it applies the next one.
+
+        What the budget of `work` does not allow stays in hand, for `serve` in later cycles.
+        """
+        ref, body = record.ref, record.body
+        if isinstance(body, Fact) and ref != NOBODY and work.get(HELD, ref) is None:
+            return self._within(work, ref) if self._data(work, record) else None
         if isinstance(body, Heartbeat):
-            return [], []
+            return None
         if isinstance(body, Removed):
             if body.is_ours:
-                work.delete(WORK, removal.work_key(record.ref + record.record_id))
-            return [], []
-        if record.ref == NOBODY:
+                work.delete(WORK, removal.work_key(ref + record.record_id))
+            return None
+        if ref == NOBODY:
             return self._control_record(work, record)
-        parked = work.get(PARKED, record.ref)
-        if isinstance(body, ErasureRequested) and body.scope == "person":
-            demands = self._take_up(work, record.ref, record.partition)
-            self._control_fact(work, record, body)
-            return demands, []
-        if parked is not None:
-            if isinstance(body, RecordDiscarded) and self._discards(work, record, body, parked):
-                return self._discard_parked(work, record, parked), []
-            self._wait(work, record.ref, record.offset, is_tick=False)
-            return [], []
-        if isinstance(body, Undecodable):
-            return self._park(work, record, body), []
-        if isinstance(body, ControlFact):
-            return self._control_fact(work, record, body), []
-        return self._data(work, record), []
+        held = work.get(HELD, ref)
+        if held is None or (isinstance(body, ErasureRequested) and body.scope == "person"):
+            begins = self._decide(work, record)
+        else:
+            begins = self._backlog.hold(work, record, held)
+        return self._within(work, ref) if begins else None
 
-    def refold(self, work: Workspace, record: Record, *, only: str | None = None) -> None:
-        """Fold one live record again into the projections, in order, after `Reread`.
+    def serve(self, work: Workspace, refs: Sequence[SubjectRef]) -> Serving[None]:
+        """Go on with the work on these subjects, in order, as far as the budget of `work` allows.
 
-        `only`: into that processor's, which is being brought up. A record whose row is gone
-        meanwhile is skipped; an undecodable one parks its subject.
+        A slice of its own: `work` holds no changes yet.
         """
-        row = work.get(INDEX, record.ref + record.tag)
-        if row is None or row.offset != record.offset or isinstance(record.body, Erased):
-            return
-        if isinstance(record.body, Undecodable):
-            self._park(work, record, record.body)
-            return
-        self._project(work, structs.replace(record, purposes=row.purposes), row.month, only=only)
+        self._backlog.forget(work)
+        yield from self._serve_all(work, refs)
 
-    def again(self, work: Workspace, demand: Reread, record: Record) -> tuple[list[Reread], list[Emit]]:
-        """Apply one record that waited, at its own moment, after the ticks that came before it."""
-        moment = self._pass_ticks(work, demand, before=record.offset)
+    def _serve_all(self, work: Workspace, refs: Sequence[SubjectRef]) -> Serving[None]:
+        for ref in refs:
+            if work.left <= 0:
+                break
+            yield from self._within(work, ref)
+
+    def backlog(self, work: Workspace) -> list[SubjectRef]:
+        """Return the subjects with work in hand, oldest first."""
+        return self._backlog.oldest(work)
+
+    def bring_up(
+        self, work: Workspace, *, position: int, bound: Bound = SLICE, ends_at: SubjectRef = NOBODY
+    ) -> Serving[None]:
+        """Move one join or leaving on by a slice, which ends after the subject `ends_at`.
+
+        A slice of its own: `work` holds no changes yet.
+        """
+        self._backlog.forget(work)
+        yield from next_slice(
+            work, self._seats, self._backlog, position=position, bound=bound, ends_at=ends_at
+        )
+
+    def retake(self, work: Workspace, ref: SubjectRef) -> None:
+        """Take a parked subject up again: its record and all that waited behind it, in order."""
+        self._backlog.retake(work, ref)
+
+    def _within(self, work: Workspace, ref: SubjectRef) -> Serving[None]:
+        work.left = yield from self._backlog.serve(work, ref, work.left)
+
+    # What the backlog asks -----------------------------------------------------------
+
+    def decide(self, work: Workspace, record: Record, *, moment: Moment) -> None:
+        """Apply a record that waited, with the time and the rules of its own offset."""
         self._again = moment
         try:
-            return self.apply(work, record)
+            self._decide(work, record)
         finally:
             self._again = None
 
-    def finish(self, work: Workspace, demand: Reread) -> None:
-        """Let the ticks pass that came after the last record that waited; ends a `Reread`."""
-        if not demand.is_refold:
-            self._pass_ticks(work, demand, before=None)
-            self._passed.pop((demand.ref, demand.offsets), None)
+    def _decide(self, work: Workspace, record: Record) -> bool:
+        """Apply a subject's record; return whether it began work on the subject."""
+        body = record.body
+        if isinstance(body, Undecodable | Broken):
+            self._set_aside(work, record, body)
+            return False
+        if isinstance(body, ControlFact):
+            return self._control_fact(work, record, body)
+        return self._data(work, record)
 
-    def retry(self, work: Workspace, ref: SubjectRef, *, partition: int) -> list[Reread]:
-        """Take a parked subject up again: its parked record and all that waited, in order."""
-        return self._take_up(work, ref, partition)
+    def _set_aside(self, work: Workspace, record: Record, body: Undecodable | Broken) -> None:
+        """Park the subject of a record that cannot be folded: nothing of it moves but its erasure.
+
+        Where its discard is known already, a record that can be read is decided on, and not
+        folded: every pass then decides alike, whichever pass has the step that fails.
+        """
+        permissions = work.get(PERMISSIONS, record.ref)
+        tag = record.tag if isinstance(body, Broken) else b""
+        if permissions is not None and permissions.is_ended:
+            self._removal.refuse(work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work))
+        elif not self._backlog.set_aside(work, record, body, tag=tag, is_live=False):
+            return
+        elif tag:
+            self._data(work, record)
+        else:
+            self._removal.bury(work, record.ref, record.record_id, cause=Refusal.DISCARDED, request="")
 
     # Data ---------------------------------------------------------------------------
 
-    def _data(self, work: Workspace, record: Record) -> list[Reread]:
-        """Decide on a collection event, index it, and fold it where nothing holds it back."""
-        moment = self._moment(work)
-        rules = self._book(moment)
+    def _data(self, work: Workspace, record: Record) -> bool:
+        """Decide on a collection event, index it, and fold it where nothing holds it back.
+
+        Return whether it began work on the subject.
+        """
+        moment = self.moment(work)
+        rules = self.book(moment)
         permissions = work.get(PERMISSIONS, record.ref) or _UNKNOWN
         row_key = record.ref + record.tag
         row = work.get(INDEX, row_key)
@@ -207,14 +256,12 @@ class PassFold:
             is_known_copy=None if row is None else row.digest == record.digest,
         )
         if row is not None and row.record_id == record.record_id:
-            # The very same record, written again: compaction keeps the later copy. One that a
-            # refold could not read is taken up again here: what was folded without it is not right.
+            # The very same record, written again: compaction keeps the later copy.
             work.put(INDEX, row_key, structs.replace(row, offset=record.offset))
-            parked = self._again is not None
-            return self._refold(work, record.ref, record.partition, permissions) if parked else []
+            return False
         if isinstance(decision, Refusal):
             self._removal.refuse(work, record, cause=decision, rules=rules)
-            return []
+            return False
         month = month_of(record.occurred_at)
         work.put(
             INDEX,
@@ -232,13 +279,13 @@ class PassFold:
             permissions = changed
         if not permissions.is_restricted:
             is_whole = decision == record.purposes
-            self._project(work, record if is_whole else structs.replace(record, purposes=decision), month)
+            self.project(work, record if is_whole else structs.replace(record, purposes=decision), month)
         body = record.body
         if isinstance(body, ConsentWithdrawn | ObjectionRaised) and has_effect(body, rules):
             return self._withdraw(work, record, (body.purpose,), permissions)
-        return []
+        return False
 
-    def _project(self, work: Workspace, record: Record, month: int, *, only: str | None = None) -> None:
+    def project(self, work: Workspace, record: Record, month: int, *, only: str = "") -> None:
         """Fold an accepted record into every projection that may see it, or into one (`only`).
 
         One that is being brought up sees the subjects that it has reached.
@@ -252,10 +299,10 @@ class PassFold:
         part_key = removal.part_key(record.category or Category.EVIDENCE, month)
         for processor in processors:
             step = processor.step
-            if only is not None:
+            if only:
                 if processor.name != only:
                     continue
-            elif self._cursors and record.ref >= self._cursors.get(processor.name, _NO_END):
+            elif self._seats.cursors and record.ref >= self._seats.cursors.get(processor.name, _NO_END):
                 continue
             if step.purpose is not None and step.purpose not in record.purposes:
                 continue
@@ -273,176 +320,88 @@ class PassFold:
 
     def _withdraw(
         self, work: Workspace, record: Record, purposes: Sequence[str], permissions: Permissions
-    ) -> list[Reread]:
+    ) -> bool:
         """Purge what only `purposes` allowed; under restriction the purge waits for the lift."""
-        purges = tuple((purpose, record.offset) for purpose in purposes)
         if permissions.is_restricted:
+            purges = {(purpose, record.offset) for purpose in purposes}
             merged = tuple(sorted({*permissions.purges, *purges}))
             work.put(PERMISSIONS, record.ref, structs.replace(permissions, purges=merged))
-            return []
-        if not self._removal.purge_purposes(work, record.ref, purges):
-            return []
-        return self._refold(work, record.ref, record.partition, permissions)
+            return False
+        cut = Cut(Refusal.WITHDRAWN, record.offset, purposes=tuple(purposes))
+        return self._begin(work, record, cut)
+
+    def _begin(self, work: Workspace, record: Record, *cuts: Cut, then: Then = "refold_if_cut") -> bool:
+        self._backlog.begin(work, record.ref, offset=record.offset, cuts=cuts, then=then)
+        return True
 
     # Control facts --------------------------------------------------------------------
 
-    def _control_fact(self, work: Workspace, record: Record, fact: ControlFact) -> list[Reread]:
-        """Apply a control fact and what it removes."""
-        before = work.get(PERMISSIONS, record.ref) or Permissions()
+    def _control_fact(self, work: Workspace, record: Record, fact: ControlFact) -> bool:
+        """Apply a control fact; return whether it began work on the subject."""
+        before = work.get(PERMISSIONS, record.ref) or _UNKNOWN
         after = apply_control(before, fact, offset=record.offset)
         if after is before:
-            return []
+            return False
         work.put(PERMISSIONS, record.ref, after)
-        ref, partition = record.ref, record.partition
+        ref, offset = record.ref, record.offset
         match fact:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
-                self._removal.everything(work, ref, request=fact.request)
+                return self._end(work, record, fact)
             case ErasureRequested() if fact.category not in {None, Category.EVIDENCE}:
                 category = Category(str(fact.category))
-                if self._removal.category(work, ref, category, request=fact.request, rules=self.rules(work)):
-                    return self._refold(work, ref, partition, after)
+                is_fine = removal.is_fine(self.rules(work), category)
+                cut = Cut(
+                    Refusal.ERASED, offset, fact.request, category=category, has_own_keys=is_fine
+                )  # fmt: skip
+                return self._begin(work, record, cut)
             case ErasureRequested() if fact.purpose not in {None, ALWAYS}:
-                purges = ((str(fact.purpose), record.offset),)
-                if self._removal.purge_purposes(
-                    work, ref, purges, cause=Refusal.ERASED, request=fact.request
-                ):
-                    return self._refold(work, ref, partition, after)
+                cut = Cut(Refusal.ERASED, offset, fact.request, purposes=(str(fact.purpose),))
+                return self._begin(work, record, cut)
             case RestrictionStarted():
                 work.put(FROZEN, ref, value=True)
             case RestrictionLifted() if before.is_restricted:
-                return self._lift(work, record, before, after)
+                return self._lift(work, record, before)
             case MinorStatusDeclared() if fact.is_minor and not fact.is_approved:
                 return self._withdraw(work, record, sorted(self.rules(work).consent_purposes), after)
             case RecordDiscarded():
-                if self._removal.one(work, ref, bytes.fromhex(fact.record)):
-                    return self._refold(work, ref, partition, after)
+                return self._begin(
+                    work, record, Cut(Refusal.DISCARDED, offset, record_id=bytes.fromhex(fact.record))
+                )
             case _:
                 pass
-        return []
+        return False
 
-    def _lift(self, work: Workspace, record: Record, before: Permissions, after: Permissions) -> list[Reread]:
+    def _end(self, work: Workspace, record: Record, fact: ErasureRequested) -> bool:
+        """Remove all of an erased person but the fence; work in hand ends, what waited is refused."""
+        self._removal.clear_projections(work, record.ref)
+        for processor in self._processors:
+            # A pass that is late meets states whose keys are gone by now: their rows go too.
+            work.remove(processor.table, record.ref)
+        work.delete(FROZEN, record.ref)
+        for key, _ in work.scan(TICKS, record.ref):
+            work.remove(TICKS, key)
+        cut = Cut(Refusal.ERASED, record.offset, fact.request, everything=True)
+        return self._begin(work, record, cut, then="rest")
+
+    def _lift(self, work: Workspace, record: Record, before: Permissions) -> bool:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
         work.delete(FROZEN, record.ref)
-        ticks = [pair for pair in work.scan(WAITING, record.ref) if pair[1].is_tick]
-        purges = sorted(before.purges, key=lambda purge: purge[1])
-        for key, waiting in ticks:
-            earlier = [purge for purge in purges if purge[1] < waiting.offset]
-            self._removal.purge_purposes(work, record.ref, earlier)
-            work.delete(WAITING, key)
-            self._pass_tick(work, record.ref, waiting)
-        self._removal.purge_purposes(work, record.ref, purges)
-        return self._refold(work, record.ref, record.partition, after)
-
-    def _pass_tick(self, work: Workspace, ref: SubjectRef, waiting: Waiting) -> None:
-        """Let one tick pass for one subject, under the rules of its own offset."""
-        if waiting.moment.last_tick is not None:
-            self._removal.retention_of(
-                work, ref, self._book(waiting.moment), at=waiting.moment.last_tick,
-                below=waiting.offset,
-            )  # fmt: skip
-
-    def _refold(
-        self, work: Workspace, ref: SubjectRef, partition: int, permissions: Permissions
-    ) -> list[Reread]:
-        """Empty the subject's projections and ask for its live records again."""
-        self._removal.clear_projections(work, ref)
-        offsets = live_offsets(work, ref, permissions)
-        return [Reread(ref=ref, partition=partition, offsets=offsets, is_refold=True)] if offsets else []
-
-    # Parking --------------------------------------------------------------------------
-
-    def _park(self, work: Workspace, record: Record, body: Undecodable) -> list[Reread]:
-        """Park the subject: nothing of it moves until redrive or discard, but its erasure."""
-        permissions = work.get(PERMISSIONS, record.ref)
-        if permissions is not None and permissions.is_ended:
-            self._removal.refuse(work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work))
-            return []
-        parked = Parked(record.offset, record.record_id, body.reason, self._moment(work))
-        work.put(PARKED, record.ref, parked)
-        return []
-
-    def _wait(self, work: Workspace, ref: SubjectRef, offset: int, *, is_tick: bool) -> None:
-        """Note a record, or a tick, behind which a parked subject will go on."""
-        key = ref + offset.to_bytes(8, "big")
-        work.put(WAITING, key, Waiting(offset, is_tick, self._moment(work)))
-
-    def _note_tick(self, work: Workspace, ref: SubjectRef, offset: int) -> None:
-        """Note a tick for a frozen subject, unless it says nothing new: same month, same rules."""
-        moment = self._moment(work)
-        ticks = [waiting for _, waiting in work.scan(WAITING, ref) if waiting.is_tick]
-        last = ticks[-1].moment.last_tick if ticks else None
-        if last is not None and moment.last_tick is not None:
-            is_same_month = month_of(last) == month_of(moment.last_tick)
-            meta = work.get(META, _META_KEY) or Meta()
-            if is_same_month and meta.adopted_at < ticks[-1].offset:
-                return
-        self._wait(work, ref, offset, is_tick=True)
-
-    def _take_up(
-        self, work: Workspace, ref: SubjectRef, partition: int, *, is_discarded: bool = False
-    ) -> list[Reread]:
-        """Forget the parking of a subject and ask for all that waited, in order."""
-        parked = work.get(PARKED, ref)
-        if parked is None:
-            return []
-        moments = [waiting for _, waiting in work.scan(WAITING, ref)]
-        for key, _ in work.scan(WAITING, ref):
-            work.delete(WAITING, key)
-        work.delete(PARKED, ref)
-        if not is_discarded:
-            moments.insert(0, Waiting(parked.offset, is_tick=False, moment=parked.moment))
-        offsets = tuple(waiting.offset for waiting in moments if not waiting.is_tick)
-        return [
-            Reread(
-                ref=ref, partition=partition, offsets=offsets, is_refold=False,
-                moments=tuple(moments),
-            )
-        ]  # fmt: skip
-
-    def _pass_ticks(self, work: Workspace, demand: Reread, *, before: int | None) -> Moment:
-        """Let each tick before an offset pass for the subject, once; return that offset's moment.
-
-        While the subject is restricted, or parked again, the tick goes on waiting.
-        """
-        passed = self._passed.get((demand.ref, demand.offsets), -1)
-        for waiting in demand.moments:
-            if waiting.offset == before:
-                return waiting.moment
-            if not waiting.is_tick or waiting.offset <= passed:
-                continue
-            self._passed[demand.ref, demand.offsets] = waiting.offset
-            permissions = work.get(PERMISSIONS, demand.ref) or Permissions()
-            if permissions.is_restricted or work.get(PARKED, demand.ref) is not None:
-                key = demand.ref + waiting.offset.to_bytes(8, "big")
-                work.put(WAITING, key, waiting)
-            else:
-                self._pass_tick(work, demand.ref, waiting)
-        return self._moment(work)
-
-    def _discards(self, work: Workspace, record: Record, fact: RecordDiscarded, parked: Parked) -> bool:
-        """Return whether a discard names the parked record and its request is new."""
-        permissions = work.get(PERMISSIONS, record.ref) or Permissions()
-        return bytes.fromhex(fact.record) == parked.record_id and fact.request not in permissions.requests
-
-    def _discard_parked(self, work: Workspace, record: Record, parked: Parked) -> list[Reread]:
-        """Drop the parked record and apply all that waited behind it, and then this fact."""
-        self._wait(work, record.ref, record.offset, is_tick=False)
-        self._removal.bury(work, record.ref, parked.record_id, cause=Refusal.DISCARDED, request="", row=None)
-        return self._take_up(work, record.ref, record.partition, is_discarded=True)
+        cuts = [Cut(Refusal.WITHDRAWN, below, purposes=(purpose,)) for purpose, below in before.purges]
+        cuts += self._backlog.take_ticks(work, record.ref, before=record.offset)
+        return self._begin(work, record, *sorted(cuts, key=lambda cut: cut.below), then="refold")
 
     # Control records ------------------------------------------------------------------
 
-    def _control_record(self, work: Workspace, record: Record) -> tuple[list[Reread], list[Emit]]:
+    def _control_record(self, work: Workspace, record: Record) -> Serving[None] | None:
         """Apply a control record for all."""
         meta = work.get(META, _META_KEY) or Meta()
         match record.body:
             case Tick() as tick:
-                self._tick(work, meta, tick.at, record.offset)
+                return self._tick(work, meta, tick.at, record.offset)
             case TimeConfirmed() as confirmed:
                 if meta.unconfirmed is not None and confirmed.at >= meta.unconfirmed:
-                    self._advance(
-                        work, structs.replace(meta, unconfirmed=None), meta.unconfirmed, record.offset
-                    )
+                    accepted = structs.replace(meta, unconfirmed=None)
+                    return self._advance(work, accepted, meta.unconfirmed, record.offset)
             case RulesAdopted() as adopted:
                 adopting = structs.replace(meta, registry_digest=adopted.digest, adopted_at=record.offset)
                 work.put(META, _META_KEY, adopting)
@@ -451,44 +410,56 @@ class PassFold:
                 if work.get(WINDOWS, key) is None:
                     work.put(WINDOWS, key, Window(is_sealed=False))
             case WindowSealed() as sealed:
-                return [], self._seal(work, record, sealed)
+                return self._seal(work, record, sealed)
             case VersionSwitched() as switched:
                 versions = {**meta.versions, switched.projection: switched.version}
                 work.put(META, _META_KEY, structs.replace(meta, versions=versions))
             case _:
                 pass
-        return [], []
+        return None
 
-    def _tick(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> None:
+    def _tick(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> Serving[None] | None:
         """Advance time; a tick that jumps too far removes nothing until it is confirmed."""
         if meta.last_tick is not None and at <= meta.last_tick:
-            return
+            return None
         if meta.last_tick is not None and at - meta.last_tick > TICK_JUMP_MAX:
             work.put(META, _META_KEY, structs.replace(meta, unconfirmed=at))
-            return
-        self._advance(work, structs.replace(meta, unconfirmed=None), at, offset)
+            return None
+        return self._advance(work, structs.replace(meta, unconfirmed=None), at, offset)
 
-    def _advance(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> None:
-        """Set the time and let retention drop what is due; parked subjects pass it later."""
+    def _advance(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> Serving[None]:
+        """Set the time, and begin to drop what is due; held and restricted subjects pass it later."""
         work.put(META, _META_KEY, structs.replace(meta, last_tick=at))
-        self._removal.retention(work, self.rules(work), at=at)
-        frozen = {ref for ref, _ in work.scan(PARKED, b"")}
-        frozen.update(ref for ref, _ in work.scan(FROZEN, b""))
-        for ref in sorted(frozen):
-            self._note_tick(work, SubjectRef(ref), offset)
+        frozen = self._backlog.note_tick(work, offset)
+        due = self._removal.due(work, self.rules(work), at=at)
+        free = [ref for ref in due if ref not in frozen]
+        for ref in free:
+            self._backlog.retire(work, ref, due[ref], offset=offset, moment=self.moment(work))
+        return self._serve_all(work, free)
 
-    def _seal(self, work: Workspace, record: Record, sealed: WindowSealed) -> list[Emit]:
-        """Sum the per-subject states of the window at this very offset, once."""
+    def _seal(self, work: Workspace, record: Record, sealed: WindowSealed) -> Serving[None] | None:
+        """Sum the per-subject states of the window at this very offset, once.
+
+        Work in hand is done first, whatever its size: a rebuild counts the same. It is the one
+        place of the pass that has no bound, and only a pass with a windowed step comes here.
+        """
         for processor in self._processors:
             if isinstance(processor.step, analytics.CourseViews):
-                if processor.name in self._cursors:
+                if processor.name in self._seats.cursors:
                     raise InvariantViolation("A window was sealed before its processor was brought up.")
-                return analytics.seal_window(
-                    work, processor, sealed,
-                    partition=record.partition, rules=self.rules(work), key=self._sampling_key,
-                )  # fmt: skip
+                return self._seal_after_all(work, record, sealed, processor)
         key = analytics.window_key(sealed.product, sealed.window)
         known = work.get(WINDOWS, key)
         if self.rules(work).product(sealed.product) is not None and not (known and known.is_sealed):
             work.put(WINDOWS, key, Window(is_sealed=True, release=sealed.release))
-        return []
+        return None
+
+    def _seal_after_all(
+        self, work: Workspace, record: Record, sealed: WindowSealed, processor: Processor[object]
+    ) -> Serving[None]:
+        for ref in self._backlog.oldest(work):
+            yield from self._backlog.serve(work, ref, ENDLESS)
+        work.emits += analytics.seal_window(
+            work, processor, sealed,
+            partition=record.partition, rules=self.rules(work), key=self._sampling_key,
+        )  # fmt: skip

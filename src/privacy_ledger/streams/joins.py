@@ -1,32 +1,33 @@
 """Joins: a processor that is new to a pass is brought up beside the pass's own work.
 
 Slice by slice, in the order of references, each subject's live records are folded again through
-the one step, as a refold does (`PassFold.refold`). Subjects that were reached are folded live
-from then on, the others are passed over, so the result is that of a pass that had the processor
-from the start. Each slice is one transaction: a crash repeats it or goes on behind it.
+the one step, as work in hand (`backlog`): a subject that takes more than a slice is served like
+any other, and its newer records wait behind it. Subjects that were reached are folded live from
+then on, the others are passed over, so the result is that of a pass that had the processor from
+the start. Each slice is one transaction: a crash repeats it or goes on behind it.
 """
 
-from collections.abc import Iterator
-from heapq import merge
-from itertools import groupby, islice
+from itertools import islice
 from typing import Final, TypeVar
 
 from msgspec import Struct, structs
 
-from privacy_ledger.domain.permissions import Permissions
-from privacy_ledger.domain.values import REF_BYTES, SubjectRef
-from privacy_ledger.streams.protocol import Processor, Reread
+from privacy_ledger.domain.values import NOBODY, REF_BYTES, SubjectRef
+from privacy_ledger.streams.backlog import Backlog
+from privacy_ledger.streams.held import HELD, Busy
+from privacy_ledger.streams.protocol import Processor, Serving
 from privacy_ledger.streams.removal import leave_windows
 from privacy_ledger.streams.roster import ROSTER, Seats, Standing
-from privacy_ledger.streams.states import INDEX, MEMBERS, PERMISSIONS, Table, Workspace
+from privacy_ledger.streams.states import INDEX, MEMBERS, Table, Workspace
 
-__all__ = ["SLICE", "Bound", "live_offsets", "next_slice"]
+__all__ = ["SLICE", "Bound", "next_slice"]
 
 T = TypeVar("T")
+_REFS_END: Final = 1 << (8 * REF_BYTES)
 
 
 class Bound(Struct, frozen=True, kw_only=True):
-    """How much one slice does: a subject is always folded whole, and the slice ends after it.
+    """How much one slice does: subjects that are reached, and records that are read again.
 
     `rows`: of a processor that leaves, deleted at a time.
     """
@@ -39,66 +40,76 @@ class Bound(Struct, frozen=True, kw_only=True):
 SLICE: Final = Bound()
 
 
-def live_offsets(work: Workspace, ref: SubjectRef, permissions: Permissions) -> tuple[int, ...]:
-    """Return where the records lie that count for a subject's projections, ascending.
+def next_slice(
+    work: Workspace,
+    seats: Seats,
+    backlog: Backlog,
+    *,
+    position: int,
+    bound: Bound = SLICE,
+    ends_at: SubjectRef = NOBODY,
+) -> Serving[None]:
+    """Move one join or leaving on by a slice; `work` holds no changes yet.
 
-    Under restriction only what came before it is folded: the rest is held.
-    """
-    until = permissions.restricted_since
-    return tuple(
-        sorted(row.offset for _, row in work.scan(INDEX, ref) if until is None or row.offset < until)
-    )
-
-
-def next_slice(work: Workspace, seats: Seats, *, partition: int, bound: Bound = SLICE) -> list[Reread]:
-    """Move one join or leaving on by a slice; return what must be read again in this cycle.
-
-    `work` holds no changes yet.
+    `position`: the pass's own. The slice ends after the subject `ends_at`, if it comes so far.
     """
     for key, standing in work.scan(ROSTER, b""):
         if standing.state == "leaves":
             _leave(work, key, standing, rows_max=bound.rows)
-            return []
+            return
     for processor in seats.processors:
         if processor.name in seats.cursors:
-            return _bring_up(work, processor, partition=partition, bound=bound)
-    return []
+            yield from _bring_up(work, processor, backlog, position=position, bound=bound, ends_at=ends_at)
+            return
 
 
-def _bring_up(work: Workspace, processor: Processor[object], *, partition: int, bound: Bound) -> list[Reread]:
-    """Empty the next subjects' rows and ask for their live records; the cursor moves past them."""
+def _bring_up(
+    work: Workspace,
+    processor: Processor[object],
+    backlog: Backlog,
+    *,
+    position: int,
+    bound: Bound,
+    ends_at: SubjectRef,
+) -> Serving[None]:
+    """Reach the next subjects: what is in hand for one is finished first, then it is folded again.
+
+    The cursor moves past a parked subject before anything of it is served: what waited behind its
+    record is then folded with the new processor. So the slice ends there.
+    """
     key = processor.name.encode()
     standing = work.get(ROSTER, key)
     start = b"" if standing is None or standing.cursor is None else standing.cursor
-    demands: list[Reread] = []
-    records = 0
-    cursor: bytes | None = None
-    for number, ref in enumerate(_subjects(work, processor, start)):
-        if records >= bound.records or number >= bound.subjects:
-            cursor = ref
+    left, reached = bound.records, 0
+    ref = _subject(work, processor, start)
+    while ref is not None and left > 0 and reached < bound.subjects:
+        left = yield from backlog.serve(work, ref, left)
+        held = work.get(HELD, ref)
+        if isinstance(held, Busy):
             break
         _clear(work, processor, ref)
-        offsets = live_offsets(work, ref, work.get(PERMISSIONS, ref) or Permissions())
-        if offsets:
-            records += len(offsets)
-            demands.append(
-                Reread(
-                    ref=ref, partition=partition, offsets=offsets, is_refold=True, only=processor.name
-                )
-            )  # fmt: skip
+        backlog.join(work, ref, processor.name, position=position)
+        if held is None:
+            left = yield from backlog.serve(work, ref, left)
+        reached += 1
+        is_last = held is not None or ref == ends_at
+        ref = _subject(work, processor, _successor(ref))
+        if is_last:
+            break
     if standing is not None:
-        work.put(ROSTER, key, structs.replace(standing, cursor=cursor))
-    return demands
+        work.put(ROSTER, key, structs.replace(standing, cursor=ref))
 
 
-def _subjects(work: Workspace, processor: Processor[object], start: bytes) -> Iterator[SubjectRef]:
-    """Yield the subjects that have live records or a row of the processor, in order, each once."""
-    found = merge(_refs(work, INDEX, start), _refs(work, processor.table, start))
-    return (ref for ref, _ in groupby(found))
+def _subject(work: Workspace, processor: Processor[object], start: bytes) -> SubjectRef | None:
+    """Return the first subject from `start` on that has live records or a row of the processor."""
+    found = (next(work.keys(INDEX, start), None), next(work.keys(processor.table, start), None))
+    return min((SubjectRef(key[:REF_BYTES]) for key in found if key is not None), default=None)
 
 
-def _refs(work: Workspace, table: Table[T], start: bytes) -> Iterator[SubjectRef]:
-    return (SubjectRef(key[:REF_BYTES]) for key in work.keys(table, start))
+def _successor(ref: SubjectRef) -> bytes:
+    """Return the reference after one; after the last there is none."""
+    number = int.from_bytes(ref, "big") + 1
+    return number.to_bytes(REF_BYTES, "big") if number < _REFS_END else ref + b"\xff" * REF_BYTES
 
 
 def _clear(work: Workspace, processor: Processor[object], ref: SubjectRef) -> None:

@@ -1,17 +1,18 @@
 """What a step is, and what a fold of one record asks of its shell."""
 
+from collections.abc import Generator, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from privacy_ledger.domain.permissions import Permissions
-from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.streams.record import Record
-from privacy_ledger.streams.states import Parts, Table, Waiting
+from privacy_ledger.streams.states import Emit, Parts, Table
 
-__all__ = ["Emit", "Processor", "Published", "Reread", "Step"]
+__all__ = ["Emit", "Processor", "Published", "Serving", "Step"]
 
 P = TypeVar("P")
+T = TypeVar("T")
 
 
 class Step(Protocol[P]):
@@ -68,28 +69,6 @@ class Published(Struct, frozen=True, kw_only=True):
     table: Table[Permissions]
 
 
-class Reread(Struct, frozen=True, kw_only=True):
-    """A demand of the fold: read these records of one subject again, in order.
-
-    `refold`: through the steps, from empty state (removals, lifts), or through that of the
-    processor `only` (joins). Otherwise they waited behind a parked record and are applied in
-    their own order, each at its own moment, with the ticks that passed in between (`moments`).
-    """
-
-    ref: SubjectRef
-    partition: int
-    offsets: tuple[int, ...]
-    is_refold: bool
-    moments: tuple[Waiting, ...] = ()
-    only: str | None = None
-
-
-class Emit(Struct, frozen=True, kw_only=True):
-    """An output of a fold: sealed under the key of `window` by the shell, one per partition."""
-
-    topic: str
-    partition: int
-    key: bytes
-    release: str
-    cells: dict[str, int]
-    subjects: int
+Serving = Generator[tuple[int, ...], Iterable[Record], T]
+"""Work of a fold that reads the log again: it yields ascending offsets of its partition, and is sent
+the records there are, in order. The shell runs it to its end before it applies the next record."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 from privacy_ledger.domain.events import ControlFact, ControlRecord, Fact
 from privacy_ledger.domain.values import Category, RecordId, SubjectRef
 
-__all__ = ["Body", "Erased", "Heartbeat", "Record", "Removed", "Undecodable"]
+__all__ = ["Body", "Broken", "Erased", "Heartbeat", "Record", "Removed", "Undecodable"]
 
 
 class Erased(Struct, frozen=True):
@@ -20,6 +20,10 @@ class Undecodable(Struct, frozen=True):
     reason: str
 
 
+class Broken(Struct, frozen=True):
+    """The record can be read, and a step failed on it: whoever can decide on it does not fold it."""
+
+
 class Removed(Struct, frozen=True):
     """A tombstone; `is_ours` when its mac is right. It carries no meaning for a fold."""
 
@@ -30,7 +34,7 @@ class Heartbeat(Struct, frozen=True):
     """A keyed record whose only work is to let an idle partition compact."""
 
 
-Body = Fact | ControlFact | ControlRecord | Erased | Undecodable | Removed | Heartbeat
+Body = Fact | ControlFact | ControlRecord | Erased | Undecodable | Broken | Removed | Heartbeat
 
 
 class Record(Struct, frozen=True, kw_only=True, gc=False):

@@ -6,28 +6,32 @@ keys, so that the old values die with the old key.
 """
 
 import hashlib
+from array import array
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
+from heapq import merge
+from itertools import islice
+from typing import Final, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
+from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import REF_BYTES, Category, Grain, SubjectRef, month_of
+from privacy_ledger.streams.held import Cut, Sweep
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.roster import Seats
 from privacy_ledger.streams.states import (
-    FROZEN,
     GENERATIONS,
     INDEX,
     MEMBERS,
     META,
-    PARKED,
     PERMISSIONS,
     SHREDS,
     TIMERS,
-    WAITING,
     WORK,
     IndexRow,
     Meta,
@@ -38,7 +42,9 @@ from privacy_ledger.streams.states import (
 )
 
 __all__ = [
+    "Collected",
     "Removal",
+    "due_months",
     "is_fine",
     "leave_windows",
     "part_key",
@@ -52,6 +58,8 @@ T = TypeVar("T")
 _CATEGORIES = tuple(Category)
 _CODES = {category: bytes([code]) for code, category in enumerate(_CATEGORIES)}
 _META_KEY = b""
+SWEPT_PER_REREAD: Final = 8
+"""So many rows of the index cost a slice what one record costs that is read again and folded."""
 
 
 def part_key(category: Category, month: int) -> str:
@@ -69,15 +77,67 @@ def timer_key(category: Category, month: int, ref: SubjectRef) -> bytes:
     return _CODES[category] + month.to_bytes(4, "big") + ref
 
 
+class Swept(Struct, frozen=True):
+    """What one slice of a sweep has seen: up to which row, and what stays.
+
+    `months` says of each month of a category whether a row of it stays; `alive` are the key groups
+    that still seal one.
+    """
+
+    after: bytes
+    offsets: "array[int]"
+    alive: set[tuple[str, int]]
+    months: dict[tuple[Category, int], bool]
+    is_last: bool
+
+
+class Collected:
+    """What a sweep over one subject's index has found, slice by slice; a new process finds it again.
+
+    A large subject costs eight bytes a record.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing found."""
+        self.slices: list[Swept] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sweep came to its end."""
+        return bool(self.slices) and self.slices[-1].is_last
+
+    def rewind(self, after: bytes) -> bytes:
+        """Forget slices that were never committed; return from where the sweep goes on.
+
+        `after` is how far the committed state came. What an earlier process found is not known
+        here: the sweep begins again.
+        """
+        while self.slices and (not after or self.slices[-1].after != after):
+            self.slices.pop()
+        return self.slices[-1].after if self.slices else b""
+
+    def beyond(self, offset: int, count: int) -> tuple[int, ...]:
+        """Return the next `count` offsets above one, ascending."""
+        tails = (
+            islice(one.offsets, at, at + count)
+            for one in self.slices
+            if (at := bisect_right(one.offsets, offset)) < len(one.offsets)
+        )
+        return tuple(islice(merge(*tails), count))
+
+
 class Removal:
     """Removals over the tables of one pass."""
 
-    def __init__(self, seats: Seats, *, writes_tombstones: bool) -> None:
-        """Know the projections to clear, and whether this pass owns the tombstones."""
+    def __init__(self, *, writes_tombstones: bool) -> None:
+        """Know whether this pass owns the tombstones; `seat` before anything else."""
+        self._writes_tombstones = writes_tombstones
+
+    def seat(self, seats: Seats) -> None:
+        """Know the projections to clear from now on."""
         self._processors = seats.processors
         self._floor = seats.floor
         self._has_departed = bool(seats.departed)
-        self._writes_tombstones = writes_tombstones
 
     # One record -------------------------------------------------------------------------
 
@@ -86,158 +146,140 @@ class Removal:
 
         Where the record has a key of its own, that key is shredded with it.
         """
-        self._tombstone(work, record.ref, record.record_id, cause=cause, request="")
+        self.bury(work, record.ref, record.record_id, cause=cause, request="")
         category = record.category
         if category is not None and is_fine(rules, category):
             self._shred(work, record.ref, Shred(str(category), generation=record.generation))
 
-    def bury(
-        self,
-        work: Workspace,
-        ref: SubjectRef,
-        record_id: bytes,
-        *,
-        cause: Refusal,
-        request: str,
-        row: tuple[bytes, IndexRow] | None,
-    ) -> None:
-        """Remove a live record's row, if it has one, and ask for its tombstone."""
-        if row is not None:
-            work.delete(INDEX, row[0])
-        self._tombstone(work, ref, record_id, cause=cause, request=request)
-
-    def one(self, work: Workspace, ref: SubjectRef, record_id: bytes) -> bool:
-        """Remove one record by its id; return whether it was live. Evidence stays."""
-        for key, row in work.scan(INDEX, ref):
-            if row.record_id == record_id and row.category is not Category.EVIDENCE:
-                self.bury(work, ref, record_id, cause=Refusal.DISCARDED, request="", row=(key, row))
-                return True
-        return False
+    def bury(self, work: Workspace, ref: SubjectRef, record_id: bytes, *, cause: str, request: str) -> None:
+        """Put a record's tombstone on the list, in decision order, where this pass writes them."""
+        if not self._writes_tombstones:
+            return
+        meta = work.get(META, _META_KEY) or Meta()
+        work.put(META, _META_KEY, structs.replace(meta, sequence=meta.sequence + 1))
+        work.put(
+            WORK, work_key(ref + record_id),
+            Tombstone(meta.sequence, cause, request, ref + record_id),
+        )  # fmt: skip
 
     # Many records -----------------------------------------------------------------------
 
-    def everything(self, work: Workspace, ref: SubjectRef, *, request: str) -> None:
-        """Remove all of an erased person but the fence."""
-        for key, row in _by_offset(work.scan(INDEX, ref)):
-            self.bury(work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row))
-            work.delete(TIMERS, timer_key(row.category, row.month, ref))
-        self.clear_projections(work, ref)
-        for processor in self._processors:
-            # A pass that is late meets states whose keys are gone by now: their rows go too.
-            work.discard(processor.table, ref)
-        work.delete(FROZEN, ref)
-        for key, _ in work.scan(WAITING, ref):  # ticks that waited for a lift that never comes
-            work.delete(WAITING, key)
+    def sweep(
+        self, work: Workspace, ref: SubjectRef, sweep: Sweep, found: Collected, *, left: int
+    ) -> tuple[Sweep, int]:
+        """Let the cuts of a sweep pass over the next rows of a subject's index, in key order.
 
-    def category(
-        self, work: Workspace, ref: SubjectRef, category: Category, *, request: str, rules: Rules
-    ) -> bool:
-        """Remove every live record of a category; return whether there was one."""
-        rows = [pair for pair in work.scan(INDEX, ref) if pair[1].category is category]
-        for key, row in _by_offset(rows):
-            if is_fine(rules, category):
-                self._shred(work, ref, Shred(str(category), generation=row.generation))
-            self.bury(work, ref, row.record_id, cause=Refusal.ERASED, request=request, row=(key, row))
-        return bool(rows)
+        Return the sweep as it stands and what is left of the budget: a row that changes costs
+        one, and so do `SWEPT_PER_REREAD` rows that are only looked at. `found` is complete at the
+        end. A sweep that begins again does no harm: what was cut is gone.
+        """
+        until = (work.get(PERMISSIONS, ref) or Permissions()).restricted_since
+        after = found.rewind(sweep.after)
+        alive: set[tuple[str, int]] = set()
+        months: dict[tuple[Category, int], bool] = {}
+        is_last = False
+        is_purge = any(cut.purposes for cut in sweep.cuts)
+        looks, changes = left * SWEPT_PER_REREAD, left
+        offsets: list[int] = []
+        groups = set(sweep.groups)
+        for key, row in work.walk(INDEX, ref, start=after + b"\0" if after else b""):
+            if not looks or not changes:
+                break
+            looks -= 1
+            after = key[REF_BYTES:]
+            kept: IndexRow | None = row
+            if sweep.cuts:
+                kept = self._cut(work, ref, key, row, sweep.cuts, groups)
+                changes -= kept is not row
+                month = (row.category, row.month)
+                months[month] = months.get(month, False) or kept is not None
+            if kept is None:
+                continue
+            if is_purge:
+                alive.update((f"{row.category}+{p}", row.generation) for p in kept.purposes)
+            if sweep.then != "rest" and (until is None or row.offset < until):
+                offsets.append(row.offset)
+        else:
+            is_last = True
+        found.slices.append(Swept(after, array("q", sorted(offsets)), alive, months, is_last))
+        if changes < left and sweep.then == "refold_if_cut":
+            self.clear_projections(work, ref)
+            sweep = structs.replace(sweep, then="refold")
+        sweep = structs.replace(sweep, after=after, groups=tuple(sorted(groups)))
+        if is_last:
+            self._finish(work, ref, sweep, found)
+        looked = -(-(left * SWEPT_PER_REREAD - looks) // SWEPT_PER_REREAD)
+        return sweep, max(0, left - max(1, left - changes, looked))
 
-    def purge_purposes(
+    def _cut(
         self,
         work: Workspace,
         ref: SubjectRef,
-        purges: Sequence[tuple[str, int]],
-        *,
-        cause: Refusal = Refusal.WITHDRAWN,
-        request: str = "",
-    ) -> bool:
-        """Take each purpose from the live records below its offset; remove those left with none.
+        key: bytes,
+        row: IndexRow,
+        cuts: Sequence[Cut],
+        groups: set[tuple[str, int]],
+    ) -> IndexRow | None:
+        """Apply the cuts to one row, in order; return the row as it stays, or None."""
+        kept = row
+        for cut in cuts:
+            left = _after(kept, cut)
+            if left is None:
+                work.remove(INDEX, key)
+                if cut.everything:
+                    work.delete(TIMERS, timer_key(row.category, row.month, ref))
+                self.bury(work, ref, row.record_id, cause=cut.cause, request=cut.request)
+                if cut.purposes:
+                    groups.update((f"{row.category}+{p}", row.generation) for p in kept.purposes)
+                if cut.has_own_keys:
+                    self._shred(work, ref, Shred(str(row.category), generation=row.generation))
+                return None
+            kept = left
+        if kept is not row:
+            work.put(INDEX, key, kept)
+        return kept
 
-        Answering the person's own rights is no purpose that can be taken away.
+    def _finish(self, work: Workspace, ref: SubjectRef, sweep: Sweep, found: Collected) -> None:
+        """Destroy the groups that seal nothing any more, and forget the months that nothing is left of.
+
+        A later grant may have begun again under the same generation: what lives keeps its key.
         """
-        touched = False
-        shreds: set[tuple[str, int]] = set()
-        if not purges:
-            return False
-        for key, row in _by_offset(work.scan(INDEX, ref)):
-            gone = {purpose for purpose, below in purges if row.offset < below} - {ALWAYS}
-            if gone.isdisjoint(row.purposes):
-                continue
-            touched = True
-            kept = tuple(p for p in row.purposes if p not in gone)
-            if kept:
-                work.put(INDEX, key, structs.replace(row, purposes=kept))
-            else:
-                self.bury(work, ref, row.record_id, cause=cause, request=request, row=(key, row))
-                shreds.update((f"{row.category}+{p}", row.generation) for p in row.purposes)
-        # A later grant may have begun again under the same generation: what lives keeps its key.
-        kept_rows = [row for _, row in work.scan(INDEX, ref)] if shreds else []
-        alive = {(f"{row.category}+{p}", row.generation) for row in kept_rows for p in row.purposes}
-        for group, generation in sorted(shreds - alive):
+        alive = set().union(*(one.alive for one in found.slices))
+        for group, generation in sorted(set(sweep.groups) - alive):
             self._shred(work, ref, Shred(group, generation=generation))
-        return touched
+        stays = {month for one in found.slices for month, does_stay in one.months.items() if does_stay}
+        for category, month in {month for one in found.slices for month in one.months} - stays:
+            work.delete(TIMERS, timer_key(category, month, ref))
 
     # Retention --------------------------------------------------------------------------
 
-    def retention(self, work: Workspace, rules: Rules, *, at: datetime) -> None:
-        """Drop every part that is due at `at`; restricted and parked subjects are frozen."""
-        for code, category in enumerate(_CATEGORIES):
-            months = rules.retention_months(category)
-            if months is None:
-                continue
-            due_before = month_of(at) - months
-            for key, _ in work.scan(TIMERS, code.to_bytes(1, "big")):
-                month = int.from_bytes(key[1:5], "big")
-                if month >= due_before:
+    def due(self, work: Workspace, rules: Rules, *, at: datetime) -> dict[SubjectRef, list[bytes]]:
+        """Return the timers of months that are due at `at`, by subject, in order."""
+        found: defaultdict[SubjectRef, list[bytes]] = defaultdict(list)
+        for category, first in due_months(rules, at=at):
+            for key, _ in work.walk(TIMERS, _CODES[category]):
+                if int.from_bytes(key[1:5], "big") >= first:
                     break
-                ref = SubjectRef(key[5 : 5 + REF_BYTES])
-                permissions = work.get(PERMISSIONS, ref)
-                frozen = permissions is not None and permissions.is_restricted
-                if frozen or work.get(PARKED, ref) is not None:
-                    continue
-                self._drop_month(work, ref, category, month)
+                found[SubjectRef(key[5 : 5 + REF_BYTES])].append(key)
+        return found
 
-    def retention_of(
-        self, work: Workspace, ref: SubjectRef, rules: Rules, *, at: datetime, below: int
-    ) -> None:
-        """Drop what fell due for one subject at a tick at offset `below`, which passes only now.
-
-        A month of a category is either due before the tick, and then later records of it were
-        refused, or it is not: so whole months go.
-        """
-        due = {
-            (row.category, row.month)
-            for _, row in work.scan(INDEX, ref)
-            if (months := rules.retention_months(row.category)) is not None
-            and row.offset < below
-            and row.month + months < month_of(at)
-        }
-        for category, month in sorted(due):
-            rows = [
-                (key, row)
-                for key, row in _by_offset(work.scan(INDEX, ref))
-                if row.category is category and row.month == month
-            ]
-            if all(row.offset < below for _, row in rows):
-                self._drop_month(work, ref, category, month)
-                continue
-            for key, row in rows:  # the lift folds what stays again, and the timer stays for it
-                if row.offset < below:
-                    self.bury(work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row))
-
-    def _drop_month(self, work: Workspace, ref: SubjectRef, category: Category, month: int) -> None:
-        """Remove the rows of one category and month, and their part of every projection."""
-        work.delete(TIMERS, timer_key(category, month, ref))
-        for key, row in _by_offset(work.scan(INDEX, ref)):
-            if row.category is category and row.month == month:
-                self.bury(work, ref, row.record_id, cause=Refusal.RETENTION, request="", row=(key, row))
-        name = part_key(category, month)
-        is_touched = self._has_departed  # nobody writes their view: the removal reaches it by the key
+    def drop_parts(self, work: Workspace, ref: SubjectRef, due: Sequence[tuple[Category, int]]) -> None:
+        """Drop the parts of every projection that are due: nothing is read again."""
+        first = {str(category): month for category, month in due}
+        # Nobody writes the view of one that departed: the removal reaches it by the key.
+        is_touched = bool(due) and self._has_departed
         for processor in self._processors:
             state = work.get(processor.table, ref)
-            if state is None or name not in state.parts:
+            kept: dict[str, object] = {}
+            for name, part in {} if state is None else state.parts.items():
+                category, _, month = name.rpartition(":")
+                if int(month) < first.get(category, 0):
+                    leave_windows(work, ref, part)
+                    is_touched = True
+                else:
+                    kept[name] = part
+            if state is None or len(kept) == len(state.parts):
                 continue
-            is_touched = True
-            leave_windows(work, ref, state.parts[name])
-            kept = {key: part for key, part in state.parts.items() if key != name}
             if kept:
                 work.put(processor.table, ref, Parts(kept))
             else:
@@ -277,25 +319,6 @@ class Removal:
             name = shred.group if shred.generation is None else f"{shred.group}#{shred.generation}"
             work.put(SHREDS, ref + name.encode(), shred)
 
-    def _tombstone(
-        self,
-        work: Workspace,
-        ref: SubjectRef,
-        record_id: bytes,
-        *,
-        cause: Refusal,
-        request: str,
-    ) -> None:
-        """Put a tombstone on the list, in decision order, where this pass writes them."""
-        if not self._writes_tombstones:
-            return
-        meta = work.get(META, _META_KEY) or Meta()
-        work.put(META, _META_KEY, structs.replace(meta, sequence=meta.sequence + 1))
-        work.put(
-            WORK, work_key(ref + record_id),
-            Tombstone(meta.sequence, cause, request, ref + record_id),
-        )  # fmt: skip
-
 
 def start_timer(work: Workspace, ref: SubjectRef, category: Category, month: int) -> None:
     """Note that this subject has records of this category and month; retention looks there."""
@@ -321,6 +344,32 @@ def is_fine(rules: Rules, category: Category) -> bool:
     return rule is not None and rule.grain is Grain.RECORD
 
 
-def _by_offset(rows: Sequence[tuple[bytes, IndexRow]]) -> list[tuple[bytes, IndexRow]]:
-    """Return rows oldest first, so that tombstones leave in log order."""
-    return sorted(rows, key=lambda pair: pair[1].offset)
+def due_months(rules: Rules, *, at: datetime) -> tuple[tuple[Category, int], ...]:
+    """Return, for each category that retention reaches, the first month that stays at `at`."""
+    return tuple(
+        (category, month_of(at) - months)
+        for category in _CATEGORIES
+        if (months := rules.retention_months(category)) is not None
+    )
+
+
+def _after(row: IndexRow, cut: Cut) -> IndexRow | None:
+    """Return a row after one cut, or None when it goes.
+
+    Answering the person's own rights is no purpose that can be taken away, and evidence is no
+    record that an operator can discard.
+    """
+    if row.offset >= cut.below:
+        return row
+    if cut.purposes:
+        kept = tuple(p for p in row.purposes if p not in cut.purposes or p == ALWAYS)
+        if len(kept) == len(row.purposes):
+            return row
+        return structs.replace(row, purposes=kept) if kept else None
+    goes = (
+        cut.everything
+        or row.category is cut.category
+        or (row.record_id == cut.record_id and row.category is not Category.EVIDENCE)
+        or any(row.category is category and row.month < first for category, first in cut.due)
+    )
+    return None if goes else row

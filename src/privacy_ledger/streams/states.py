@@ -1,8 +1,10 @@
 """The states of a pass: tables of typed values, and the workspace that folds read and change."""
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
@@ -11,36 +13,37 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.values import Category
 
 __all__ = [
+    "ENDLESS",
     "FROZEN",
     "GENERATIONS",
     "INDEX",
     "MEMBERS",
     "META",
-    "PARKED",
     "PERMISSIONS",
     "SHREDS",
     "TIMERS",
-    "WAITING",
     "WINDOWS",
     "WORK",
     "Changes",
+    "Emit",
     "IndexRow",
     "Loader",
     "Meta",
     "Moment",
-    "Parked",
     "Parts",
     "Sealing",
     "Shred",
     "Table",
     "Tombstone",
-    "Waiting",
     "Window",
     "Workspace",
 ]
 
 T = TypeVar("T")
 Sealing = Literal["plain", "state", "view"]
+ENDLESS: Final = 1 << 62
+RESORTED_AT: Final = 100
+"""After so many new keys the order of a table's changed keys is worked out again."""
 _UNREAD: Final[Any] = object()
 
 
@@ -96,28 +99,22 @@ class Shred(Struct, frozen=True, array_like=True, gc=False):
     below: int | None = None
 
 
+class Emit(Struct, frozen=True, kw_only=True):
+    """An output of a fold: sealed under the key of `window` by the shell, one per partition."""
+
+    topic: str
+    partition: int
+    key: bytes
+    release: str
+    cells: dict[str, int]
+    subjects: int
+
+
 class Moment(Struct, frozen=True, array_like=True):
     """The time and the rules that were in force at an offset."""
 
     last_tick: datetime | None
     registry_digest: str | None
-
-
-class Parked(Struct, frozen=True, array_like=True):
-    """A subject that waits behind a record nobody can read."""
-
-    offset: int
-    record_id: bytes
-    reason: str
-    moment: Moment
-
-
-class Waiting(Struct, frozen=True, array_like=True):
-    """What waits for redrive or lift: a record of the subject, or a tick that concerned all."""
-
-    offset: int
-    is_tick: bool
-    moment: Moment
 
 
 class Meta(Struct, frozen=True, kw_only=True):
@@ -151,8 +148,6 @@ META: Final = Table(b"m", "meta", Meta, "plain")
 WORK: Final = Table(b"w", "work", Tombstone, "plain")
 GENERATIONS: Final = Table(b"g", "generations", int, "plain")
 SHREDS: Final = Table(b"s", "shreds", Shred, "plain")
-PARKED: Final = Table(b"k", "parked", Parked, "plain")
-WAITING: Final = Table(b"q", "waiting", Waiting, "plain")
 FROZEN: Final = Table(b"z", "frozen", bool, "plain")
 WINDOWS: Final = Table(b"n", "windows", Window, "plain")
 MEMBERS: Final = Table(b"a", "members", bool, "plain")
@@ -165,8 +160,8 @@ class Loader(Protocol):
         """Return the committed value, or None."""
         ...
 
-    def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
-        """Yield committed (key, value) pairs in key order."""
+    def scan(self, table: Table[T], prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, T]]:
+        """Yield committed (key, value) pairs under `prefix` in key order, from `prefix` + `start` on."""
         ...
 
     def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:
@@ -184,16 +179,20 @@ class Changes(Struct, frozen=True):
 class Workspace:
     """The states of one cycle: reads fall through to committed state, changes stay here.
 
-    Deterministic and free of I/O of its own. `changes` names each changed key once.
+    Deterministic and free of I/O of its own. `changes` names each changed key once. `left` is how
+    many records of the log this cycle may still read again; `emits` are its outputs.
     """
 
-    __slots__ = ("_changed", "_loader", "_tables")
+    __slots__ = ("_changed", "_loader", "_sorted", "_tables", "emits", "left")
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, *, budget: int = ENDLESS) -> None:
         """Start with no changes over `loader`."""
         self._loader = loader
         self._changed: defaultdict[str, dict[bytes, Any]] = defaultdict(dict)
         self._tables: dict[str, Table[Any]] = {}
+        self._sorted: dict[str, tuple[list[bytes], int]] = {}
+        self.emits: list[Emit] = []
+        self.left = budget
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         """Return the value as changed in this cycle, else as committed."""
@@ -212,10 +211,17 @@ class Workspace:
             self._changed[table.name][key] = None
             self._tables[table.name] = table
 
-    def discard(self, table: Table[T], key: bytes) -> None:
-        """Remove a value, also one that nobody can read any more."""
+    def remove(self, table: Table[T], key: bytes) -> None:
+        """Remove a value that is known to be there, or that nobody can read any more."""
         self._changed[table.name][key] = None
         self._tables[table.name] = table
+
+    def remove_or_forget(self, table: Table[T], key: bytes) -> None:
+        """Remove a value; one that was never committed leaves no trace. Not for tables that are walked."""
+        if self._loader.load(table, key) is None:
+            self._changed[table.name].pop(key, None)
+        else:
+            self.remove(table, key)
 
     def scan(self, table: Table[T], prefix: bytes) -> list[tuple[bytes, T]]:
         """Return (key, value) pairs in key order, with this cycle's changes."""
@@ -232,9 +238,54 @@ class Workspace:
         """Yield the keys from `start` on as committed, without this cycle's changes, in order."""
         return self._loader.keys(table, start)
 
+    def walk(self, table: Table[T], prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, T]]:
+        """Yield (key, value) pairs under `prefix` in key order, from `prefix` + `start` on, as they are.
+
+        It reads no further than it is asked. A key that is new since it began is not seen.
+        """
+        mine = self._changed[table.name]
+        own = iter(self._changed_keys(table.name, prefix, prefix + start))
+        changed_key = next(own, None)
+        for key, committed in self._loader.scan(table, prefix, start=start):
+            while changed_key is not None and changed_key < key:
+                if (value := mine.get(changed_key)) is not None:
+                    yield changed_key, value
+                changed_key = next(own, None)
+            if changed_key == key:
+                changed_key = next(own, None)
+            value = mine.get(key, committed)
+            if value is not None:
+                yield key, value
+        while changed_key is not None:
+            if (value := mine.get(changed_key)) is not None:
+                yield changed_key, value
+            changed_key = next(own, None)
+
+    def _changed_keys(self, name: str, prefix: bytes, start: bytes) -> list[bytes]:
+        """Return the changed keys of a table under a prefix, in order, without looking at all of them."""
+        mine = self._changed[name]
+        known, count = self._sorted.get(name, ([], 0))
+        fresh = list(islice(reversed(mine), len(mine) - count))
+        if len(fresh) > RESORTED_AT:
+            known, count = sorted(mine), len(mine)
+            self._sorted[name] = (known, count)
+            fresh = []
+        found = [key for key in fresh if key >= start and key.startswith(prefix)]
+        for key in known[bisect_left(known, start) :]:
+            if not key.startswith(prefix):
+                break
+            found.append(key)
+        return sorted(found)
+
+    def changed(self, table: Table[T]) -> Mapping[bytes, T | None]:
+        """Return what this cycle changed in one table, in the order of first change."""
+        return self._changed[table.name]
+
     def changes(self) -> tuple[Changes, ...]:
         """Return every change of this cycle, table by table."""
-        return tuple(Changes(table, self._changed[name]) for name, table in self._tables.items())
+        return tuple(
+            Changes(table, self._changed[name]) for name, table in self._tables.items() if self._changed[name]
+        )
 
     def __len__(self) -> int:
         """Return the number of changed keys."""

@@ -1,29 +1,54 @@
 """A pass in memory: the real fold over a list of records, for property tests and the simulator."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from random import Random
 from typing import Final, TypeVar, cast
+
+from msgspec import Struct, structs
 
 from privacy_ledger.domain.events import WindowSealed
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import REF_BYTES
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.streams.fold import PassFold
-from privacy_ledger.streams.joins import SLICE, Bound, next_slice
-from privacy_ledger.streams.protocol import Emit, Processor, Reread
-from privacy_ledger.streams.record import Record
+from privacy_ledger.streams.held import HELD, Parked
+from privacy_ledger.streams.joins import SLICE, Bound
+from privacy_ledger.streams.protocol import Processor, Serving
+from privacy_ledger.streams.record import Broken, Record
 from privacy_ledger.streams.roster import ROSTER, Claim, Place, Seats, enrol, seats_of
 from privacy_ledger.streams.states import (
+    ENDLESS,
     INDEX,
     PERMISSIONS,
     WORK,
+    Emit,
     Table,
     Tombstone,
     Workspace,
 )
 
-__all__ = ["MemoryPass"]
+__all__ = ["MemoryPass", "Pace", "StepBroken"]
 
 T = TypeVar("T")
 PARTITION: Final = 0
+SERVED_SHARE: Final = 0.6
+LOST_SHARE: Final = 0.2
+
+
+class StepBroken(Exception):
+    """What a broken step of a simulation raises."""
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How much work a pass does at once: records read again within a cycle, and in each slice.
+
+    With a `seed` slices are served now and then, some are lost in a crash before their commit,
+    and now and then another process goes on with the committed states.
+    """
+
+    budget: int = ENDLESS
+    slice: int = ENDLESS
+    seed: int | None = None
 
 
 class MemoryPass:
@@ -33,7 +58,7 @@ class MemoryPass:
     is there at that moment.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a run before, or a pace, where a test wants it
         self,
         processors: Sequence[Processor[object]],
         log: Mapping[int, Record],
@@ -44,20 +69,23 @@ class MemoryPass:
         writes_tombstones: bool = True,
         public: frozenset[str] = frozenset(),
         after: "MemoryPass | None" = None,
+        pace: Pace | None = None,
     ) -> None:
         """Start at offset 0 with no state, or with the committed state that a run before left.
 
         `after`: that run, of this or another build. `public`: tables that have a view.
         """
-        self._fold = PassFold(
-            processors,
-            rules=books or {},
-            initial=initial,
-            sampling_key=sampling_key,
-            writes_tombstones=writes_tombstones,
-        )
         self._processors = tuple(processors)
+        self._open: Callable[[], PassFold] = partial(
+            PassFold, processors, rules=books or {}, initial=initial, sampling_key=sampling_key,
+            writes_tombstones=writes_tombstones,
+        )  # fmt: skip
+        self._fold = self._open()
         self._log = log
+        self._pace = pace or Pace()
+        self._random = None if self._pace.seed is None else Random(self._pace.seed)
+        self._hand = (0, -1)
+        self._failed: set[tuple[int, int]] = set()
         self._states: dict[tuple[str, bytes], object] = {} if after is None else after.committed()
         self.position: int = -1 if after is None else after.position
         self.emits: list[Emit] = [] if after is None else list(after.emits)
@@ -71,10 +99,10 @@ class MemoryPass:
         """Return a committed value."""
         return cast("T | None", self._states.get((table.name, key)))
 
-    def scan(self, table: Table[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
+    def scan(self, table: Table[T], prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, T]]:
         """Yield committed pairs in key order."""
         for name, key in sorted(self._states):
-            if name == table.name and key.startswith(prefix):
+            if name == table.name and key.startswith(prefix) and key >= prefix + start:
                 yield key, cast("T", self._states[name, key])
 
     def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:
@@ -84,14 +112,18 @@ class MemoryPass:
     # Running ----------------------------------------------------------------------------
 
     def run(self, records: Iterable[Record]) -> None:
-        """Fold records in order, one cycle each; a window waits for the joins before it."""
+        """Fold records in order, one cycle each, and a slice of the work in hand after each.
+
+        A window waits for the joins before it.
+        """
         for record in records:
             while isinstance(record.body, WindowSealed) and self._seats.cursors:
                 self.bring_up()
-            work = Workspace(self)
-            self._apply(work, record)
+            work = self._around_failures(partial(self._applied, record))
             self.position = record.offset
             self._commit(work)
+            if self._random is None or self._random.random() < SERVED_SHARE:
+                self._serve_slice()
 
     def enrol(self, claims: Mapping[str, Claim] | None = None) -> None:
         """Bring the roster to the processors; `claims`: those that were taken over from another pass."""
@@ -112,10 +144,7 @@ class MemoryPass:
 
     def bring_up(self, bound: Bound = SLICE) -> None:
         """Run one slice of what is under way, in a cycle of its own."""
-        work = Workspace(self)
-        for demand in next_slice(work, self._seats, partition=PARTITION, bound=bound):
-            self._serve(work, demand)
-        self._commit(work)
+        self._commit(self._around_failures(partial(self._brought_up, bound)))
 
     def adopt(self, table: Table[T], other: "MemoryPass") -> None:
         """Take the rows of a table as another pass left them, as a restore from its view does."""
@@ -127,7 +156,31 @@ class MemoryPass:
         """Set a committed value, as another owner of the state did."""
         self._states[table.name, key] = value
 
+    def drain(self) -> None:
+        """Serve all work in hand."""
+        while self._fold.backlog(Workspace(self)):
+            self._serve_slice()
+
+    def retake(self) -> None:
+        """Take all parked subjects up again."""
+        work = Workspace(self)
+        for ref, held in work.scan(HELD, b""):
+            if isinstance(held, Parked):
+                self._fold.retake(work, SubjectRef(ref))
+        self._commit(work)
+
+    def _serve_slice(self) -> None:
+        random = self._random
+        work = self._around_failures(self._served)
+        if random is not None and random.random() < LOST_SHARE:
+            if random.random() < LOST_SHARE:
+                self._fold = self._open()
+                self._fold.seat(self._seats)
+            return
+        self._commit(work)
+
     def _commit(self, work: Workspace, *, seat: bool = False) -> None:
+        self.emits += work.emits
         for changes in work.changes():
             seat = seat or changes.table is ROSTER
             for key, value in changes.values.items():
@@ -140,24 +193,49 @@ class MemoryPass:
             self._seats = seats_of(Workspace(self), self._processors, position=self.position)
             self._fold.seat(self._seats)
 
-    def _apply(self, work: Workspace, record: Record) -> None:
-        self._follow(work, *self._fold.apply(work, record))
+    def _around_failures(self, fold: Callable[[], Workspace]) -> Workspace:
+        """Return what `fold` does; what a step fails on is not folded, as in the engine's cycle."""
+        self._failed.clear()
+        while True:
+            self._hand = (0, -1)
+            try:
+                return fold()
+            except StepBroken:
+                if self._hand in self._failed:
+                    raise
+                self._failed.add(self._hand)
 
-    def _follow(self, work: Workspace, demands: list[Reread], emits: list[Emit]) -> None:
-        self.emits.extend(emits)
-        for demand in demands:
-            self._serve(work, demand)
+    def _applied(self, record: Record) -> Workspace:
+        work = Workspace(self, budget=self._pace.budget)
+        serving = self._fold.apply(work, self._take(record))
+        if serving is not None:
+            self._drive(serving)
+        return work
 
-    def _serve(self, work: Workspace, demand: Reread) -> None:
-        for offset in demand.offsets:
-            again = self._log.get(offset)
-            if again is None:
-                continue
-            if demand.is_refold:
-                self._fold.refold(work, again, only=demand.only)
-            else:
-                self._follow(work, *self._fold.again(work, demand, again))
-        self._fold.finish(work, demand)
+    def _served(self) -> Workspace:
+        work = Workspace(self, budget=self._pace.slice)
+        self._drive(self._fold.serve(work, self._fold.backlog(work)))
+        return work
+
+    def _brought_up(self, bound: Bound) -> Workspace:
+        work = Workspace(self)
+        self._drive(self._fold.bring_up(work, position=self.position, bound=bound))
+        return work
+
+    def _drive(self, serving: Serving[None]) -> None:
+        """Read again what work asks for, until it ends."""
+        try:
+            offsets = next(serving)
+            while True:
+                rows = [self._log[offset] for offset in offsets if offset in self._log]
+                offsets = serving.send(map(self._take, rows))
+        except StopIteration:
+            return
+
+    def _take(self, record: Record) -> Record:
+        """Take the next record in hand; where a step failed on it before, it is not folded."""
+        self._hand = (self._hand[0] + 1, record.offset)
+        return structs.replace(record, body=Broken()) if self._hand in self._failed else record
 
     # Looking ----------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ random logs has no bookkeeping of its own to hide behind.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -105,10 +105,20 @@ class _Purge(Struct, frozen=True):
 class Oracle:
     """The rule books, and what logs mean under them."""
 
-    def __init__(self, initial: Rules, books: Mapping[str, Rules] | None = None) -> None:
-        """Take the rules in force at the start, and those that `RulesAdopted` may name by digest."""
+    def __init__(
+        self,
+        initial: Rules,
+        books: Mapping[str, Rules] | None = None,
+        *,
+        breaks: Callable[[Record], bool] = lambda _: False,
+    ) -> None:
+        """Take the rules in force at the start, and those that `RulesAdopted` may name by digest.
+
+        `breaks`: on which records the step that acts under `course.deliver` fails.
+        """
         self._initial = initial
         self._books = dict(books or {})
+        self._breaks = breaks
 
     def expect(self, records: Sequence[Record]) -> Expected:
         """Return what must be true after `records`: one partition, oldest first, never compacted."""
@@ -117,7 +127,7 @@ class Oracle:
         subjects = {}
         for ref in refs:
             concerning = [record for record in records if record.ref in (ref, NOBODY)]
-            history = _History(self._initial, self._books, {})
+            history = _History(self._initial, self._books, self._breaks)
             history.read(concerning)
             subjects[ref] = history.subject()
             for release, touched in history.sealed.items():
@@ -148,10 +158,13 @@ class _History:
     they are, so a second reading keeps the first one's answers.
     """
 
-    def __init__(self, rules: Rules, books: Mapping[str, Rules], sealed: dict[str, frozenset[str]]) -> None:
+    def __init__(self, rules: Rules, books: Mapping[str, Rules], breaks: Callable[[Record], bool]) -> None:
         self._initial = rules
         self._books = books
-        self.sealed = sealed
+        self._breaks = breaks
+        self.sealed: dict[str, frozenset[str]] = {}
+        self.discarded: set[tuple[bytes, str]] = set()
+        self.restricted_since = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -169,32 +182,37 @@ class _History:
         self.removed: dict[bytes, tuple[str, str]] = {}
         self.until_lift: list[_Due | _Purge] = []
         self.parked: Record | None = None
+        self.parked_under = self._initial
         self.behind: list[tuple[Record, Rules]] = []
         self.windows: set[tuple[str, str]] = set()
+        self.still_to_be_discarded = set(self.discarded)
+        self.passed_over: set[tuple[bytes, str]] = set()
 
     def read(self, records: Sequence[Record]) -> None:
         """Read a whole history; the discard of a parked record starts it again without that one."""
-        discarded: set[bytes] = set()
         position = 0
         while position < len(records):
             record = records[position]
             position += 1
-            if record.record_id in discarded and isinstance(record.body, Undecodable):
+            if isinstance(record.body, Undecodable) and record.record_id in {
+                named for named, _ in self.discarded
+            }:
                 self.removed[record.record_id] = (Refusal.DISCARDED, "")
                 continue
             named = self._names_the_parked(record)
             if named is not None:
-                discarded.add(named)
+                self.discarded.add(named)
                 self._forget()
                 position = 0
                 continue
             self._one(record)
 
-    def _names_the_parked(self, record: Record) -> bytes | None:
+    def _names_the_parked(self, record: Record) -> tuple[bytes, str] | None:
         body = record.body
         if self.parked is None or not isinstance(body, RecordDiscarded) or body.request in self.requests:
             return None
-        return self.parked.record_id if bytes.fromhex(body.record) == self.parked.record_id else None
+        named = bytes.fromhex(body.record)
+        return (named, body.request) if named == self.parked.record_id else None
 
     def _one(self, record: Record) -> None:
         body = record.body
@@ -212,6 +230,8 @@ class _History:
             if body.request not in self.requests:
                 self.requests.add(body.request)
                 self._control_fact(body, record.offset)
+            elif isinstance(body, RecordDiscarded):
+                self._discard_in_vain(bytes.fromhex(body.record), body.request)
         elif isinstance(body, Fact):
             self._data(record, body)
 
@@ -227,8 +247,8 @@ class _History:
         self._drop({live.record.record_id for live in self.live}, Refusal.ERASED, body.request)
         self.grants, self.objected = {}, set()
         self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
-        if self.parked is not None:
-            self._after_the_end(self.parked, self.rules)
+        if self.parked is not None and self.parked.record_id not in self.removed:
+            self._after_the_end(self.parked, self.parked_under)
         for record, rules in self.behind:
             self._after_the_end(record, rules)
         self.parked, self.behind = None, []
@@ -304,6 +324,7 @@ class _History:
             case SubjectRegistered():
                 self.not_before = body.not_before if self.not_before is None else self.not_before
             case RestrictionStarted():
+                self.restricted_since = self.restricted_since if self.is_restricted else offset
                 self.is_restricted = True
             case RestrictionLifted():
                 self._lift()
@@ -311,13 +332,22 @@ class _History:
                 self._erase(body, offset)
             case RecordDiscarded():
                 named = bytes.fromhex(body.record)
-                self._drop({named} - self._evidence(), Refusal.DISCARDED)
+                self.still_to_be_discarded.discard((named, body.request))
+                if self._drop({named} - self._evidence(), Refusal.DISCARDED):
+                    self._fold_again()
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:
                     self._purge_or_wait(self.rules.consent_purposes, offset)
             case _:
                 pass
+
+    def _discard_in_vain(self, named: bytes, request: str) -> None:
+        """A record that was passed over for a discard whose request had its effect before: it lives."""
+        self.still_to_be_discarded.discard((named, request))
+        if (named, request) in self.passed_over:
+            alive = (live.record for live in self.live if live.record.record_id == named)
+            self.parked = next(alive, None)
 
     def _lift(self) -> None:
         if not self.is_restricted:
@@ -329,8 +359,33 @@ class _History:
             else:
                 self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
+        self._fold_again()
+
+    def _fold_again(self) -> None:
+        """Fold all again that is not held, where something was removed or set free.
+
+        A record on which the step fails parks the subject there, and the rest stays unfolded; one
+        that a discard further on names is passed over.
+        """
         for live in self.live:
-            live.is_held = False
+            if self.is_restricted and live.record.offset >= self.restricted_since:
+                continue
+            is_broken = self._fails(live.record, live.purposes)
+            if is_broken and not self._is_to_be_discarded(live.record):
+                self.parked = self.parked or live.record
+            live.is_held = is_broken or self.parked is not None
+
+    def _is_to_be_discarded(self, record: Record) -> bool:
+        """Return whether a discard further on names the record, and will have its effect."""
+        for pair in self.still_to_be_discarded:
+            if pair[0] == record.record_id and (pair in self.passed_over or pair[1] not in self.requests):
+                self.passed_over.add(pair)
+                return True
+        return False
+
+    def _fails(self, record: Record, purposes: Sequence[str]) -> bool:
+        """Return whether folding the record fails, in the step that acts under `course.deliver`."""
+        return DELIVER in purposes and self._breaks(record)
 
     def _erase(self, body: ErasureRequested, offset: int) -> None:
         """Erase a category or a purpose at once, also under restriction; evidence stays."""
@@ -338,9 +393,12 @@ class _History:
             of_category = {
                 live.record.record_id for live in self.live if live.record.category == body.category
             }
-            self._drop(of_category - self._evidence(), Refusal.ERASED, body.request)
-        elif body.scope == "purpose" and body.purpose is not None:
-            self._purge(frozenset({body.purpose}), offset, Refusal.ERASED, body.request)
+            if self._drop(of_category - self._evidence(), Refusal.ERASED, body.request):
+                self._fold_again()
+        elif body.purpose is not None and self._purge(
+            frozenset({body.purpose}), offset, Refusal.ERASED, body.request
+        ):
+            self._fold_again()
 
     def _evidence(self) -> set[bytes]:
         """Return the ids of the live records that prove what was consented to."""
@@ -349,21 +407,29 @@ class _History:
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
             self.until_lift.append(_Purge(purposes, offset))
-        else:
-            self._purge(purposes, offset, Refusal.WITHDRAWN)
+        elif self._purge(purposes, offset, Refusal.WITHDRAWN):
+            self._fold_again()
 
-    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> None:
+    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> bool:
+        """Take purposes away; return whether a record lost one."""
+        is_changed = False
         for live in self.live:
             if live.record.offset < offset:
-                live.purposes = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
+                kept = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
+                is_changed = is_changed or kept != live.purposes
+                live.purposes = kept
         self._drop({live.record.record_id for live in self.live if not live.purposes}, cause, request)
+        return is_changed
 
-    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> None:
+    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> bool:
+        """Remove live records; return whether there was one."""
+        before = len(self.live)
         gone = set(record_ids)
         for live in self.live:
             if live.record.record_id in gone:
                 self.removed[live.record.record_id] = (cause, request)
         self.live = [live for live in self.live if live.record.record_id not in gone]
+        return len(self.live) < before
 
     # Data events --------------------------------------------------------------------------
 
@@ -372,6 +438,12 @@ class _History:
         refusal = self._refusal(record, purposes)
         if refusal is not None:
             self.removed[record.record_id] = (refusal, "")
+            return
+        if not self.is_restricted and self._fails(record, purposes):
+            if not self._is_to_be_discarded(record):
+                self.parked, self.parked_under = record, self.rules
+                return
+            self.live.append(_Live(record, purposes, is_held=True))
             return
         self.live.append(_Live(record, purposes, self.is_restricted))
         match fact:

@@ -5,7 +5,8 @@ from privacy_ledger.domain.topics import ANALYTICS_PARTIALS
 from privacy_ledger.domain.values import NOBODY, SubjectRef
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.streams import progress, subject_view
-from privacy_ledger.streams.states import INDEX, PARKED, PERMISSIONS, IndexRow
+from privacy_ledger.streams.held import HELD, Parked
+from privacy_ledger.streams.states import INDEX, PERMISSIONS, IndexRow
 from privacy_ledger.testing.checkers.evidence import Evidence, Ledger, short
 from privacy_ledger.testing.oracle import Expected, Subject
 
@@ -34,7 +35,8 @@ async def _folded(
     for key, row in await evidence.pairs(declaration, INDEX, partition=partition):
         rows.setdefault(SubjectRef(key[:16]), []).append(row)
     may = dict(await evidence.pairs(declaration, PERMISSIONS, partition=partition))
-    parked = dict(await evidence.pairs(declaration, PARKED, partition=partition))
+    held = await evidence.pairs(declaration, HELD, partition=partition)
+    parked = {key for key, state in held if isinstance(state, Parked)}
     for ref, want in said.subjects.items():
         name = f"{declaration.name} of {short(ref)}"
         live = {row.record_id: row.purposes for row in rows.pop(ref, [])}

@@ -5,7 +5,8 @@ from collections import defaultdict
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.log import Row, header
-from privacy_ledger.streams.states import INDEX, PARKED
+from privacy_ledger.streams.held import HELD, Parked
+from privacy_ledger.streams.states import INDEX
 from privacy_ledger.testing.checkers.evidence import Evidence, Ledger, short
 
 __all__ = ["records"]
@@ -29,7 +30,8 @@ async def records(evidence: Evidence) -> list[str]:
             (SubjectRef(key[:16]), key[16:]): row.record_id
             for key, row in await evidence.pairs(core, INDEX, partition=partition)
         }
-        parked = {key for key, _ in await evidence.pairs(core, PARKED, partition=partition)}
+        held_up = await evidence.pairs(core, HELD, partition=partition)
+        parked = {key for key, state in held_up if isinstance(state, Parked)}
         for place, ids in held.items():
             ref, _ = place
             if ref in parked:

@@ -17,6 +17,8 @@ from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.state_codec import PassStateCodec, ViewKeys
 from privacy_ledger.adapters.views import LaterVersions, LogViews
+from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.app.dead_letters import DeadLetters
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.replay import Folded, Replay
 from privacy_ledger.app.versions import VersionList, Versions
@@ -29,11 +31,11 @@ from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.engine.means import LiveMover, Means, NoMoves
 from privacy_ledger.engine.muted import MutedAftermath, MutedLog
 from privacy_ledger.engine.outlet import LiveOutlet, Silence
-from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.codec import Codec, StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import Row, TopicKeeper
 from privacy_ledger.ports.observe import Meters
-from privacy_ledger.ports.passes import Latest, Runner
+from privacy_ledger.ports.passes import Latest, Passes, Runner
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
 from privacy_ledger.streams.states import PERMISSIONS, Table
 
@@ -44,6 +46,7 @@ __all__ = [
     "Parts",
     "codec_of",
     "cycle_opener",
+    "dead_letters_over",
     "line_up_of",
     "means_of",
     "parts_of",
@@ -236,6 +239,18 @@ class HomeLanes:
 
 
 # Replay -----------------------------------------------------------------------------------
+
+
+def dead_letters_over(parts: Parts, passes: Passes, audit: AuditLog) -> DeadLetters:
+    """Return the use cases about parked subjects and refused lines."""
+
+    async def states() -> Mapping[str, StateCodec]:
+        return {name: codec_of(one, parts.vault) for name, one in (await parts.line_up.current()).items()}
+
+    return DeadLetters(
+        log=parts.log, latest=parts.latest, codec=parts.codec, passes=passes, states=states,
+        audit=audit, clock=parts.clock, ids=parts.ids,
+    )  # fmt: skip
 
 
 def replay_over(parts: Parts, passes: Runner) -> Replay:

@@ -37,6 +37,7 @@ from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
 from privacy_ledger.adapters.worker_slot import forget_slots, take_slot
 from privacy_ledger.adapters.wrapping import WrappedFolder, as_it_is
 from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.app.dead_letters import DeadLetters
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
@@ -70,6 +71,7 @@ __all__ = [
     "Runtime",
     "audit_of",
     "changelogs_of",
+    "dead_letters_of",
     "declared_passes",
     "declared_topics",
     "engine_for",
@@ -426,6 +428,11 @@ async def sweep_keys(runtime: Runtime, declaration: PassDeclaration) -> None:
     await _passes.sweep(runtime.parts, declaration)
 
 
+def dead_letters_of(runtime: Runtime) -> DeadLetters:
+    """Return the use cases about parked subjects and refused lines."""
+    return _passes.dead_letters_over(runtime.parts, runtime.passes, audit_of(runtime))
+
+
 def replay_of(runtime: Runtime) -> Replay:
     """Return the use cases around the next version of a projection."""
     return _passes.replay_over(runtime.parts, runtime.passes)
@@ -456,9 +463,7 @@ async def ingest_of(runtime: Runtime) -> Ingest:
     local = runtime.local
     return Ingest(
         log=runtime.log, vault=runtime.vault, codec=runtime.codec,
-        lane_codec=LedgerCodec(
-            runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED
-        ),
+        lane_codec=LedgerCodec(runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
         views=runtime.views, clock=runtime.clock, ids=runtime.ids,
         rules=await rules_in_force(runtime), passes=runtime.passes,
         seen=None if local is None else local.live_tags,

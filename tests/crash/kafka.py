@@ -33,6 +33,8 @@ LOOK_EVERY: Final = 25
 ATTEMPTS_MAX: Final = 3
 FOLDING: Final = "folding"
 """What stands before the names of calls that come after the take-over."""
+LEAVING: Final = "leaving"
+"""What stands before the names of calls that an engine makes in vain, so that the next has work."""
 LOAD_RECORDS: Final = 10
 WAIT_S: Final = 60.0
 POLL_S: Final = 0.02
@@ -45,6 +47,7 @@ class Life:
         """Name the calls after the take-over apart."""
         self.has_taken_over = False
         self.is_over = False
+        self.seam = seam
 
         def take(_: int) -> None:
             seam.phase = FOLDING
@@ -96,9 +99,9 @@ class Engines:
         await self._take(lines, consents=(PURPOSE,))
         await self._take(lines[:2])
         await subjects.withdraw(f"openedx:user_id:{name}", PURPOSE)
-        await subjects.restrict(f"openedx:user_id:{KEPT}", ground="accuracy")
-        await self._take([played(KEPT, event=f"k{name}")])
-        await subjects.lift(f"openedx:user_id:{KEPT}", notified_at=now())
+        await subjects.restrict(f"openedx:user_id:{name}", ground="accuracy")
+        await self._take([played(name, event=f"k{name}")])
+        await subjects.lift(f"openedx:user_id:{name}", notified_at=now())
         await self._runtime.registrar.tick(force=True)
 
     async def _take(self, lines: Iterable[bytes], *, consents: tuple[str, ...] = ()) -> None:
@@ -157,7 +160,7 @@ class Engines:
         await self._taken(life)
         deadline = time.monotonic() + WAIT_S
         for _ in range(2):
-            while not life.is_over and await self._waiting(limit=1):
+            while not life.is_over and await self._is_behind():
                 assert time.monotonic() < deadline, "the engine does not come to the end"
                 await asyncio.sleep(POLL_S)
 
@@ -173,6 +176,11 @@ class Engines:
         await self._folded(life)
         await self._runtime.registrar.tick(force=True)
         await self._folded(life)
+
+    async def _is_behind(self) -> bool:
+        """Return whether there is anything above the position of the pass, or in hand."""
+        position = await self._runtime.views.position(CORE, 0)
+        return position.busy_since is not None or bool(await self._waiting(limit=1))
 
     async def _waiting(self, *, limit: int) -> Sequence[Row]:
         """Return what lies above the position of the pass."""
@@ -210,12 +218,21 @@ class Engines:
         return "the point was not reached"
 
     async def _be_ready(self) -> None:
-        """See to it that work was decided and not carried out, and that there is more to fold."""
-        await self.load()
-        last = Point(f"{FOLDING} log.append {LEDGER_EVENTS}", 1, Mode.BEFORE)
-        if (await self.life(self._folded, last)).stopped_at is None:
+        """See to it that work was decided and not carried out, and that there is more to fold.
+
+        And that somebody is parked, whom the next engine takes up again.
+        """
+        last = Point(f"{LEAVING} log.append {LEDGER_EVENTS}", 1, Mode.BEFORE)
+        if (await self.life(self._left, last)).stopped_at is None:
             raise AssertionError("no engine left work behind")
         await self.load()
+
+    async def _left(self, life: "Life") -> None:
+        """Wait until nothing is in hand, and then for what more work makes the engine do."""
+        await self._folded(life)
+        life.seam.phase = LEAVING
+        await self.load()
+        await self._folded(life)
 
     async def enumerated(self, only: Sequence[Point] = ()) -> Report:
         """End an engine at every point once, or at these only; look now and then."""

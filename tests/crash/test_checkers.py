@@ -23,7 +23,7 @@ from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.streams import fold
-from privacy_ledger.streams.fold import PassFold
+from privacy_ledger.streams.backlog import Backlog
 from privacy_ledger.streams.states import INDEX
 from privacy_ledger.testing.checkers import CHECKERS
 from privacy_ledger.testing.crashes import Crashes, Violation
@@ -153,7 +153,7 @@ async def calm(scenario: OnHome, folder: Path) -> set[str]:
 
 async def test_meaning_sees_a_refold_that_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild forgets the same, so it alone would say that all is well."""
-    monkeypatch.setattr(PassFold, "refold", lambda *_, **__: None)
+    monkeypatch.setattr(Backlog, "_fold_again", lambda *_: None)
     found = await calm(Restricting(), tmp_path)
     assert "meaning" in found
     assert "rebuilt" not in found

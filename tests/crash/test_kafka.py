@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 
 from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.engine import cycle
 from privacy_ledger.testing.broker import Broker
 from tests.crash.kafka import FOLDING, Engines
 from tests.integration.cluster import Cluster
 
 
-@pytest.mark.timeout(600)
-async def test_an_engine_converges_wherever_it_ends(kafka: Broker, tmp_path: Path) -> None:
-    """Ended at each of its calls once, and replaced by a fresh one."""
+@pytest.mark.timeout(900)
+async def test_an_engine_converges_wherever_it_ends(
+    kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended at each of its calls once, and replaced by a fresh one; each refold takes several slices."""
+    monkeypatch.setattr(cycle, "REREADS_PER_CYCLE", 1)
+    monkeypatch.setattr(cycle, "SLICE", 1)
     cluster = Cluster(kafka.bootstrap, tmp_path, partitions=1)
     await cluster.create()
     async with Engines.opened(cluster) as engines:

@@ -296,7 +296,7 @@ def test_series_of_a_partition_go_with_it() -> None:
     before = {name for name, series in samples(meters).items() if any(s[0].get("partition") for s in series)}
     meters.note(Revoked(pass_name="core"))
     after = {name for name, series in samples(meters).items() if any(s[0].get("partition") for s in series)}
-    assert (len(before), after) == (9, set())
+    assert (len(before), after) == (10, set())
     assert total(meters, "partitions_assigned") == 0
 
 

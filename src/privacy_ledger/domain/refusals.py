@@ -52,6 +52,7 @@ class Refusal(StrEnum):
     NOT_NOTIFIED = "not_notified"
     NOT_ERASED = "not_erased"
     CLOCK_DISAGREES = "clock_disagrees"
+    ENTRY_UNKNOWN = "entry_unknown"
     VERSION_UNKNOWN = "version_unknown"
     VERSION_SPEAKS = "version_speaks"
     VERSION_BEHIND = "version_behind"

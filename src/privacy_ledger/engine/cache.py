@@ -77,15 +77,20 @@ class StateCache:
     def scan(self, table: Table[T], prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, T]]:
         """Yield committed (key, value) pairs in key order, from `prefix` + `start` on.
 
-        It reads ahead in ever larger pages, so that a few values cost little and many are fast.
+        It reads ahead in ever larger pages, so that a few values cost little and many are fast. No
+        cursor of the store stays open between them: one in a frame that an error keeps alive would
+        keep the store locked.
         """
-        stored = self._store.scan(table.code + prefix, start=start)
+        whole = table.code + prefix
         size = SCAN_FIRST
-        while page := [(key[1:], value) for key, value in islice(stored, size)]:
-            opened = self._codec.open_many(table, page)
+        while page := list(islice(self._store.scan(whole, start=start), size)):
+            opened = self._codec.open_many(table, [(key[1:], value) for key, value in page])
             for (key, _), value in zip(page, opened, strict=True):
                 if value is not None:
-                    yield key, value
+                    yield key[1:], value
+            if len(page) < size:
+                return
+            start = page[-1][0][len(whole) :] + b"\0"
             size = min(2 * size, SCAN_MAX)
 
     def keys(self, table: Table[T], start: bytes) -> Iterator[bytes]:

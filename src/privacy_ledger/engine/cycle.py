@@ -166,6 +166,12 @@ class PartitionCycle:
             self._fold.retake(work, SubjectRef(ref))
         return self._batch(work, (), (), now=now) if len(work) else None
 
+    async def redrive(self, offset: int, *, now: datetime) -> Batch | None:
+        """Return what taking up the subject that is parked at an offset changes; None: there is none."""
+        held = self._cache.scan(HELD, b"")
+        refs = [key for key, one in held if isinstance(one, Parked) and one.offset == offset]
+        return await self.retake(refs, now=now)
+
     async def _load_books(self) -> None:
         """Load the rule book in force, once after a take-over."""
         if self._has_books:

@@ -9,6 +9,7 @@ from privacy_ledger.domain.errors import Fenced, NotCaughtUp
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.hints import Hints
 from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.pace import Pace
@@ -56,6 +57,7 @@ class Lane:
         self.means = means
         self.cycles: dict[int, PartitionCycle] = {}
         self.meters: dict[int, PartitionMeter] = {}
+        self.hints = Hints(means.log, declaration.name)
         self.is_beside = False
         self._paces: dict[int, Pace] = {}
 
@@ -178,6 +180,7 @@ class EmbeddedPasses:
             name = lane.declaration.name
             lane.meters = {p: PartitionMeter(self._meters, pass_name=name, partition=p) for p in partitions}
             self._meters.note(Assigned(pass_name=name, partitions=partitions))
+            await lane.hints.begin()
         # All moves first: they fence the passes that something moved from.
         moved = [
             {p: await lane.means.mover.claims(p, lane.open_cycle(p)) for p in partitions} for lane in new
@@ -232,6 +235,12 @@ class EmbeddedPasses:
             return await self._drain()
 
     async def _drain(self) -> int:
+        for lane in self._lanes:
+            for hint in await lane.hints.due():
+                cycle = lane.cycles[hint.partition]
+                batch = await cycle.redrive(hint.offset, now=self._clock.now())
+                if batch is not None:
+                    await self._commit(lane, hint.partition, cycle, batch)
         total, moved = 0, True
         while moved:
             moved = False

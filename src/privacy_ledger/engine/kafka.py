@@ -15,6 +15,7 @@ from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.entrance import Entrance
+from privacy_ledger.engine.hints import Hints
 from privacy_ledger.engine.means import Means
 from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.outcomes import STOPPED_RETRY_S, Outcome, Outcomes
@@ -23,8 +24,9 @@ from privacy_ledger.engine.progress import RestoreProgress, Restoring
 from privacy_ledger.engine.soundness import Place
 from privacy_ledger.engine.standby import Following, Standby
 from privacy_ledger.engine.stores import Stores
-from privacy_ledger.engine.turns import fold_rows, go_on
+from privacy_ledger.engine.turns import fold_rows, go_on, redrive
 from privacy_ledger.logging import get_logger
+from privacy_ledger.ports.hints import Redrive
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.observe import SILENT, Assigned, Followed, Meters, Revoked, Standing
 from privacy_ledger.ports.observe import Restoring as Restored
@@ -131,6 +133,7 @@ class KafkaEngine:
         self._standby = Standby(
             wiring.tail(), self._stores, pass_name=declaration.name, changelogs=changelogs
         )
+        self._hints = Hints(means.log, declaration.name, every_s=COMMIT_S * 10)
         self._owned: dict[int, _Owned] = {}
         self._share = Share()
         self._generation = 0
@@ -155,6 +158,7 @@ class KafkaEngine:
         """
         following = asyncio.create_task(self._standby.run())
         try:
+            await self._hints.begin()
             await self._source.join(self)
             while not self._stopping.is_set():
                 await self._poll_patiently()
@@ -323,6 +327,8 @@ class KafkaEngine:
         if fetched:
             await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
         await self._tend()
+        for hint in await self._hints.due():
+            await self._fold(hint.partition, hint)
         count = sum(map(len, fetched.values()))
         is_behind = count >= ROWS_PER_POLL // 2
         until = started + (0 if is_behind else max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned)))
@@ -340,8 +346,8 @@ class KafkaEngine:
         found = ((partition, owned.cycle) for partition, owned in self._owned.items() if owned.is_running)
         return [partition for partition, cycle in found if cycle is not None and cycle.is_working]
 
-    async def _fold(self, partition: int, rows: Sequence[Row] | None) -> None:
-        """Run one cycle over rows, or over slices of the work beside them, and its transactions.
+    async def _fold(self, partition: int, rows: Sequence[Row] | Redrive | None) -> None:
+        """Run one cycle over rows, over slices of the work beside them, or for a hint; and its transactions.
 
         On trouble the partition is acquired again.
         """
@@ -359,7 +365,7 @@ class KafkaEngine:
                 self._drop(partition, owned, delay_s=self._report(partition, error))
 
     async def _commit(
-        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row] | None
+        self, owned: _Owned, cycle: PartitionCycle, partition: int, rows: Sequence[Row] | Redrive | None
     ) -> None:
         async def commit(batch: Batch) -> bool:
             if owned.cycle is not cycle or self._owned.get(partition) is not owned:
@@ -380,7 +386,9 @@ class KafkaEngine:
                 owned.has_residue = False
             return True
 
-        if rows is None:
+        if isinstance(rows, Redrive):
+            await redrive(cycle, rows, clock=self._clock, commit=commit)
+        elif rows is None:
             await go_on(cycle, clock=self._clock, commit=commit)
         else:
             await fold_rows(cycle, rows, clock=self._clock, commit=commit)

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 
-from privacy_ledger.domain.errors import LedgerError, StoreUnfit
+from privacy_ledger.domain.errors import StoreUnfit
 from privacy_ledger.engine.soundness import Place, check_life, examine, own_stamp, prepare, time_stamp
 from privacy_ledger.ports.runtime import Clock, StateStore, StoreFolder
 
@@ -61,13 +61,15 @@ class Stores:
 
     def _open_sound(self, partition: int) -> StateStore:
         store = self._folder.open(partition)
+        is_sound = False
         try:
             unfit = prepare(store, self.place(partition), now=self._clock.now())
-            if unfit is not None:
-                raise unfit
-        except LedgerError:
-            store.close()
-            raise
+            is_sound = unfit is None
+        finally:
+            if not is_sound:  # nobody else knows of it: left open, it would stay locked
+                store.close()
+        if unfit is not None:
+            raise unfit
         return store
 
     def note_whole(self, partition: int) -> StoreUnfit | None:

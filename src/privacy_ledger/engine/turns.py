@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
+from privacy_ledger.ports.hints import Redrive
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.runtime import Clock
 
-__all__ = ["Commit", "fold_in_turn", "fold_rows", "go_on"]
+__all__ = ["Commit", "fold_in_turn", "fold_rows", "go_on", "redrive"]
 
 Commit = Callable[[Batch], Awaitable[bool]]
 """Makes a batch durable and settles it; False when the partition is no longer ours."""
@@ -46,4 +47,10 @@ async def go_on(cycle: PartitionCycle, *, clock: Clock, commit: Commit) -> bool:
     if cycle.roll.seats.is_moving and not await commit(await cycle.bring_up(now=clock.now())):
         return False
     batch = await cycle.serve(now=clock.now())
+    return batch is None or await commit(batch)
+
+
+async def redrive(cycle: PartitionCycle, hint: Redrive, *, clock: Clock, commit: Commit) -> bool:
+    """Take the subject up again that is parked where a hint says; return whether the partition is ours."""
+    batch = await cycle.redrive(hint.offset, now=clock.now())
     return batch is None or await commit(batch)

@@ -75,7 +75,12 @@ METRICS: Final = (
     ),
     Metric(
         name="privacy_ledger_records_unreadable_total", kind="counter", labels=_PLACE,
-        says="Records that nobody could read; each parks its subject",
+        says="Records that were set aside: nobody could read them, or a step failed; each parks its subject",
+    ),
+    Metric(
+        name="privacy_ledger_tombstones_foreign_total", kind="counter", labels=_PLACE,
+        says="Tombstones in the ledger that none of our passes wrote; they changed nothing, and somebody "
+        "else can write there: look who",
     ),
     Metric(
         name="privacy_ledger_records_written_total", kind="counter", labels=_PLACE,
@@ -118,6 +123,10 @@ METRICS: Final = (
     Metric(
         name="privacy_ledger_subjects_parked", kind="gauge", labels=_PLACE,
         says="People who wait behind a record that nobody can read; counted up to 10,000",
+    ),
+    Metric(
+        name="privacy_ledger_subjects_busy", kind="gauge", labels=_PLACE,
+        says="People whose records are read again, slice by slice; their newer records wait",
     ),
     Metric(
         name="privacy_ledger_tick_timestamp_seconds", kind="gauge", labels=_PLACE,

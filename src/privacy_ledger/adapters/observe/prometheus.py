@@ -42,7 +42,7 @@ _PULLED: Final = ("privacy_ledger_key_cache_keys", "privacy_ledger_key_cache_loo
 """Metrics that are asked for when somebody looks, and not noted."""
 _OF_ASSIGNED: Final = (
     "lag_records", "lag_seconds", "partition_state", "position", "tombstones_outstanding",
-    "shreds_outstanding", "subjects_parked", "tick_timestamp_seconds", "standby_left",
+    "shreds_outstanding", "subjects_parked", "subjects_busy", "tick_timestamp_seconds", "standby_left",
     "projection_joining",
 )  # fmt: skip
 _OF_RESTORE: Final = ("restore_records", "restore_records_per_second", "restore_eta_seconds")
@@ -122,6 +122,7 @@ class PrometheusMeters:
         self._histograms["cycle_records"].labels(name).observe(seen.records)
         self._counters["records_folded_total"].labels(*place).inc(seen.records)
         self._counters["records_unreadable_total"].labels(*place).inc(seen.unreadable)
+        self._counters["tombstones_foreign_total"].labels(*place).inc(seen.foreign)
         self._counters["records_written_total"].labels(*place).inc(seen.writes)
         for reason, count in seen.decided.items():
             self._counters["tombstones_decided_total"].labels(*place, _code(reason)).inc(count)
@@ -136,6 +137,7 @@ class PrometheusMeters:
     def _outstanding(self, seen: Outstanding) -> None:
         name, partition = seen.pass_name, seen.partition
         self._set("subjects_parked", name, partition, to=seen.parked)
+        self._set("subjects_busy", name, partition, to=seen.busy)
         self._set("tombstones_outstanding", name, partition, to=seen.tombstones)
         self._set("shreds_outstanding", name, partition, to=seen.shreds)
         for projection in self._projections.get(name, ()):

@@ -10,6 +10,7 @@ from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli import (
     collect,
+    deadletters,
     deletion,
     insight,
     operate,
@@ -95,5 +96,7 @@ def _instant(text: str) -> datetime:
     return instant
 
 
-for module in (collect, rights, deletion, proof, insight, operate, projections, replaying, story):
+for module in (
+    collect, rights, deletion, proof, insight, operate, projections, replaying, deadletters, story,
+):  # fmt: skip
     module.register(main)

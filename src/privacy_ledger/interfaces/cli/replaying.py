@@ -186,7 +186,7 @@ async def replay_switch(
                     f"{_figures(diff)} Look with `privacy-ledger replay diff {name} --refs`; "
                     "if this is what you want, run it again with --accept-diff.",
                 )
-        if not (yes or _agreed(shell, f"Let {version.name} speak?", _diff_text(diff))):
+        if not (yes or shell.agrees(f"Let {version.name} speak?", _diff_text(diff))):
             shell.result({**document, "switched": False}, _diff_text(diff))
             shell.talk.print(_next(name, diff))
             return Exit.PLAN_PENDING
@@ -223,7 +223,7 @@ async def replay_rollback(shell: Shell, name: str, yes: bool) -> int:  # noqa: F
         await use_case.check(version)
         document = {"projection": name, "version": version.version}
         plan = f"{version.name} is up to date and would speak again."
-        if not (yes or _agreed(shell, f"Let {version.name} speak again?", plan)):
+        if not (yes or shell.agrees(f"Let {version.name} speak again?", plan)):
             shell.result({**document, "switched": False}, plan)
             shell.talk.print(f"Next: privacy-ledger replay rollback {name} --yes")
             return Exit.PLAN_PENDING
@@ -267,7 +267,7 @@ async def _drop(
     shell: Shell, runtime: Runtime, use_case: Replay, version: Folded, *, again: str, yes: bool
 ) -> int:
     plan = await use_case.leaving(version)
-    if not (yes or _agreed(shell, f"Remove {version.name}?", _plan_text(plan))):
+    if not (yes or shell.agrees(f"Remove {version.name}?", _plan_text(plan))):
         shell.result({**msgspec.to_builtins(plan), "removed": False}, _plan_text(plan))
         shell.talk.print(f"Next: privacy-ledger replay {again} --yes. It cannot be undone.")
         return Exit.PLAN_PENDING
@@ -295,11 +295,3 @@ def _of(runtime: Runtime, name: str | None) -> Replay:
     if name is not None and name not in use_case.projections:
         raise click.UsageError(f"No projection of that name. Known: {', '.join(use_case.projections)}.")
     return use_case
-
-
-def _agreed(shell: Shell, question: str, plan: str) -> bool:
-    """Ask a person at a terminal; without a terminal the answer is no."""
-    if not shell.is_interactive:
-        return False
-    shell.talk.print(plan, markup=False)
-    return click.confirm(question, err=True)

@@ -127,6 +127,13 @@ class Shell:
         """Print a line of the story: standard output for people, standard error with `--json`."""
         (self.talk if self.as_json else self._out).print(text, markup=False)
 
+    def agrees(self, question: str, plan: str) -> bool:
+        """Ask a person at a terminal; without a terminal the answer is no."""
+        if not self.is_interactive:
+            return False
+        self.talk.print(plan, markup=False)
+        return click.confirm(question, err=True)
+
     async def settle(self, runtime: Runtime, offsets: dict[int, int] | None = None) -> None:
         """Wait until the views have passed what was appended, unless told not to."""
         if not self.no_wait:

@@ -25,7 +25,7 @@ from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import DLQ, TOPICS, state_topic, view_topic
+from privacy_ledger.domain.topics import CONTROL_HINTS, DLQ, TOPICS, state_topic, view_topic
 from privacy_ledger.engine import collector
 from privacy_ledger.engine.aftermath import LiveAftermath
 from privacy_ledger.engine.assignment import divide
@@ -60,7 +60,7 @@ TAGS: Final = Table(b"i", "tags", int, "plain")
 VIEW_TOPIC: Final = view_topic("bench")
 OUTPUTS: Final = (
     kafka.topic(VIEW_TOPIC), kafka.topic(state_topic(PASS)),
-    next(topic for topic in TOPICS if topic.name == DLQ),
+    *(topic for topic in TOPICS if topic.name in {DLQ, CONTROL_HINTS}),
 )  # fmt: skip
 CHANGELOGS: Final[Mapping[str, bytes]] = {state_topic(PASS): b"", VIEW_TOPIC: VIEW.code}
 """The private changelog and the view, with the table code that its keys lack."""

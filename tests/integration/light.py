@@ -32,7 +32,7 @@ from privacy_ledger.adapters.kafka.source import GroupMember, GroupSource
 from privacy_ledger.adapters.kafka.tail import KafkaTail
 from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.worker_slot import take_slot
-from privacy_ledger.domain.topics import DLQ, Topic, state_topic, view_topic
+from privacy_ledger.domain.topics import CONTROL_HINTS, DLQ, Topic, state_topic, view_topic
 from privacy_ledger.domain.values import partition_of
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.kafka import KafkaEngine
@@ -71,6 +71,7 @@ def _topic(name: str, policy: Literal["compact", "delete"]) -> Topic:
 TOPICS = (
     _topic(SOURCE, "delete"), _topic(_VIEW_TOPIC, "compact"),
     _topic(state_topic(plain.PASS), "compact"), _topic(DLQ, "delete"),
+    _topic(CONTROL_HINTS, "delete"),
 )  # fmt: skip
 _KINDS = ("opened", "played", "answered", "closed")
 _START = datetime(2026, 3, 1, tzinfo=UTC)

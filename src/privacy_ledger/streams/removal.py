@@ -77,7 +77,7 @@ def timer_key(category: Category, month: int, ref: SubjectRef) -> bytes:
     return _CODES[category] + month.to_bytes(4, "big") + ref
 
 
-class Swept(Struct, frozen=True):
+class _Swept(Struct, frozen=True):
     """What one slice of a sweep has seen: up to which row, and what stays.
 
     `months` says of each month of a category whether a row of it stays; `alive` are the key groups
@@ -99,7 +99,7 @@ class Collected:
 
     def __init__(self) -> None:
         """Start with nothing found."""
-        self.slices: list[Swept] = []
+        self.slices: list[_Swept] = []
 
     @property
     def is_complete(self) -> bool:
@@ -201,7 +201,7 @@ class Removal:
                 offsets.append(row.offset)
         else:
             is_last = True
-        found.slices.append(Swept(after, array("q", sorted(offsets)), alive, months, is_last))
+        found.slices.append(_Swept(after, array("q", sorted(offsets)), alive, months, is_last))
         if changes < left and sweep.then == "refold_if_cut":
             self.clear_projections(work, ref)
             sweep = structs.replace(sweep, then="refold")

@@ -35,9 +35,8 @@ from privacy_ledger.domain.events import (
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
-from privacy_ledger.streams.progress import CourseProgress
 from privacy_ledger.streams.record import Record, Undecodable
-from privacy_ledger.streams.subject_view import SubjectPart
+from privacy_ledger.testing._oracle_terms import Expected, Subject, malformed, month
 from privacy_ledger.testing._oracle_views import progress_of, subject_view_of
 
 __all__ = ["Expected", "Oracle", "Subject", "progress_of", "subject_view_of"]
@@ -46,39 +45,6 @@ FUTURE_MAX: Final = timedelta(minutes=5)
 TICK_JUMP_MAX: Final = timedelta(days=40)
 DELIVER: Final = "course.deliver"
 ANALYSE: Final = "improve.analyse"
-
-
-class Subject(Struct, frozen=True, kw_only=True):
-    """What must be true of one subject at the end of a log.
-
-    `live` maps the id of each accepted record to the purposes in force for it; `removed` maps the
-    id of each record that must get a tombstone to its cause and the request that it names.
-    """
-
-    is_registered: bool
-    is_ended: bool
-    is_restricted: bool
-    is_parked: bool
-    is_minor_unapproved: bool
-    grants: dict[str, datetime]
-    objected: frozenset[str]
-    live: dict[bytes, tuple[str, ...]]
-    removed: dict[bytes, tuple[str, str]]
-    subject_view: SubjectPart
-    progress: dict[str, CourseProgress]
-
-
-class Expected(Struct, frozen=True, kw_only=True):
-    """What must be true at the end of a log of one partition.
-
-    `windows` maps the release id of each sealed window to how many subjects touched each course
-    of its keyset. A release in `is_capped` has a subject with more cells than the product allows:
-    its counts are an upper bound.
-    """
-
-    subjects: dict[SubjectRef, Subject]
-    windows: dict[str, dict[str, int]]
-    is_capped: frozenset[str]
 
 
 class _Live(Struct):
@@ -237,7 +203,7 @@ class _History:
 
     def _after_the_end(self, record: Record, rules: Rules) -> None:
         if isinstance(record.body, Fact):
-            refusal = _malformed(record, rules) or Refusal.SUBJECT_ERASED
+            refusal = malformed(record, rules) or Refusal.SUBJECT_ERASED
             self.removed[record.record_id] = (refusal, "")
         elif isinstance(record.body, Undecodable):
             self.removed[record.record_id] = (Refusal.SUBJECT_ERASED, "")
@@ -292,7 +258,7 @@ class _History:
         if record.category is None:
             return True
         months = self.rules.retention_months(record.category)
-        return months is not None and _month(record.occurred_at) + months < _month(at)
+        return months is not None and month(record.occurred_at) + months < month(at)
 
     def _seal(self, body: WindowSealed) -> None:
         if (body.product, body.window) in self.windows:
@@ -465,9 +431,9 @@ class _History:
         return bases.get(purpose)
 
     def _refusal(self, record: Record, in_force: tuple[str, ...]) -> Refusal | None:
-        malformed = _malformed(record, self.rules)
-        if malformed is not None:
-            return malformed
+        found = malformed(record, self.rules)
+        if found is not None:
+            return found
         if self.not_before is None:
             return Refusal.SUBJECT_UNKNOWN
         if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:
@@ -515,21 +481,3 @@ class _History:
             subject_view=subject_view_of([live.record for live in folded]),
             progress=progress_of([live.record for live in folded if DELIVER in live.purposes]),
         )
-
-
-def _malformed(record: Record, rules: Rules) -> Refusal | None:
-    """Return why the record is refused whoever it is about; a consent ends whatever a clock says."""
-    rule = rules.event(record.type)
-    if rule is None or rule.category != record.category:
-        return Refusal.UNKNOWN_EVENT
-    is_no = isinstance(record.body, ConsentWithdrawn | ObjectionRaised)
-    if record.occurred_at > record.received_at + FUTURE_MAX and not is_no:
-        return Refusal.TIME_FUTURE
-    if not all(rules.is_allowed(p) and p in rule.purposes for p in record.purposes):
-        return Refusal.UNKNOWN_PURPOSE
-    return None
-
-
-def _month(instant: datetime) -> int:
-    utc = instant.astimezone(UTC)
-    return 12 * utc.year + utc.month

@@ -17,11 +17,12 @@ from typing import Final
 from privacy_ledger.logging import configure
 from privacy_ledger.testing.broker import running_broker
 from privacy_ledger.testing.broker_cluster import running_cluster
-from tests.integration import chaos, coordinator, pressure, zombie
+from tests.integration import chaos, coordinator, fairness, pressure, zombie
 from tests.integration.light import Verdict
 
 STALL_S: Final = 15.0
 SEED: Final = 340
+FAIR_RECORDS: Final = (200_000, 1_000_000)
 
 
 def kills(run: int) -> bool:
@@ -78,11 +79,30 @@ def under_pressure(run: int) -> bool:
     return report.verdict.is_exact and report.is_bounded
 
 
+def fair_refolds(run: int) -> bool:
+    """Lift somebody with very many records while others' data flows; two sizes."""
+    is_good = True
+    for records in FAIR_RECORDS:
+        with running_broker() as broker, tempfile.TemporaryDirectory() as folder:
+            report = asyncio.run(fairness.run(broker.bootstrap, Path(folder), records=records))
+        print(
+            f"run {run}: {records:,} records read again in {report.refold_s:.1f} s, {report.slices} slices; "
+            f"others append to view p99 {report.quiet_p99_ms:.0f} ms quiet ({report.quiet_events}), "
+            f"{report.busy_p99_ms:.0f} ms meanwhile ({report.busy_events}, at most "
+            f"{report.busy_max_ms:.0f} ms): ratio {report.ratio:.2f} (bound {fairness.RATIO_MAX}); "
+            f"{'whole' if report.is_whole else 'NOT WHOLE'}",
+            flush=True,
+        )
+        is_good = is_good and report.is_fair
+    return is_good
+
+
 LANES: Final[dict[str, Callable[[int], bool]]] = {
     "kills": kills,
     "zombies": zombies,
     "coordinator": paused_coordinator,
     "pressure": under_pressure,
+    "fairness": fair_refolds,
 }
 
 

@@ -16,8 +16,8 @@ async def test_an_engine_converges_wherever_it_ends(
     kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ended at each of its calls once, and replaced by a fresh one; each refold takes several slices."""
-    monkeypatch.setattr(cycle, "REREADS_PER_CYCLE", 1)
-    monkeypatch.setattr(cycle, "SLICE", 1)
+    monkeypatch.setattr(cycle, "REREADS_PER_CYCLE", 2)
+    monkeypatch.setattr(cycle, "SLICE", 3)
     cluster = Cluster(kafka.bootstrap, tmp_path, partitions=1)
     await cluster.create()
     async with Engines.opened(cluster) as engines:
@@ -27,13 +27,13 @@ async def test_an_engine_converges_wherever_it_ends(
     assert report.ran == report.points > 100
     assert points >= {
         "log.open_writer core.0 #1 after", "log.read state.core.v1 #1 before", "store.core.0.write #1 after",
-        f"log.append {LEDGER_EVENTS} #1 after", f"log.read_at {LEDGER_EVENTS} #3 before",
+        f"log.append {LEDGER_EVENTS} #1 after", f"{FOLDING} log.read_at {LEDGER_EVENTS} #3 before",
         "log.append_atomically core.0 #1 after", "vault.shred #1 after",
     }  # fmt: skip
     assert points >= {
         f"{FOLDING} {call} after"
         for call in (
-            "log.append_atomically core.0 #3", "store.core.0.write #3", f"log.append {LEDGER_EVENTS} #1",
+            "log.append_atomically core.0 #9", "store.core.0.write #9", f"log.append {LEDGER_EVENTS} #1",
             "vault.shred #1", "store.core.0.compact #1",
         )
     }  # fmt: skip

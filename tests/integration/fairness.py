@@ -127,7 +127,7 @@ async def run(bootstrap: str, folder: Path, *, records: int, quiet_s: float = QU
     await cluster.create()
     try:
         async with open_runtime(cluster.settings) as runtime:
-            cluster.worker(CORE)
+            cluster.worker()
             return await _measured(runtime, records, quiet_s)
     finally:
         for worker in cluster.workers:

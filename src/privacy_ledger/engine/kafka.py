@@ -319,7 +319,8 @@ class KafkaEngine:
     async def _poll(self) -> None:
         """Take one poll's rows through one cycle per partition, then go on with other work for a while."""
         started = time.monotonic()
-        timeout_s = 0 if self._working() else COMMIT_S
+        # Between slices is a pause as long as they took: the broker, too, works for others meanwhile.
+        timeout_s = min(COMMIT_S, self._slice_s) if self._working() else COMMIT_S
         fetched = await self._source.poll(timeout_s=timeout_s, limit=self.pace.most(ROWS_PER_POLL))
         if fetched:
             await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))

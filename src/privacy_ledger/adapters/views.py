@@ -13,6 +13,7 @@ from privacy_ledger.domain.versions import Version, VersionKey, native_of
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Latest, PassPosition
+from privacy_ledger.ports.tables import committed
 from privacy_ledger.streams.states import INDEX, META, IndexRow, Meta, Table
 
 __all__ = ["IndexedLatest", "LaterVersions", "LogViews", "TailedLatest"]
@@ -201,10 +202,8 @@ class LogViews:
     async def live(self, ref: SubjectRef) -> tuple[IndexRow, ...]:
         """Return where the subject's live records lie, oldest first."""
         partition = partition_of(ref, self._partitions)
-        prefix = self._states.changelog_key(INDEX, ref)
-        pairs = await self._latest.scan(self._states.topic(INDEX), partition, prefix)
-        opened = self._states.open_many(INDEX, [(key[1:], value) for key, value in pairs])
-        return tuple(sorted((row for row in opened if row), key=lambda row: row.offset))
+        rows = await committed(self._latest, self._states, INDEX, partition, under=ref)
+        return tuple(sorted((row for _, row in rows), key=lambda row: row.offset))
 
     async def meta(self, partition: int) -> Meta:
         """Return what the core pass knows of a partition."""

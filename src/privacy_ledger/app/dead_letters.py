@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.app._own import last_offsets
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.domain.errors import BadInput, NotCaughtUp
 from privacy_ledger.domain.events import RecordDiscarded
@@ -25,7 +26,8 @@ from privacy_ledger.ports.hints import Redrive, record_of
 from privacy_ledger.ports.log import EventLog, NewRecord, header
 from privacy_ledger.ports.passes import Latest, Passes
 from privacy_ledger.ports.runtime import Clock, Ids
-from privacy_ledger.streams.held import HELD, WAITING, Busy, Held, Parked
+from privacy_ledger.ports.tables import committed
+from privacy_ledger.streams.held import HELD, WAITING, Busy, Parked
 
 __all__ = ["DeadLetters", "Discarded", "Entry", "Letter", "Outcome", "chosen"]
 
@@ -130,17 +132,10 @@ class DeadLetters:
         found = []
         for name, states in sorted((await self._states()).items()):
             for partition in range(self._log.partitions(LEDGER_EVENTS)):
-                for ref, held in await self._held(states, partition):
+                for ref, held in await committed(self._latest, states, HELD, partition):
                     if isinstance(held, Parked):
                         found.append(await self._entry(name, states, partition, ref=ref, parked=held))
         return tuple(sorted(found, key=lambda one: (one.pass_name, one.partition, one.offset)))
-
-    async def _held(self, states: StateCodec, partition: int, ref: bytes = b"") -> list[tuple[bytes, Held]]:
-        topic, prefix = states.topic(HELD), states.changelog_key(HELD, b"")
-        pairs = await self._latest.scan(topic, partition, prefix + ref)
-        keys = [key[len(prefix) :] for key, _ in pairs]
-        opened = states.open_many(HELD, [(key, value) for key, (_, value) in zip(keys, pairs, strict=True)])
-        return [(key, held) for key, held in zip(keys, opened, strict=True) if held is not None]
 
     async def _entry(
         self, name: str, states: StateCodec, partition: int, *, ref: bytes, parked: Parked
@@ -223,8 +218,9 @@ class DeadLetters:
             await asyncio.sleep(POLL_S)
 
     async def _outcome(self, states: StateCodec, entry: Entry) -> Outcome | None:
-        held = dict(await self._held(states, entry.partition, bytes.fromhex(entry.ref)))
-        match held.get(bytes.fromhex(entry.ref)):
+        ref = bytes.fromhex(entry.ref)
+        held = dict(await committed(self._latest, states, HELD, entry.partition, under=ref))
+        match held.get(ref):
             case Busy():
                 return None
             case Parked() as parked:
@@ -256,10 +252,7 @@ class DeadLetters:
         ]  # fmt: skip
         if records:
             offsets = await self._log.append(LEDGER_EVENTS, records)
-            ends: dict[int, int] = {}
-            for record, offset in zip(records, offsets, strict=True):
-                ends[record.partition] = max(offset, ends.get(record.partition, -1))
-            await self._passes.settle(ends)
+            await self._passes.settle(last_offsets(records, offsets))
         states = await self._states()
         found = [(entry, await self._outcome(states[entry.pass_name], entry)) for entry in entries]
         return tuple(

@@ -24,6 +24,7 @@ from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog, TopicKeeper
 from privacy_ledger.ports.passes import Latest, Runner, Views
 from privacy_ledger.ports.runtime import Clock
+from privacy_ledger.ports.tables import committed
 from privacy_ledger.streams.held import HELD, Parked
 from privacy_ledger.streams.roster import ROSTER
 from privacy_ledger.streams.states import PERMISSIONS, Table
@@ -322,12 +323,10 @@ class Replay:
 
     async def _parked(self, folded: Folded) -> int:
         """Return how many subjects wait behind a record that the version's pass could not read."""
-        topic, prefix = folded.states.topic(HELD), folded.states.changelog_key(HELD, b"")
         found = 0
         for partition in self._partitions():
-            pairs = await self._latest.scan(topic, partition, prefix)
-            held = folded.states.open_many(HELD, [(key[len(prefix) :], value) for key, value in pairs])
-            found += sum(isinstance(one, Parked) for one in held)
+            held = await committed(self._latest, folded.states, HELD, partition)
+            found += sum(isinstance(one, Parked) for _, one in held)
         return found
 
     async def diff(self, projection: str) -> Diff:
@@ -375,13 +374,10 @@ class Replay:
 
     async def _ended(self, states: StateCodec) -> frozenset[bytes]:
         """Return the references whose erasure a pass has folded."""
-        topic, prefix = states.topic(PERMISSIONS), states.changelog_key(PERMISSIONS, b"")
         found: set[bytes] = set()
         for partition in self._partitions():
-            raw = await self._latest.scan(topic, partition, prefix)
-            pairs = [(key[len(prefix) :], value) for key, value in raw if key != HEARTBEAT_KEY]
-            opened = states.open_many(PERMISSIONS, pairs)
-            found.update(key for (key, _), may in zip(pairs, opened, strict=True) if may and may.is_ended)
+            permissions = await committed(self._latest, states, PERMISSIONS, partition)
+            found.update(key for key, may in permissions if may.is_ended)
         return frozenset(found)
 
     async def _rows(self, version: Folded) -> set[bytes]:

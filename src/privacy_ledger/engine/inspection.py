@@ -8,12 +8,13 @@ from privacy_ledger.engine.cache import StateCache
 from privacy_ledger.engine.cycle import POSITION_KEY
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.handover import check_not_rewound
-from privacy_ledger.engine.rebuild import MemoryStore, Scan
+from privacy_ledger.engine.rebuild import MemoryStore
 from privacy_ledger.engine.soundness import CHRONICLE_KEY, Place, check_ledger, check_whole
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.log import PassLog
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import StateStore
+from privacy_ledger.ports.tables import Scan
 from privacy_ledger.streams.roster import MOVED, ROSTER, Standing, enrol
 from privacy_ledger.streams.roster import Place as Seat
 from privacy_ledger.streams.states import Workspace

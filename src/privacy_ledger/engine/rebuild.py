@@ -8,7 +8,7 @@ import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -20,22 +20,15 @@ from privacy_ledger.engine.batch import Books
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.outlet import Silence
-from privacy_ledger.ports.codec import HEARTBEAT_KEY, Decoder, StateCodec
+from privacy_ledger.ports.codec import Decoder, StateCodec
 from privacy_ledger.ports.log import PassLog, Row
+from privacy_ledger.ports.tables import Scan, committed
 from privacy_ledger.streams.states import INDEX, PERMISSIONS, Changes, Table
 
-__all__ = ["MemoryStore", "Rebuild", "Scan", "TableDigest", "compared_tables", "digest_of", "live_digests"]
+__all__ = ["MemoryStore", "Rebuild", "TableDigest", "compared_tables", "digest_of", "live_digests"]
 
 T = TypeVar("T")
 READ: Final = 2000
-
-
-class Scan(Protocol):
-    """Live (key, value) pairs of a compacted topic."""
-
-    async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
-        """Return the pairs under a prefix, in key order."""
-        ...
 
 
 class TableDigest(Struct, frozen=True, kw_only=True):
@@ -216,13 +209,9 @@ async def live_digests(
     """Return a digest per compared table of the committed live state, `without` these references."""
     found = []
     for table in compared_tables(declaration):
-        topic, prefix = states.topic(table), states.changelog_key(table, b"")
         pairs: list[tuple[bytes, object]] = []
         for partition in range(partitions):
-            raw = await latest.scan(topic, partition, prefix)
-            items = [(key[len(prefix) :], value) for key, value in raw if key != HEARTBEAT_KEY]
-            opened = states.open_many(table, items)
-            pairs += [(key, value) for (key, _), value in zip(items, opened, strict=True)]
+            pairs += await committed(latest, states, table, partition)
         found.append(digest_of(table.name, _but(pairs, without)))
     return tuple(found)
 

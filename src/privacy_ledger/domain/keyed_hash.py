@@ -3,11 +3,12 @@
 from hashlib import sha256
 from typing import Final
 
-__all__ = ["KeyedHash"]
+__all__ = ["INNER", "OUTER", "KeyedHash"]
 
 _BLOCK_BYTES: Final = 64
-_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
+INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
+"""What RFC 2104 makes of each byte of a key, for `bytes.translate`; of the padding it makes the first."""
 
 
 class KeyedHash:
@@ -22,8 +23,8 @@ class KeyedHash:
     def __init__(self, key: bytes) -> None:
         """Take the key, of any length."""
         block = (key if len(key) <= _BLOCK_BYTES else sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
-        self._inner = sha256(block.translate(_INNER))
-        self._outer = sha256(block.translate(_OUTER))
+        self._inner = sha256(block.translate(INNER))
+        self._outer = sha256(block.translate(OUTER))
 
     def __call__(self, message: bytes) -> bytes:
         """Return the 32 bytes of the message's HMAC."""

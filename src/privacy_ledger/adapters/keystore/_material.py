@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy_ledger.adapters.keystore.kek import Keks
 from privacy_ledger.domain.errors import InvariantViolation
+from privacy_ledger.domain.keyed_hash import INNER, OUTER
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = [
@@ -31,10 +32,8 @@ SECRET_BYTES: Final = 32
 WRAPPED_BYTES: Final = 60
 """Nonce, key and tag: every wrapped key has this length, so that zeros overwrite it in place."""
 
-_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
-_INNER_END: Final = b"\x36" * 32 + b"kid/v1\x01"
-_OUTER_END: Final = b"\x5c" * 32
+_INNER_END: Final = INNER[:1] * 32 + b"kid/v1\x01"
+_OUTER_END: Final = OUTER[:1] * 32
 _LENGTH: Final = Packer(">H").pack
 _NUMBER: Final = Packer(">q").pack
 _NONCE_BYTES: Final = 12
@@ -47,8 +46,8 @@ def commitment(secret: bytes) -> bytes:
     HMAC is written out as RFC 2104 defines it: `hmac.digest` sets a context up for each key, and here
     every call has another one (measured: twice the time).
     """
-    inner = sha256(secret.translate(_INNER) + _INNER_END).digest()
-    return sha256(secret.translate(_OUTER) + _OUTER_END + inner).digest()
+    inner = sha256(secret.translate(INNER) + _INNER_END).digest()
+    return sha256(secret.translate(OUTER) + _OUTER_END + inner).digest()
 
 
 def key_place(ref: bytes, group: str, generation: int) -> bytes:

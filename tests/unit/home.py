@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import pytest
 from msgspec import Struct, structs
 
 from privacy_ledger import bootstrap
@@ -38,6 +39,9 @@ from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
 from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.ports.runtime import Ids, Wrap
 from privacy_ledger.settings import Settings, from_environment
+from privacy_ledger.streams import progress
+from privacy_ledger.streams.progress import Progress, ProgressPart
+from privacy_ledger.streams.record import Record
 
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
 RECENT: Final = NOW - timedelta(days=1)
@@ -120,6 +124,18 @@ def unreadable(rows: Iterable[Row], ref: SubjectRef, ids: Ids) -> NewRecord:
     row = next(row for row in rows if row.key[:16] == ref and header(row.headers, "kid"))
     value = row.value or b""
     return NewRecord(row.partition, ref + ids.token(), value[:1] + ids.token(32) + value[33:], row.headers)
+
+
+def break_progress(videos: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the step of `progress` for some videos, as long as they are in the set."""
+    right = Progress.step
+
+    def step(self: Progress, part: ProgressPart | None, record: Record) -> ProgressPart:
+        if getattr(record.body, "video", None) in videos:
+            raise ZeroDivisionError
+        return right(self, part, record)
+
+    monkeypatch.setattr(Progress, "step", step)
 
 
 class TestHome:
@@ -240,3 +256,10 @@ async def home(
             passes=runtime.passes, seen=runtime.local.live_tags if runtime.local and is_exact else None,
         )  # fmt: skip
         yield TestHome(runtime, ingest, rules)
+
+
+async def videos_of(it: TestHome, name: str) -> list[str]:
+    """Return the videos that somebody's progress knows."""
+    state = await it.runtime.views.get(progress.TABLE, it.ref(name))
+    courses = {} if state is None else progress.merge(state)
+    return sorted(video for course in courses.values() for video in course.videos)

@@ -15,32 +15,12 @@ from privacy_ledger.domain.merkle import leaf_hash
 from privacy_ledger.domain.topics import CONTROL_HINTS, DLQ, LEDGER_EVENTS
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.log import NewRecord
-from privacy_ledger.streams import progress, subject_view
-from privacy_ledger.streams.progress import Progress, ProgressPart
-from privacy_ledger.streams.record import Record
-from tests.unit.home import TestHome, home, played, settings, unreadable, viewed
+from privacy_ledger.streams import subject_view
+from tests.unit.home import TestHome, break_progress, home, played, settings, unreadable, videos_of, viewed
 
 ADA: Final = "openedx:user_id:7"
 PURPOSE: Final = "improve.analyse"
 NOT_JSON: Final = b"\x7bsecret-of-ada"
-
-
-def _broken_for(videos: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break the step of `progress` for some videos, as long as they are in the set."""
-    right = Progress.step
-
-    def step(self: Progress, part: ProgressPart | None, record: Record) -> ProgressPart:
-        if getattr(record.body, "video", None) in videos:
-            raise ZeroDivisionError
-        return right(self, part, record)
-
-    monkeypatch.setattr(Progress, "step", step)
-
-
-async def _plays(it: TestHome, name: str) -> list[str]:
-    state = await it.runtime.views.get(progress.TABLE, it.ref(name))
-    courses = {} if state is None else progress.merge(state)
-    return sorted(video for course in courses.values() for video in course.videos)
 
 
 async def _of_core(use_case: DeadLetters) -> tuple[Entry, ...]:
@@ -75,7 +55,7 @@ async def test_a_worker_takes_up_again_whom_another_process_asks_for(
 ) -> None:
     """It holds the home all the while; the people whom nobody named stay parked."""
     broken = {"bad", "worse"}
-    _broken_for(broken, monkeypatch)
+    break_progress(broken, monkeypatch)
     async with home(tmp_path, is_worker=True) as it, bootstrap.open_runtime(settings(tmp_path)) as other:
         await it.take([played("7", event="71", video="bad"), played("7", event="72", video="next")])
         await it.take([played("8", event="81", video="worse")])
@@ -94,7 +74,7 @@ async def test_a_worker_takes_up_again_whom_another_process_asks_for(
         finally:
             working.cancel()
         assert (outcome.state, outcome.entry) == ("gone", named[0])
-        assert await _plays(it, "7") == ["bad", "next"]
+        assert await videos_of(it, "7") == ["bad", "next"]
         assert [one.ref for one in await _of_core(dead_letters_of(other))] == [it.ref("8").hex()]
         assert all(b"71" not in (row.value or b"") for row in await it.rows(CONTROL_HINTS))
 
@@ -121,7 +101,7 @@ async def test_a_discarded_record_frees_its_person_in_every_pass(tmp_path: Path)
         outcomes = await use_case.discard(await use_case.parked())
         assert {one.state for one in outcomes} == {"gone"}
         assert await use_case.parked() == ()
-        assert await _plays(it, "7") == ["first", "second"]
+        assert await videos_of(it, "7") == ["first", "second"]
         assert sum(row.value is not None and row.key[:16] == it.ref("7") for row in await it.rows()) == 5
         assert (await verify(it.runtime)).is_equal
 

@@ -18,7 +18,20 @@ from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import SHREDS
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
-from tests.unit.home import COURSE, NOW, Said, TestHome, home, line, played, settings, unreadable, viewed
+from tests.unit.home import (
+    COURSE,
+    NOW,
+    Said,
+    TestHome,
+    break_progress,
+    home,
+    line,
+    played,
+    settings,
+    unreadable,
+    videos_of,
+    viewed,
+)
 
 ADA = "openedx:user_id:7"
 PURPOSE = "improve.analyse"
@@ -199,25 +212,6 @@ async def test_what_a_retaken_subject_decides_is_carried_out(
         assert len([r for r in await it.rows() if r.value is None]) == 1
 
 
-def _broken_for(videos: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break the step of `progress` for some videos, as long as they are in the set."""
-    right = Progress.step
-
-    def step(self: Progress, part: ProgressPart | None, record: Record) -> ProgressPart:
-        if getattr(record.body, "video", None) in videos:
-            raise ZeroDivisionError
-        return right(self, part, record)
-
-    monkeypatch.setattr(Progress, "step", step)
-
-
-async def _plays(it: TestHome, name: str) -> list[str]:
-    """Return the videos that somebody's progress knows."""
-    state = await it.runtime.views.get(progress.TABLE, it.ref(name))
-    courses = {} if state is None else progress.merge(state)
-    return sorted(video for course in courses.values() for video in course.videos)
-
-
 async def _go_on(it: TestHome) -> None:
     """Let another owner of the home take parked subjects up again."""
     assert it.runtime.embedded is not None
@@ -230,7 +224,7 @@ async def test_a_step_that_fails_in_a_refold_parks_its_subject_at_that_record(
 ) -> None:
     """The lift stands, others go on, and a mended build folds the held records exactly."""
     broken: set[str] = {"bad"}
-    _broken_for(broken, monkeypatch)
+    break_progress(broken, monkeypatch)
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1", video="first"), played("8", event="x1", video="first")])
         await it.runtime.passes.settle(await it.subjects.restrict(ADA, ground="accuracy"))
@@ -243,12 +237,12 @@ async def test_a_step_that_fails_in_a_refold_parks_its_subject_at_that_record(
         assert isinstance(parked, Parked)
         assert parked.reason == "step"
         assert [row.offset for row in await it.runtime.views.live(it.ref("7"))][1] == parked.offset
-        assert await _plays(it, "7") == ["first"]
-        assert await _plays(it, "8") == ["first", "later"]
+        assert await videos_of(it, "7") == ["first"]
+        assert await videos_of(it, "8") == ["first", "later"]
         assert sum(b'"reason":"step"' in (row.value or b"") for row in await it.rows(DLQ)) == 1
         broken.clear()
         await _go_on(it)
-        assert await _plays(it, "7") == ["bad", "first", "last", "later"]
+        assert await videos_of(it, "7") == ["bad", "first", "last", "later"]
         assert (await verify(it.runtime)).is_equal
 
 
@@ -257,17 +251,17 @@ async def test_a_step_that_fails_when_a_subject_is_taken_up_holds_nobody_else_up
 ) -> None:
     """Of three parked subjects the two whose records can be read again go on; the third waits on."""
     broken = {"bad", "worse"}
-    _broken_for(broken, monkeypatch)
+    break_progress(broken, monkeypatch)
     async with home(tmp_path) as it:
         for name, video in (("7", "bad"), ("8", "worse"), ("9", "bad")):
             await it.take([played(name, event=f"{name}1", video=video), played(name, event=f"{name}2")])
         broken.remove("bad")
         await _go_on(it)
-        assert [await _plays(it, name) for name in "789"] == [["bad", "v1"], [], ["bad", "v1"]]
+        assert [await videos_of(it, name) for name in "789"] == [["bad", "v1"], [], ["bad", "v1"]]
         letters = len(await it.rows(DLQ))
         await it.take([played("8", event="83", video="last")])
         broken.clear()
         await _go_on(it)
-        assert await _plays(it, "8") == ["last", "v1", "worse"]
+        assert await videos_of(it, "8") == ["last", "v1", "worse"]
         assert len(await it.rows(DLQ)) == letters, "a subject that stays parked is no news"
         assert (await verify(it.runtime)).is_equal

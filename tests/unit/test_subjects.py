@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from privacy_ledger.app._own import last_offsets
 from privacy_ledger.app.subjects import Subjects, identity_of
 from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
+from privacy_ledger.domain.events import RestrictionStarted, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.keys import Identity
+from privacy_ledger.ports.log import NewRecord, header
 from privacy_ledger.streams.states import PERMISSIONS
 from tests.unit.home import COURSE, NOW, TestHome, home, played, registered, viewed
 
 ADA = "openedx:username:ada"
 EMAIL = "ada@example.com"
+RESTRICTED = event_type(RestrictionStarted).encode()
 
 
 async def settled(it: TestHome, offsets: dict[int, int]) -> None:
@@ -41,6 +45,17 @@ def test_what_is_no_subject_is_bad_input(subject: str) -> None:
     with pytest.raises(BadInput) as raised:
         identity_of(subject)
     assert raised.value.refusal is Refusal.ID_INVALID
+
+
+async def test_what_a_command_appended_is_told_by_its_last_offset(tmp_path: Path) -> None:
+    """A command waits for the views up to there: below it, it would say done too early."""
+    async with home(tmp_path) as it:
+        await it.take([played("7", "ada", event="e1")])
+        offsets = await it.subjects.restrict(ADA, ground="accuracy")
+        (last,) = [row for row in await it.rows() if header(row.headers, "ce_type") == RESTRICTED]
+    assert offsets == {last.partition: last.offset}
+    records = [NewRecord(partition, b"k", None) for partition in (0, 1, 0)]
+    assert last_offsets(records, (4, 7, 5)) == {0: 5, 1: 7}
 
 
 async def test_a_grant_counts_for_later_events_only(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Records that commands append about one subject: sealed facts of their own, and control facts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -17,7 +17,7 @@ from privacy_ledger.ports.keys import KeyVault, KeyWant
 from privacy_ledger.ports.log import EventLog, NewRecord
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["OwnRecords", "last_offsets", "merged_offsets"]
+__all__ = ["OwnRecords", "last_offsets"]
 
 _ROLE: Final = "own"
 
@@ -79,13 +79,4 @@ def last_offsets(records: Sequence[NewRecord], offsets: Sequence[int]) -> dict[i
     found: dict[int, int] = {}
     for record, offset in zip(records, offsets, strict=True):
         found[record.partition] = offset
-    return found
-
-
-def merged_offsets(*parts: Mapping[int, int]) -> dict[int, int]:
-    """Return the highest offset of each partition."""
-    found: dict[int, int] = {}
-    for part in parts:
-        for partition, offset in part.items():
-            found[partition] = max(offset, found.get(partition, -1))
     return found

@@ -530,6 +530,25 @@ def test_the_journal_of_another_keystore_is_refused(home: Home, tmp_path: Path) 
         home.open()
 
 
+def test_a_large_backup_is_opened_by_several_processes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its keys are, and one that does not open is found by whichever has it."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    vault = home.open()
+    keys = vault.sealing_keys(many(100), now=NOW)
+    backups = home.directory / "backups"
+    note = vault.keeper.back_up(backups, now=NOW)
+    assert note.keys == 100
+    assert home.restore(backups / note.name) == Restored(keys=100, applied=0)
+    for row in (1, 100):
+        copy = backups / f"changed-{row}"
+        shutil.copy(backups / note.name, copy)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as behind:
+            behind.execute("UPDATE keys SET grp = 'profile' WHERE id = ?", (row,))
+        with pytest.raises(InvariantViolation, match="does not open in its row"):
+            home.restore(copy)
+    assert home.open().open_keys([key.kid for key in keys]) == {key.kid: key for key in keys}
+
+
 # Several processes ----------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ LOAD: Final = 10_000
 POLL_S: Final = 0.002
 WAIT_S: Final = 1800.0
 PURPOSE: Final = "improve.analyse"
+VIEW: Final = view_topic("subject_view")
 
 
 class FairnessReport(Struct, frozen=True, kw_only=True):
@@ -81,14 +82,19 @@ class _Flow:
         """Let data flow, and yield the waits so far; at the end all that was sent has been seen."""
         self.waits_ms = []
         stopping = asyncio.Event()
-        sending, watching = asyncio.create_task(self._send(stopping)), asyncio.create_task(self._watch())
+        # Where the view ends is asked before the first event goes out: a row before it is never looked at.
+        after = await self._runtime.log.end(VIEW, 0) - 1
+        sending = asyncio.create_task(self._send(stopping))
+        watching = asyncio.create_task(self._watch(after))
         try:
             yield self.waits_ms
             stopping.set()
             await sending
             async with asyncio.timeout(WAIT_S):
-                while self._due:  # noqa: ASYNC110 - another process writes the view
+                while self._due and not watching.done():  # noqa: ASYNC110 - another process writes the view
                     await asyncio.sleep(POLL_S)
+            if watching.done():
+                watching.result()
         finally:
             sending.cancel()
             watching.cancel()
@@ -107,11 +113,9 @@ class _Flow:
             number, due = number + 1, due + 1 / RATE
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
-    async def _watch(self) -> None:
-        topic, log = view_topic("subject_view"), self._runtime.log
-        after = await log.end(topic, 0) - 1
+    async def _watch(self, after: int) -> None:
         while True:
-            rows = await log.read(topic, 0, after=after, limit=5000)
+            rows = await self._runtime.log.read(VIEW, 0, after=after, limit=5000)
             now = time.perf_counter()
             for row in rows:
                 since = self._due.pop(row.key[:16], None)

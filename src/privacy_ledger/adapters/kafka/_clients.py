@@ -1,7 +1,7 @@
 """aiokafka behind a narrow, typed edge: opening, closing, and what its errors mean."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -33,6 +33,9 @@ __all__ = [
 
 START_TIMEOUT_S: Final = 20.0
 """A first transactional id waits while the cluster makes its internal topics."""
+GIVEN_UP_S: Final = 2.0
+"""A start that nobody waits for any more may end its exchange: aiokafka 0.14 forgets, and so never
+closes, a connection whose first exchange is cancelled."""
 STOP_TIMEOUT_S: Final = 10.0
 DELIVERY_TIMEOUT_S: Final = 30.0
 """aiokafka retries an idempotent batch for ever; after this long its fate is unknown."""
@@ -64,8 +67,7 @@ async def open_admin(cluster: ClusterSettings) -> AsyncIterator[AIOKafkaAdminCli
     with translated_errors(cluster):
         admin = AIOKafkaAdminClient(**client_options(cluster))
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await admin.start()
+            await _start(admin.start())
             yield admin
         finally:
             await admin.close()
@@ -75,8 +77,7 @@ async def open_producer(cluster: ClusterSettings, *, transactional_id: str | Non
     """Return a started producer; a transactional one has fenced its predecessors."""
     producer = AIOKafkaProducer(**safe_producer(producer_options(cluster, transactional_id=transactional_id)))
     try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await producer.start()
+        await _start(producer.start())
     except BaseException:
         await producer.stop()  # its sender may run already: closing the connections is not enough
         raise
@@ -87,13 +88,26 @@ async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> AI
     """Return a started consumer of one partition, which must exist."""
     consumer = AIOKafkaConsumer(**safe_consumer(reader_options(cluster)))
     try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await consumer.start()
+        await _start(consumer.start())
     except BaseException:
         await consumer.stop()
         raise
     consumer.assign([partition])
     return consumer
+
+
+async def _start(start: Coroutine[None, None, None]) -> None:
+    """Let a client start, in bounded time; whatever is raised, it does nothing more and may be stopped."""
+    starting = asyncio.ensure_future(start)
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait([starting], timeout=GIVEN_UP_S)
+        raise
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
 
 
 async def deliver(

@@ -7,8 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.integration.cluster import Process
-from tests.integration.light import LightCluster, Verdict
+from tests.integration.light import LightCluster, LightWorker, Verdict
 from tests.integration.zombie import folds
 
 __all__ = ["EVENTS_LONG", "KILLS_LONG", "ChaosReport", "run"]
@@ -87,7 +86,7 @@ async def run(bootstrap: str, folder: Path, *, events: int, kills: int, seed: in
         await light.close()
 
 
-async def _one_that_folds(workers: list[Process], rng: random.Random) -> Process:
+async def _one_that_folds(workers: list[LightWorker], rng: random.Random) -> LightWorker:
     """Return a worker that folds partitions at this moment."""
     order = list(workers)
     rng.shuffle(order)

@@ -5,6 +5,7 @@ lost or folded twice is seen in the view. `python -m tests.integration.light JSO
 """
 
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -18,6 +19,7 @@ from typing import Literal, TypeVar
 from uuid import uuid4
 
 import msgspec
+import psutil
 from msgspec import Struct
 
 from privacy_ledger.adapters.clock import SystemClock
@@ -42,7 +44,7 @@ from privacy_ledger.ports.log import NewRecord
 from tests.bench import plain
 from tests.bench.events import PlainState
 from tests.bench.source import SOURCE
-from tests.integration.cluster import Process
+from tests.integration.cluster import Process, until
 
 __all__ = [
     "CLIENT_DEFAULTS",
@@ -50,6 +52,7 @@ __all__ = [
     "LightCluster",
     "LightTask",
     "LightWiring",
+    "LightWorker",
     "Verdict",
     "engine_of",
     "open_log",
@@ -88,6 +91,7 @@ class LightTask(Struct, frozen=True, kw_only=True):
     standbys: int = 1
     leaves_at_stop: bool = True
     has_client_defaults: bool = False
+    freezer: str = ""
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -136,6 +140,37 @@ class LightWiring(plain.PlainWiring):
         return KafkaTail(self._cluster, prefix=self._task.prefix, places=2 * self._task.partitions)
 
 
+class FreezingLog(KafkaLog):
+    """A log at which its process freezes itself, where a file asks for it: before a transaction begins."""
+
+    freezer = Path()
+
+    async def append_atomically(
+        self, writes: Sequence[tuple[str, NewRecord]], *, writer: str
+    ) -> dict[tuple[str, int], int]:
+        """Append, perhaps much later, as one whose machine slept meanwhile."""
+        if self.freezer.exists():
+            self.freezer.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return await super().append_atomically(writes, writer=writer)
+
+
+class LightWorker(Process):
+    """A worker of the light topology."""
+
+    def __init__(self, task: LightTask, log: Path) -> None:
+        """Start it."""
+        self._freezer = log.with_suffix(".freeze")
+        task = msgspec.structs.replace(task, freezer=str(self._freezer))
+        super().__init__(["-m", "tests.integration.light", msgspec.json.encode(task).decode()], log)
+
+    async def freeze_in_transaction(self) -> None:
+        """Return when it is frozen with a batch folded and its transaction not begun; data must flow."""
+        process = psutil.Process(self.process.pid)
+        self._freezer.touch()
+        await until(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
 L = TypeVar("L", bound=KafkaLog)
 
 
@@ -164,7 +199,7 @@ class LightCluster:
         self.group = f"{self.prefix}light"
         self.partitions = partitions
         self.cluster = ClusterSettings(bootstrap=bootstrap)
-        self.workers: list[Process] = []
+        self.workers: list[LightWorker] = []
         self.sent: Counter[bytes] = Counter()
         self.seen = [-1] * partitions
         self._counts: Counter[bytes] = Counter()
@@ -185,11 +220,10 @@ class LightCluster:
         )  # fmt: skip
         return msgspec.structs.replace(task, **changes)
 
-    def worker(self, *, folder: str = "", **changes: object) -> Process:
+    def worker(self, *, folder: str = "", **changes: object) -> LightWorker:
         """Start a worker that the run ends."""
-        task = msgspec.json.encode(self.task(folder=folder, **changes)).decode()
         log = self.folder / f"light-{uuid4().hex[:8]}.log"
-        started = Process(["-m", "tests.integration.light", task], log)
+        started = LightWorker(self.task(folder=folder, **changes), log)
         self.workers.append(started)
         return started
 
@@ -266,7 +300,8 @@ async def _work(task: LightTask) -> None:
         vars(kafka_settings).update(CLIENT_DEFAULTS)
         for module in (_clients, kafka_source):  # which would refuse them
             vars(module).update(safe_producer=dict, safe_consumer=dict)
-    log = await open_log(task, KafkaLog)
+    log = await open_log(task, FreezingLog)
+    log.freezer = Path(task.freezer)
     engine = engine_of(LightWiring(task, log), log)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.stop)
     try:

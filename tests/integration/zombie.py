@@ -1,4 +1,7 @@
-"""The zombie lane: workers are frozen past their session, one after the other, while data flows."""
+"""The zombie lane: workers are frozen past their session, one after the other, while data flows.
+
+Each is frozen where it hurts most: a batch is folded, and its transaction is about to begin.
+"""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from tests.integration.cluster import Process, until
-from tests.integration.light import LightCluster, Verdict
+from tests.integration.light import LightCluster, LightWorker, Verdict
 
 __all__ = ["PAUSES_LONG", "ZombieReport", "flow", "folds", "run"]
 
@@ -53,7 +56,7 @@ async def run(bootstrap: str, folder: Path, *, pauses: int) -> ZombieReport:
             sleeper, other = workers[number % 2], workers[1 - number % 2]
             await _until_shared(workers)
             shares = len(sleeper.lines("share given"))
-            sleeper.pause()
+            await sleeper.freeze_in_transaction()
             await _until_folds(other, light.partitions)
             await asyncio.sleep(1.0)
             sleeper.resume()
@@ -83,7 +86,7 @@ async def _until_folds(worker: Process, count: int) -> None:
     await until(lambda: folds(worker) >= count, timeout_s=WAIT_S)
 
 
-async def _until_shared(workers: list[Process]) -> None:
+async def _until_shared(workers: list[LightWorker]) -> None:
     """Wait until each of two workers folds its half."""
     for worker in workers:
         await _until_folds(worker, 2)

@@ -1,7 +1,7 @@
 """The ledger read by a group of workers: membership, shares, and rows."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from privacy_ledger.adapters.kafka._clients import (
 from privacy_ledger.adapters.kafka._rows import to_rows
 from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
-from privacy_ledger.domain.errors import Fenced
+from privacy_ledger.domain.errors import Fenced, LogUnavailable
 from privacy_ledger.ports.log import Row
 from privacy_ledger.ports.transport import Claim, Member, OutOfRange, Plan, Share
 
@@ -30,6 +30,7 @@ __all__ = ["GroupMember", "GroupSource"]
 PROTOCOL: Final = "warm"
 """The name under which workers agree on how a group is divided: all of them must know it."""
 POLL_GRACE_S: Final = 1.0
+FETCH_S: Final = 0.01
 _VERSION: Final = 0
 
 
@@ -74,6 +75,7 @@ class GroupSource:
         self._options = options
         self._consumer: AIOKafkaConsumer | None = None
         self._fence: AIOKafkaProducer | None = None
+        self._divided = 0
 
     async def join(self, member: Member) -> None:
         """Join the group; `member` is told of every share until `leave`."""
@@ -81,12 +83,31 @@ class GroupSource:
         self._consumer = consumer = AIOKafkaConsumer(
             **safe_consumer(self._options), partition_assignment_strategy=(assignor,)
         )
-        consumer.subscribe([self._topic], listener=_Listener(consumer, assignor, member))
+        consumer.subscribe([self._topic], listener=_Listener(consumer, assignor, member, self._note_division))
         with translated_errors(self._cluster):
             await consumer.start()
 
     async def poll(self, *, timeout_s: float, limit: int) -> Mapping[int, Sequence[Row]]:
-        """Return at most `limit` rows of the resumed partitions; none while the group is divided."""
+        """Return at most `limit` rows of the resumed partitions; none while the group is divided.
+
+        aiokafka holds one answer per partition and asks for more when that is taken. So what a
+        partition got after it, since the last poll, is waited for as well: a moment, unless there
+        is much already.
+        """
+        rows = await self._rows(timeout_s=timeout_s, limit=limit)
+        # What a request returns was taken right before: it belongs to the division of this moment.
+        divided, left = self._divided, limit - sum(map(len, rows.values()))
+        if not rows or left < max(1, limit // 2):
+            return rows
+        try:
+            more = await self._rows(timeout_s=FETCH_S, limit=left)
+        except (OutOfRange, LogUnavailable):
+            more = {}  # the next poll meets it again; what was read is not lost
+        if divided != self._divided:
+            return more  # whoever owns a partition now reads again from its own position on
+        return {place: [*rows.get(place, ()), *more.get(place, ())] for place in rows.keys() | more.keys()}
+
+    async def _rows(self, *, timeout_s: float, limit: int) -> Mapping[int, Sequence[Row]]:
         consumer = self._joined()
         with translated_errors(self._cluster):
             try:
@@ -103,6 +124,9 @@ class GroupSource:
                     frozenset((self._topic, place.partition) for place in error.args[0])
                 ) from None
         return {place.partition: to_rows(records) for place, records in fetched.items()}
+
+    def _note_division(self) -> None:
+        self._divided += 1
 
     def pause(self, partition: int) -> None:
         """Return no more rows of a partition."""
@@ -223,13 +247,21 @@ class _Assignor:
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
     """Hands shares on; aiokafka heartbeats only after these return, and swallows what they raise."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, assignor: _Assignor, member: Member) -> None:
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        assignor: _Assignor,
+        member: Member,
+        note_division: Callable[[], None],
+    ) -> None:
         self._consumer = consumer
         self._assignor = assignor
         self._member = member
+        self._note_division = note_division
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - eager
         """Everything is revoked at every rebalance."""
+        self._note_division()
         self._member.revoked()
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:

@@ -54,7 +54,7 @@ T = TypeVar("T")
 POSITION_KEY: Final = b"\0pos"
 REREADS_PER_CYCLE: Final = 2000
 """So many records a cycle reads again on the way; work that takes more is left for slices."""
-SLICE: Final = 200
+SLICE: Final = 300
 """So many records a slice of that work reads again, and as many as were put to wait meanwhile."""
 _BODY: Final = attrgetter("body")
 _NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable, Removed})
@@ -125,8 +125,9 @@ class PartitionCycle:
         last = self.position.offset
         fresh = rows if rows and rows[0].offset > last else [row for row in rows if row.offset > last]
         notable: list[Record] = []
+        is_slice = bool(self._busy)
         work = await self._hand.around_failures(lambda: self._fold_all(fresh, notable))
-        return self._batch(work, notable, fresh, now=now)
+        return self._batch(work, notable, fresh, now=now, is_slice=is_slice)
 
     @property
     def is_working(self) -> bool:
@@ -151,14 +152,17 @@ class PartitionCycle:
         return self._batch(work, (), (), now=now, is_slice=True)
 
     async def _serve_slice(self) -> Workspace:
-        budget = SLICE + self._put_to_wait
-        work = self._workspace(budget=budget)
-        oldest = nsmallest(budget, ((since, key) for key, since in self._busy.items()))
+        work = self._workspace(budget=SLICE + self._put_to_wait)
+        await self._go_on(work)
+        return work
+
+    async def _go_on(self, work: Workspace) -> None:
+        """Serve the oldest work in hand, as far as the workspace's budget allows."""
+        oldest = nsmallest(work.left, ((since, key) for key, since in self._busy.items()))
         refs = [SubjectRef(key) for _, key in oldest]
         if self._hand.failing in refs:  # who made the slice begin again ends it
             del refs[refs.index(self._hand.failing) + 1 :]
         await self._hand.drive(self._fold.serve(work, refs))
-        return work
 
     async def retake(self, refs: Sequence[bytes], *, now: datetime) -> Batch | None:
         """Return what taking these parked subjects up again changes; `serve` then goes on with them."""
@@ -185,8 +189,10 @@ class PartitionCycle:
     async def _fold_all(self, rows: Sequence[Row], notable: list[Record]) -> Workspace:
         """Fold rows into one workspace, serving what must be read again on the way.
 
-        Slice by slice: decoded records are folded while the processor's caches still hold them.
-        `notable` is filled with ticks, foreign tombstones and what could not be read.
+        Then comes a slice of the work that was in hand before, in the same transaction, which costs
+        others less than one of its own. Rows are folded in parts: decoded records while the
+        processor's caches still hold them. `notable` is filled with ticks, foreign tombstones and
+        what could not be read.
         """
         work = self._workspace(budget=REREADS_PER_CYCLE)
         notable.clear()
@@ -205,6 +211,9 @@ class PartitionCycle:
                 unknown = 0
             self._preload(records)
             await self._fold_slice(work, records, is_readable=Undecodable not in kinds)
+        if self._busy:
+            work.left = min(work.left, SLICE + self._put_to_wait)
+            await self._go_on(work)
         return work
 
     async def _fold_slice(self, work: Workspace, records: Sequence[Record], *, is_readable: bool) -> None:

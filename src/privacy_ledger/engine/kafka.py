@@ -143,7 +143,7 @@ class KafkaEngine:
         self._stopping = asyncio.Event()
         self._failing_since: float | None = None
         self._refusal: BuildRefused | None = None
-        self._lag_at = self._seen_at = 0.0
+        self._lag_at = self._seen_at = self._slice_s = 0.0
         self._lag: asyncio.Task[None] | None = None
         self.on_acquired: Callable[[int], None] | None = None
 
@@ -319,12 +319,10 @@ class KafkaEngine:
             await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
-        """Take one poll's rows through one cycle per partition, then wait for the commit tick.
-
-        The time until then goes to work in hand, which holds up nobody's new rows so.
-        """
+        """Take one poll's rows through one cycle per partition, then go on with other work for a while."""
         started = time.monotonic()
-        timeout_s = 0 if self._working() else COMMIT_S
+        # Between slices is a pause as long as they took: the broker, too, works for others meanwhile.
+        timeout_s = min(COMMIT_S, self._slice_s) if self._working() else COMMIT_S
         fetched = await self._source.poll(timeout_s=timeout_s, limit=self.pace.most(ROWS_PER_POLL))
         if fetched:
             await asyncio.gather(*(self._fold(partition, rows) for partition, rows in fetched.items()))
@@ -334,21 +332,21 @@ class KafkaEngine:
         count = sum(map(len, fetched.values()))
         is_behind = count >= ROWS_PER_POLL // 2
         until = started + (0 if is_behind else max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned)))
-        while working := self._working():
-            begun = time.monotonic()
+        # Rows have brought a slice along, if none of a join; one more must not hold up what comes next.
+        must = any(p not in fetched or cycle.roll.seats.is_moving for p, cycle in self._working().items())
+        while (working := self._working()) and (must or time.monotonic() + self._slice_s < until):
+            begun, must = time.monotonic(), False
             await asyncio.gather(*(self._fold(partition, None) for partition in working))
-            now = time.monotonic()
-            if now + (now - begun) >= until:  # the next slice would hold up what came meanwhile
-                break
+            self._slice_s = time.monotonic() - begun
         await self.pace.rest(count, until=self._stopping)
         rest = until - time.monotonic()
         if rest > 0 and fetched:
             await asyncio.sleep(rest)
 
-    def _working(self) -> list[int]:
+    def _working(self) -> dict[int, PartitionCycle]:
         """Return the partitions in which there is work beside new rows."""
         found = ((partition, owned.cycle) for partition, owned in self._owned.items() if owned.is_running)
-        return [partition for partition, cycle in found if cycle is not None and cycle.is_working]
+        return {partition: cycle for partition, cycle in found if cycle is not None and cycle.is_working}
 
     async def _fold(self, partition: int, rows: Sequence[Row] | Redrive | None) -> None:
         """Run one cycle over rows, over slices of the work beside them, or for a hint; and its transactions.

@@ -259,7 +259,10 @@ class Backlog:
         return [SubjectRef(ref) for _, ref in sorted(busy)]
 
     def forget(self, work: Workspace) -> None:
-        """Forget where the records of subjects lie whose work is done; `work` holds no changes yet."""
+        """Forget where the records of subjects lie whose work is done.
+
+        Where `work` is never committed, they are looked for again.
+        """
         for ref, at in list(self._collected):
             busy = busy_of(work, ref)
             if busy is None or busy.at != at:

@@ -162,10 +162,7 @@ class PassFold:
         return self._within(work, ref) if begins else None
 
     def serve(self, work: Workspace, refs: Sequence[SubjectRef]) -> Serving[None]:
-        """Go on with the work on these subjects, in order, as far as the budget of `work` allows.
-
-        A slice of its own: `work` holds no changes yet.
-        """
+        """Go on with the work on these subjects, in order, as far as the budget of `work` allows."""
         self._backlog.forget(work)
         yield from self._serve_all(work, refs)
 

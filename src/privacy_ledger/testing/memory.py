@@ -210,6 +210,9 @@ class MemoryPass:
         serving = self._fold.apply(work, self._take(record))
         if serving is not None:
             self._drive(serving)
+        if self._random is not None and self._random.random() < SERVED_SHARE:
+            work.left = min(work.left, self._pace.slice)
+            self._drive(self._fold.serve(work, self._fold.backlog(Workspace(self))))
         return work
 
     def _served(self) -> Workspace:

@@ -119,7 +119,7 @@ class Collected:
     def beyond(self, offset: int, count: int) -> tuple[int, ...]:
         """Return the next `count` offsets above one, ascending."""
         tails = (
-            islice(one.offsets, at, at + count)
+            one.offsets[at : at + count]
             for one in self.slices
             if (at := bisect_right(one.offsets, offset)) < len(one.offsets)
         )

@@ -224,15 +224,16 @@ class EmbeddedPasses:
     async def drain(self) -> int:
         """Run every pass that readers wait for to the end, the others a bit; return the records folded."""
         await self._reconcile()
-        try:
-            return await self._drain()
-        except Fenced:
-            # A command that drops a version fences whoever folds it: what is still to be run is
-            # opened again, with what the registry says by now.
-            for lane in self._lanes:
-                lane.cycles = {}
-            await self._reconcile()
-            return await self._drain()
+        # A command that drops a version fences whoever folds it, one partition after the other.
+        for _ in range(self._log.partitions(self._source)):
+            try:
+                return await self._drain()
+            except Fenced:
+                # What is still to be run is opened again, with what the registry says by now.
+                for lane in self._lanes:
+                    lane.cycles = {}
+                await self._reconcile()
+        return await self._drain()
 
     async def _drain(self) -> int:
         for lane in self._lanes:

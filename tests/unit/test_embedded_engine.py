@@ -10,6 +10,9 @@ from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.domain.events import CourseEnrolled, Tick, event_type
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, state_topic
 from privacy_ledger.domain.values import partition_of
+from privacy_ledger.engine.batch import Batch
+from privacy_ledger.engine.cycle import FAILURES_PER_CYCLE, PartitionCycle
+from privacy_ledger.engine.embedded import EmbeddedPasses, Lane
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams import progress, subject_view
@@ -94,6 +97,28 @@ async def test_two_processes_run_the_passes_of_a_home_in_turn(tmp_path: Path) ->
         assert len(await it.runtime.views.live(it.ref("7"))) == 2
 
 
+async def test_a_holder_that_is_fenced_in_one_partition_after_the_other_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that drops a version fences it so: each time it opens its cycles anew, and loses nothing."""
+    right, fenced = EmbeddedPasses._commit, set[int]()  # noqa: SLF001 - right before a commit
+
+    async def commit(
+        self: EmbeddedPasses, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch
+    ) -> None:
+        if lane.declaration.name == "core" and partition not in fenced:
+            fenced.add(partition)
+            await other.log.open_writer(f"core.{partition}")
+        await right(self, lane, partition, cycle, batch)
+
+    people = [str(number) for number in range(100, 140)]
+    async with home(tmp_path) as it, bootstrap.open_runtime(settings(tmp_path)) as other:
+        monkeypatch.setattr(EmbeddedPasses, "_commit", commit)
+        await it.take([played(one, event=f"e{one}") for one in people])
+        assert fenced == set(range(it.runtime.partitions))
+        assert {len(await it.runtime.views.live(it.ref(one))) for one in people} == {1}
+
+
 async def test_a_step_that_fails_parks_its_subject_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +143,38 @@ async def test_a_step_that_fails_parks_its_subject_only(
         it.runtime.embedded.release()
         await it.runtime.passes.settle()
         assert len(await it.runtime.views.live(victim)) == 3
+        assert (await verify(it.runtime)).is_equal
+
+
+async def test_a_step_that_fails_for_everybody_parks_each_without_folding_all_again_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build may be broken for a type of event: the passes go on, and every subject is kept."""
+    right, calls = Progress.step, 0
+
+    def broken(self: Progress, part: ProgressPart | None, record: Record) -> ProgressPart:
+        nonlocal calls
+        calls += 1
+        if getattr(record.body, "video", None) == "broken":
+            raise ZeroDivisionError
+        return right(self, part, record)
+
+    people = [str(number) for number in range(100, 400)]
+    async with home(tmp_path) as it:
+        monkeypatch.setattr(Progress, "step", broken)
+        await it.take(
+            [
+                *(played(one, event=f"b{one}", video="broken") for one in people),
+                *(played(one, event=f"g{one}") for one in people),
+            ]
+        )
+        assert len(await it.rows(DLQ)) == len(people)
+        assert calls < len(people) * FAILURES_PER_CYCLE
+        monkeypatch.setattr(Progress, "step", right)
+        assert it.runtime.embedded is not None
+        it.runtime.embedded.release()
+        await it.runtime.passes.settle()
+        assert {len(await it.runtime.views.live(it.ref(one))) for one in people} == {2}
         assert (await verify(it.runtime)).is_equal
 
 

@@ -58,6 +58,8 @@ SLICE: Final = 300
 """So many records a slice of that work reads again, and as many as were put to wait meanwhile."""
 _BODY: Final = attrgetter("body")
 _NOTABLE: Final = frozenset({Tick, RulesAdopted, Undecodable, Removed})
+FAILURES_PER_CYCLE: Final = 8
+"""A step may fail on so many records of one cycle; then it ends at the last of them."""
 FOLD_SLICE: Final = 500
 LOOK_BACK: Final = 8
 """Among so many last rows one that says when it was received is looked for; tombstones do not."""
@@ -108,13 +110,16 @@ class PartitionCycle:
         held = self._cache.scan(HELD, b"")
         self._busy = {key: value.since for key, value in held if isinstance(value, Busy)}
         self._put_to_wait = 0
+        self._reached = 0
 
     # One cycle ----------------------------------------------------------------------------
 
     async def run(self, rows: Sequence[Row], *, now: datetime) -> Batch:
         """Return what these rows, in offset order, change; nothing is written here.
 
-        A record on which a step fails alone parks its subject; the others go on.
+        A record on which a step fails alone parks its subject; the others go on. Where it fails on
+        many, the batch ends early, at a position below the last row: else each of them would have
+        all the others folded again.
 
         Raises:
             KeyUnavailable: keys cannot be reached; the position is kept.
@@ -126,7 +131,15 @@ class PartitionCycle:
         fresh = rows if rows and rows[0].offset > last else [row for row in rows if row.offset > last]
         notable: list[Record] = []
         is_slice = bool(self._busy)
-        work = await self._hand.around_failures(lambda: self._fold_all(fresh, notable))
+        self._reached = 0
+
+        async def fold() -> Workspace:
+            nonlocal fresh
+            if self._hand.failures >= FAILURES_PER_CYCLE:
+                fresh = fresh[: self._reached]
+            return await self._fold_all(fresh, notable)
+
+        work = await self._hand.around_failures(fold)
         return self._batch(work, notable, fresh, now=now, is_slice=is_slice)
 
     @property
@@ -196,6 +209,7 @@ class PartitionCycle:
         """
         work = self._workspace(budget=REREADS_PER_CYCLE)
         notable.clear()
+        self._reached = 0
         unknown = 0
         for start in range(0, len(rows), FOLD_SLICE):
             await asyncio.sleep(
@@ -219,6 +233,7 @@ class PartitionCycle:
     async def _fold_slice(self, work: Workspace, records: Sequence[Record], *, is_readable: bool) -> None:
         apply, take = self._fold.apply, self._hand.take
         for record in records:
+            self._reached += 1
             if not is_readable and isinstance(record.body, Undecodable) and is_nobodys(record):
                 continue
             serving = apply(work, take(record))

@@ -37,6 +37,11 @@ class Hand:
         self.failing = NOBODY
         """On whose record a step failed at last in this cycle; `NOBODY`: on nobody's."""
 
+    @property
+    def failures(self) -> int:
+        """On how many records of this cycle a step failed so far."""
+        return len(self._failed)
+
     def take(self, record: Record) -> Record:
         """Take the next record in hand; where a step failed on it before, it is not folded."""
         self._taken += 1

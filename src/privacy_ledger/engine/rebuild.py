@@ -147,12 +147,13 @@ class Rebuild:
                 rows = tuple(row for row in rows if row.offset <= last)
                 if not rows:
                     break
-                cycle.settle(await cycle.run(rows, now=now))
+                batch = await cycle.run(rows, now=now)
+                cycle.settle(batch)
+                after = batch.position.offset
+                self.records += batch.records
                 # Nobody waits for a rebuild: what is in hand is done before the next rows.
-                while (batch := await cycle.serve(now=now)) is not None:
-                    cycle.settle(batch)
-                after = rows[-1].offset
-                self.records += len(rows)
+                while (served := await cycle.serve(now=now)) is not None:
+                    cycle.settle(served)
 
     def _cycle(self, partition: int) -> PartitionCycle:
         books, initial, sampling_key = self._collaborators

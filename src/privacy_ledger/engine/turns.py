@@ -1,6 +1,9 @@
 """Rows and the work beside them in turn: the loops around a cycle that all runners share."""
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
+from typing import Final
 
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
@@ -12,6 +15,7 @@ __all__ = ["Commit", "fold_in_turn", "fold_rows", "go_on", "redrive"]
 
 Commit = Callable[[Batch], Awaitable[bool]]
 """Makes a batch durable and settles it; False when the partition is no longer ours."""
+_OFFSET: Final = attrgetter("offset")
 
 
 async def fold_in_turn(cycle: PartitionCycle, rows: Sequence[Row], *, clock: Clock, commit: Commit) -> bool:
@@ -28,14 +32,15 @@ async def fold_rows(cycle: PartitionCycle, rows: Sequence[Row], *, clock: Clock,
     else of the pass waits for a join.
     """
     while rows:
-        count = cycle.roll.stretch(rows)
-        head, rows = rows[:count], rows[count:]
+        head = rows[: cycle.roll.stretch(rows)]
         while cycle.roll.is_awaited_by(head):
             if not await commit(await cycle.bring_up(now=clock.now())):
                 return False
         batch = await cycle.run(head, now=clock.now())
         if batch.records and not await commit(batch):
             return False
+        # Where steps failed on many, it ended before the last row.
+        rows = rows[bisect_right(rows, batch.position.offset, key=_OFFSET) :]
     return True
 
 

@@ -14,6 +14,7 @@ class Kind:
     """What is measured, by the name that the report gives it."""
 
     NOOP: Final = "noop, plain"
+    NOOP_RDKAFKA: Final = "noop with librdkafka"
     CORE: Final = "core"
     CORE_EXACT: Final = "core with de-duplication"
     CORE_IDEMPOTENT: Final = "core, idempotent only"
@@ -40,7 +41,9 @@ class Kind:
         return f"append to view, {partitions} partitions"
 
 
-RIVALS: Final = frozenset({Kind.FAUST, Kind.FAUST_BARE, Kind.QUIX, Kind.QUIX_BARE, Kind.BYTEWAX})
+RIVALS: Final = frozenset(
+    {Kind.NOOP_RDKAFKA, Kind.FAUST, Kind.FAUST_BARE, Kind.QUIX, Kind.QUIX_BARE, Kind.BYTEWAX}
+)
 """Not ours: one that is not exact, or does not run, is reported and fails nothing."""
 
 
@@ -89,6 +92,7 @@ BARS: Final = (
         kind=Kind.CORE_EXACT,
         over=Kind.FAUST_BARE,
     ),
+    Bar(name="reading with librdkafka ÷ reading with aiokafka", kind=Kind.NOOP_RDKAFKA, over=Kind.NOOP),
     Bar(name="sealed topology ÷ noop", kind=Kind.TOPOLOGY, over=Kind.NOOP_SEALED, at_least=0.06),
     Bar(name="sealed topology ÷ noop over plain events", kind=Kind.TOPOLOGY, over=Kind.NOOP),
     Bar(name="embedded ingest, sealed records per CPU-second", kind=Kind.INGEST, at_least=8000),

@@ -18,6 +18,7 @@ from tests.bench.tasks import (
     FoldFaust,
     FoldQuixstreams,
     Noop,
+    NoopRdkafka,
     Rival,
 )
 
@@ -25,6 +26,7 @@ __all__ = ["Compare"]
 
 FAUST_SOURCE: Final = "source-faust."
 RIVAL_SOURCE: Final = "source-rivals."
+MISSING: Final = "{} is not installed; `poe bench` adds the group `bench`"
 ENGINES: Final = (
     (Kind.CORE, False, True),
     (Kind.CORE_EXACT, True, True),
@@ -68,7 +70,10 @@ class Compare:
             self._sources[RIVAL_SOURCE] = self._fill(RIVAL_SOURCE, size.rival_events)
         for name, rival in self._rivals.items():
             if find_spec(rival.package) is None:
-                bench.missing[name] = f"{rival.package} is not installed; `poe bench` adds the group `bench`"
+                bench.missing[name] = MISSING.format(rival.package)
+        self._has_rdkafka = with_rivals and find_spec("confluent_kafka") is not None
+        if with_rivals and not self._has_rdkafka:
+            bench.missing[Kind.NOOP_RDKAFKA] = MISSING.format("confluent-kafka")
 
     @property
     def expected(self) -> Expected:
@@ -81,6 +86,10 @@ class Compare:
         topic = f"{bench.prefix}source.{SOURCE}"
         noop = Noop(bootstrap=bench.bootstrap, topic=topic, targets=self.expected.targets)
         bench.measure(Kind.NOOP, lambda: do(noop, Figure))
+        if self._has_rdkafka:
+            (last,) = self.expected.targets
+            other = NoopRdkafka(bootstrap=bench.bootstrap, topic=topic, target=last)
+            bench.measure(Kind.NOOP_RDKAFKA, lambda: do(other, Figure))
         for name, is_exact, is_transactional in ENGINES:
             bench.measure(name, lambda: self._engine(name, number, is_exact, is_transactional))  # noqa: B023 - called at once
         for name, rival in self._rivals.items():

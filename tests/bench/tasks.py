@@ -25,6 +25,7 @@ __all__ = [
     "Ledger",
     "More",
     "Noop",
+    "NoopRdkafka",
     "Prepare",
     "Produce",
     "Restore",
@@ -173,6 +174,15 @@ class Rival(Task, frozen=True, kw_only=True):
     group: str
     output: str | None
     events: int
+
+
+class NoopRdkafka(Task, frozen=True, kw_only=True):
+    """Read a topic of one partition up to `target` with librdkafka, and do nothing with it."""
+
+    runs: ClassVar[str] = "rivals.rdkafka:noop"
+    bootstrap: str
+    topic: str
+    target: int
 
 
 class FoldFaust(Rival, frozen=True, kw_only=True):

@@ -330,15 +330,16 @@ class KafkaEngine:
         for hint in self._hints.due():
             await self._fold(hint.partition, hint)
         count = sum(map(len, fetched.values()))
+        await self.pace.rest(count, until=self._stopping)
+        if working := self._working():
+            # Rows have brought a slice along, if none of a join. What comes meanwhile waits for one at most.
+            left = [p for p, cycle in working.items() if p not in fetched or cycle.roll.seats.is_moving]
+            begun = time.monotonic()
+            await asyncio.gather(*(self._fold(partition, None) for partition in left))
+            self._slice_s = time.monotonic() - begun if left else self._slice_s
+            return
         is_behind = count >= ROWS_PER_POLL // 2
         until = started + (0 if is_behind else max(COMMIT_S, COMMIT_S_PER_PARTITION * len(self._owned)))
-        # Rows have brought a slice along, if none of a join; one more must not hold up what comes next.
-        must = any(p not in fetched or cycle.roll.seats.is_moving for p, cycle in self._working().items())
-        while (working := self._working()) and (must or time.monotonic() + self._slice_s < until):
-            begun, must = time.monotonic(), False
-            await asyncio.gather(*(self._fold(partition, None) for partition in working))
-            self._slice_s = time.monotonic() - begun
-        await self.pace.rest(count, until=self._stopping)
         rest = until - time.monotonic()
         if rest > 0 and fetched:
             await asyncio.sleep(rest)

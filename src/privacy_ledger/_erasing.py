@@ -14,13 +14,15 @@ from privacy_ledger.app._topic_stores import (
 )
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import WAIT_S, Erasure
+from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.engine.declaration import PassDeclaration, VersionPass
+from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.passes import Passes
 from privacy_ledger.streams.states import Table
 
-__all__ = ["erasure_over", "stores_over"]
+__all__ = ["care_over", "erasure_over", "stores_over"]
 
 
 def erasure_over(
@@ -36,6 +38,14 @@ def erasure_over(
         log=parts.log, vault=parts.vault, codec=parts.codec, views=parts.views, passes=passes,
         stores=stores_over(parts, passes, wait_s=wait_s, beside=beside), clock=parts.clock, ids=parts.ids,
         audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
+    )  # fmt: skip
+
+
+def care_over(parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure) -> ErasureCare:
+    """Return what looks after all erasures."""
+    return ErasureCare(
+        log=parts.log, vault=parts.vault, keeper=keeper, codec=parts.codec, clock=parts.clock,
+        ids=parts.ids, erasure=erasure, meters=parts.meters,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from privacy_ledger.adapters.wrapping import WrappedFolder, as_it_is
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.dead_letters import DeadLetters
 from privacy_ledger.app.erasure import WAIT_S, Erasure
+from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.registrar import Registrar
@@ -75,6 +76,7 @@ __all__ = [
     "declared_passes",
     "declared_topics",
     "engine_for",
+    "erasure_care_of",
     "erasure_of",
     "export_of",
     "forget_stores",
@@ -434,13 +436,9 @@ def replay_of(runtime: Runtime) -> Replay:
 def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
     """Return a muted rebuild of a pass beside its live state."""
     return Rebuild(
-        declaration,
-        log=runtime.log,
-        codec=runtime.codec,
-        books=runtime.books,
-        initial=NOTHING,
+        declaration, log=runtime.log, codec=runtime.codec, books=runtime.books, initial=NOTHING,
         sampling_key=runtime.vault.secret("sampling"),
-    )
+    )  # fmt: skip
 
 
 async def subjects_of(runtime: Runtime) -> Subjects:
@@ -474,13 +472,16 @@ async def release_of(runtime: Runtime) -> Release:
     )  # fmt: skip
 
 
-def erasure_of(
-    runtime: Runtime, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()
-) -> Erasure:
+def erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()) -> Erasure:
     """Return the erasure saga; `wait_s` bounds each of its waits, `beside` are further stores."""
     return _erasing.erasure_over(
         runtime.parts, runtime.passes, audit_of(runtime), wait_s=wait_s, beside=beside
     )  # fmt: skip
+
+
+def erasure_care_of(runtime: Runtime) -> ErasureCare:
+    """Return what looks after all erasures: those that are open, and those that become final."""
+    return _erasing.care_over(runtime.parts, runtime.keystore.keeper, erasure_of(runtime))
 
 
 def stores_of(runtime: Runtime) -> StoreRegistry:

@@ -95,7 +95,7 @@ def leaf_hash(document: bytes) -> str:
 def leaf_of(file: bytes) -> str | None:
     """Return the leaf hash of the receipt in a receipt file, in hex; None where it is none."""
     try:
-        found = msgspec.json.decode(file, type=dict[str, dict[str, object]])["receipt"]
+        found = msgspec.json.decode(file, type=dict[str, object])["receipt"]
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         return None
     return leaf_hash(msgspec.json.encode(found, order="sorted"))

@@ -238,9 +238,7 @@ class LaneStore:
         return Found(left=await self.count(ref))
 
 
-class _Pointer(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"pass_name": "pass"}
-):
+class _Pointer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"pass_name": "pass"}):
     """All that a dead letter may say: where something lies, why it was refused, how large it was.
 
     `digest` is keyed; `discards` and `leaf` are those of an operator's discard.

@@ -20,6 +20,7 @@ from privacy_ledger.bootstrap import (
     changelogs_of,
     declared_passes,
     declared_topics,
+    erasure_care_of,
     rebuild_of,
     replay_of,
     worker_host,
@@ -31,6 +32,7 @@ from privacy_ledger.engine.inspection import inspect, joining
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.engine.soundness import Place
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
+from privacy_ledger.logging import get_logger
 
 __all__ = [
     "Report",
@@ -51,6 +53,11 @@ __all__ = [
 ]
 
 IDLE_POLL_S = 0.2
+TEND_S = 60.0
+"""How often a home's worker looks for erasures that are to be taken up again."""
+FINAL_S = 3600.0
+"""How often it looks which of them became final."""
+log_line = get_logger()
 
 
 def register(group: click.Group) -> None:
@@ -151,14 +158,30 @@ async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) 
     if embedded is None or not await embedded.hold():
         raise HomeUnusable("Another process runs the passes of this home. Stop it, or let it do the work.")
     shell.talk.print("Running all passes of this home. Ctrl-C stops.")
+    tended = finalised = time.monotonic()
     while not stop.is_set():
         if await runtime.registrar.tick():
             await compact(runtime)
+        if (now := time.monotonic()) - tended > TEND_S:
+            tended, is_late = now, now - finalised > FINAL_S
+            finalised = now if is_late else finalised
+            await _tend(runtime, with_final=is_late)
         if not await embedded.drain():
             try:
                 await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
             except TimeoutError:
                 continue
+
+
+async def _tend(runtime: Runtime, *, with_final: bool) -> None:
+    """Look after erasures; what cannot be done now is done the next time."""
+    care = erasure_care_of(runtime)
+    try:
+        await care.tend()
+        if with_final:
+            await care.finalise()
+    except LedgerError as error:
+        log_line.warning("erasures not looked after", reason=type(error).__name__)
 
 
 async def compact(runtime: Runtime) -> bool:
@@ -333,6 +356,10 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
                 found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break
     found += await _inspect(runtime)
+    if overdue_erasures := (await erasure_care_of(runtime).look()).overdue:
+        found.append(
+            _finding(f"{overdue_erasures} erasures are open for more than 24 hours", "erase --resume")
+        )
     care = care_of(runtime.keystore, runtime.clock)
     if late := overdue(care.standing(), runtime.clock.now()):
         found.append(_finding(f"{len(late)} epochs of the keystore are older than 7 days", "keys rotate"))

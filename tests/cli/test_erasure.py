@@ -13,10 +13,10 @@ from msgspec import Struct
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.bootstrap import Runtime
 from privacy_ledger.domain.merkle import HASH_BYTES
-from privacy_ledger.domain.topics import AUDIT_LEAVES
+from privacy_ledger.domain.topics import AUDIT_LEAVES, DLQ
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity
-from privacy_ledger.ports.log import Row, header
+from privacy_ledger.ports.log import NewRecord, Row, header
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.testing.scanner import Scanner
 from tests.cli.cli import (
@@ -169,6 +169,39 @@ def test_a_second_erasure_after_a_return_has_a_receipt_of_its_own(used: Cli) -> 
     assert (second.code, again.out) == (0, second.out)
     assert second.document["receipts"][0]["receipt"] != first[0]["receipt"]
     assert used.run("replay", "verify").document["equal"]
+
+
+async def test_an_erasure_that_cannot_look_into_a_store_is_not_complete(used: Cli) -> None:
+    """Exit code 5, and the status names the store; then `--resume` completes it, and says what is final."""
+    nothing = used.run("erase", subject(1), "--status")
+    async with used.opened() as runtime:
+        await runtime.log.append(DLQ, (NewRecord(0, b"key", b'{"line": "grace.hopper@example.com"}'),))
+    begun = used.run("erase", subject(1), "--yes")
+    resumed, shown = used.run("erase", "--resume"), used.run("erase", subject(1), "--status")
+    healthy = used.run("doctor")
+    connection = sqlite3.connect(used.home / "ledger.db")
+    connection.execute("DELETE FROM records WHERE value = ?", (b'{"line": "grace.hopper@example.com"}',))
+    connection.commit()
+    connection.close()
+    done, rolled = used.run("erase", "--resume"), used.run("keys", "roll", "--final-now", "--yes")
+    idle, status = used.run("erase", "--resume"), used.run("erase", subject(1), "--status")
+    still_open = ["dead letters: unsupported", "verified"]
+    assert (nothing.code, nothing.document) == (0, {"erasures": []})
+    assert (begun.code, begun.document["completed"], begun.document["open"]) == (5, False, still_open)
+    assert (resumed.code, resumed.document["open"], resumed.document["completed"]) == (5, still_open, 0)
+    (erasure,) = shown.document["erasures"]
+    assert (shown.code, erasure["state"], sorted(erasure["open_steps"])) == (5, "incomplete", still_open)
+    assert healthy.code == 0
+    assert (done.code, done.document["resumed"], done.document["completed"]) == (0, 1, 1)
+    assert (rolled.code, rolled.document["final"]) == (0, 1)
+    assert (idle.code, idle.document["resumed"], idle.document["final"]) == (0, 0, 0)
+    assert (status.code, [one["state"] for one in status.document["erasures"]]) == (0, ["final"])
+
+
+@pytest.mark.parametrize("words", [(), ("--resume", "--plan"), ("--resume", "openedx:user_id:1")])
+def test_erase_wants_a_subject_or_everybody(words: tuple[str, ...], used: Cli) -> None:
+    """Not both, and not neither."""
+    assert used.run("erase", *words).code == 2
 
 
 # Physically gone ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """After the command: open erasures go on by themselves, finality is said once, receipts are handed over."""
 
+import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from privacy_ledger import bootstrap
 from privacy_ledger.app import _requests
 from privacy_ledger.app.erasure import ErasureOutcome
+from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.merkle import leaf_hash
 from privacy_ledger.domain.topics import REQUESTS
 from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.interfaces.cli import operate
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.observe import Erasures, Seen
 from privacy_ledger.streams.states import PERMISSIONS
@@ -27,6 +30,7 @@ LINES: Final = [
     played("7", event="a1"),
     played("8", event="b1"),
 ]
+LOOKS: Final = 1000
 LINK: Final = [played("nick", event="n1")]
 
 
@@ -95,6 +99,17 @@ async def notes(it: TestHome) -> list[dict[str, object]]:
     return [json.loads(row.value or b"{}") for row in await it.rows(REQUESTS)]
 
 
+async def until(care: ErasureCare, ref: SubjectRef, state: str) -> None:
+    """Return when the erasure of a reference came so far; fail when it does not."""
+    found = ""
+    for _ in range(LOOKS):
+        found = (await care.status((ref,)))[0].state
+        if found == state:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"The erasure did not become {state}: it is {found}.")
+
+
 # Going on -------------------------------------------------------------------------------------
 
 
@@ -116,6 +131,34 @@ async def test_an_open_erasure_goes_on_by_itself_after_its_pause(
     assert (early.still_open, waiting) == (1, "requested")
     assert (late.still_open, late.oldest_s) == (0, 0.0)
     assert (status.state, status.open_steps, state) == ("completed", (), "completed")
+
+
+async def test_a_worker_of_a_home_goes_on_with_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a command, until everybody is erased and every erasure is final."""
+    monkeypatch.setattr(operate, "TEND_S", 0.05)
+    monkeypatch.setattr(operate, "FINAL_S", 0.05)
+    monkeypatch.setattr(_requests, "RETRY_FIRST", timedelta(0))
+    async with home(tmp_path) as it:
+        await it.take([*LINES, *LINK])
+        await it.erasure().erase(it.subjects.find(ADA).refs)
+        await it.take([played("7", "nick", event="n2")])
+        nick, stop = it.ref("nick"), asyncio.Event()
+        care, keys = (
+            bootstrap.erasure_care_of(it.runtime),
+            bootstrap.care_of(it.runtime.keystore, it.runtime.clock),
+        )
+        said: list[str] = []
+        worker = asyncio.create_task(operate.fold_home(it.runtime, stop, say=said.append))
+        await until(care, nick, "completed")
+        keys.roll(is_final=True)
+        await until(care, nick, "final")
+        stop.set()
+        await worker
+        state, unfinished = await state_of(it, nick), await it.erasure().unfinished()
+    assert (state, unfinished) == ("final", 0)
+    assert said == ["Running all passes of this home. Ctrl-C stops."]
 
 
 @pytest.mark.parametrize(

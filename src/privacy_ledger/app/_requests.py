@@ -133,11 +133,15 @@ def record(progress: Progress, *, partitions: int) -> NewRecord:
     return NewRecord(partition_of(key, partitions), key, msgspec.json.encode(progress))
 
 
-async def read_sagas(log: EventLog) -> dict[tuple[str, SubjectRef], Saga]:
-    """Return every erasure by request and reference, oldest first within a partition."""
+async def read_sagas(log: EventLog, *, near: str | None = None) -> dict[tuple[str, SubjectRef], Saga]:
+    """Return every erasure by request and reference, oldest first within a partition.
+
+    `near`: only those in the partition of this request.
+    """
     found: dict[tuple[str, SubjectRef], Saga] = {}
     decode = msgspec.json.Decoder(Progress).decode
-    for partition in range(log.partitions(REQUESTS)):
+    count = log.partitions(REQUESTS)
+    for partition in range(count) if near is None else (partition_of(bytes.fromhex(near), count),):
         after = -1
         while rows := await log.read(REQUESTS, partition, after=after, limit=_PAGE):
             for row in rows:

@@ -264,6 +264,10 @@ class Erasure:
 
     async def _complete(self, saga: Saga, stores: Sequence[StoreOutcome], on_step: OnStep | None) -> None:
         """Write the receipt, its leaf and the completion; each once, whatever crashed before."""
+        if saga.receipt is None:
+            # Somebody else may have gone on with it meanwhile: there is one receipt.
+            written = (await read_sagas(self._log, near=saga.request))[saga.request, saga.ref]
+            saga.receipt, saga.salt, saga.leaf = written.receipt, written.salt, written.leaf
         if saga.receipt is None or self._has_lost_salt(saga):
             await self._issue(saga, stores)
             if on_step is not None:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -40,6 +41,7 @@ __all__ = [
     "apply_topics",
     "compact",
     "doctor",
+    "fold_home",
     "place_of",
     "register",
     "replay",
@@ -143,7 +145,7 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
         if set(passes) - set(known):
             raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(known))}.")
         if runtime.embedded is not None:
-            await _embedded_worker(shell, runtime, stop)
+            await fold_home(runtime, stop, say=shell.talk.print)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
@@ -152,12 +154,16 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     return Exit.DONE
 
 
-async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) -> None:
-    """Hold the home's lock and fold what comes, until told to stop."""
+async def fold_home(runtime: Runtime, stop: asyncio.Event, *, say: Callable[[str], None]) -> None:
+    """Hold the home's lock, fold what comes and look after erasures, until told to stop.
+
+    Raises:
+        HomeUnusable: another process holds it.
+    """
     embedded = runtime.embedded
     if embedded is None or not await embedded.hold():
         raise HomeUnusable("Another process runs the passes of this home. Stop it, or let it do the work.")
-    shell.talk.print("Running all passes of this home. Ctrl-C stops.")
+    say("Running all passes of this home. Ctrl-C stops.")
     tended = finalised = time.monotonic()
     while not stop.is_set():
         if await runtime.registrar.tick():

@@ -27,6 +27,7 @@ from tests.cli.cli import (
     enrolled,
     event,
     is_sealed,
+    new_cli,
     played,
     ref_of,
     registered,
@@ -38,6 +39,8 @@ from tests.cli.cli import (
 from tests.cli.forks import Forks
 
 KILLED: Final = -9
+OF_THE_SAGA: Final = 40
+"""After so many effects an erasure has been opened and is not complete."""
 POINTS_MAX: Final = 400
 NAME: Final = "grace-hopper"
 EMAIL: Final = "grace.hopper@example.com"
@@ -196,6 +199,23 @@ async def test_an_erasure_that_cannot_look_into_a_store_is_not_complete(used: Cl
     assert (rolled.code, rolled.document["final"]) == (0, 1)
     assert (idle.code, idle.document["resumed"], idle.document["final"]) == (0, 0, 0)
     assert (status.code, [one["state"] for one in status.document["erasures"]]) == (0, ["final"])
+
+
+def test_the_next_command_of_a_home_goes_on_with_an_erasure_that_was_killed(
+    tmp_path: Path, forks: Forks
+) -> None:
+    """Once nobody has worked on it for a while: whoever runs the passes runs what is left of it."""
+    cli = new_cli(tmp_path / "killed", forks)
+    begun = datetime.now(UTC) - timedelta(hours=3)
+    cli.run("init", "--trial-clock", begun.isoformat())
+    cli.ingest([enrolled(1, at=begun), enrolled(2, at=begun)])
+    killed = cli.run("erase", subject(1), "--yes", fuse=OF_THE_SAGA)
+    soon = cli.run("subject", "show", subject(2)), cli.run("erase", subject(1), "--status")
+    cli.run("init", "--trial-clock", (begun + timedelta(hours=1)).isoformat())
+    later = cli.run("subject", "show", subject(2)), cli.run("erase", subject(1), "--status")
+    assert killed.code == KILLED
+    assert (soon[0].code, soon[1].code, later[0].code, later[1].code) == (0, 5, 0, 0)
+    assert [one["state"] for one in later[1].document["erasures"]] == ["completed"]
 
 
 @pytest.mark.parametrize("words", [(), ("--resume", "--plan"), ("--resume", "openedx:user_id:1")])

@@ -188,6 +188,29 @@ async def test_no_erasure_is_complete_while_a_store_is_not_done(
     assert stores["search"] == {"store": "search", "outcome": "erased", "count": 1}
 
 
+async def test_two_who_run_one_erasure_give_one_receipt(tmp_path: Path) -> None:
+    """Somebody else completes it while this one looks into the last store."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        ref = it.ref("7")
+        other = it.erasure()
+
+        class Meanwhile(Stub):
+            """A store whose look takes as long as the other needs."""
+
+            async def verify(self, ref: SubjectRef) -> Found:
+                """Let the other go to the end."""
+                self.seen = await other.erase((ref,))
+                return await super().verify(ref)
+
+        store = Meanwhile(Found(left=0))
+        done = await it.erasure(store).erase((ref,))
+        leaves, types = await it.leaves(), await it.types("7")
+    assert done == store.seen
+    assert done[0].is_completed
+    assert (len(leaves), types.count("erasure.completed.v1")) == (1, 1)
+
+
 async def test_a_receipt_tells_every_store(tmp_path: Path) -> None:
     """What each held when the erasure began; those of others are untouched."""
     async with home(tmp_path) as it:

@@ -112,6 +112,25 @@ async def test_every_file_on_the_disk_has_one_store_or_holds_nobody(tmp_path: Pa
     assert strange == ()
 
 
+@pytest.mark.parametrize(
+    ("file", "owner"),
+    [
+        ("state/core/worker-0/3/000012.sst", "state core"),
+        ("state/analytics/worker-1/0/LOG", "state analytics"),
+        ("state/progress-v2/worker-0/1/000001.sst", "versions of projections"),
+        ("keys/epoch-3.kek", "keystore"),
+        ("key-backups/ab12/keystore-1.backup", "keystore"),
+        ("home/ledger.db-wal", "ledger"),
+    ],
+)
+async def test_files_of_workers_and_of_the_keystore_have_their_store(
+    file: str, owner: str, tmp_path: Path
+) -> None:
+    """On a cluster each pass has stores on the disks of its workers, which follow its topic."""
+    async with home(tmp_path) as it:
+        assert await bootstrap.stores_of(it.runtime).of_file(file) == (owner,)
+
+
 def _files_below(folder: Path) -> list[str]:
     """Return every file below a folder, by its path there."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

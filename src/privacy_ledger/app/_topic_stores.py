@@ -182,7 +182,7 @@ class VersionStore:
 
     name = "versions of projections"
     topics = ()
-    files = ()
+    files = ("state/*-v[0-9]*/*",)
 
     def __init__(self, views: Views, passes: Passes, *, wait_s: float) -> None:
         """Take the views, and who folds them."""

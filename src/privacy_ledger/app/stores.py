@@ -44,6 +44,7 @@ FILES_OF_NOBODY: Final[Mapping[str, str]] = {
     "home/home.json": "the description of the home",
     "home/.home-*": "a description that is being written",
     "home/worker.lock": "empty: a lock",
+    "state/host/*": "what the host writes about itself",
 }
 """Files that hold no value of a person, by pattern, and why."""
 

@@ -9,7 +9,7 @@ from privacy_ledger.app._topic_stores import (
     KeyStore,
     LaneStore,
     LedgerStore,
-    StateStoreOf,
+    PassStore,
     VersionStore,
 )
 from privacy_ledger.app.audit import AuditLog
@@ -74,14 +74,14 @@ def stores_over(
 
 def _kept(
     parts: _passes.Parts, declaration: PassDeclaration, passes: Passes, *, wait_s: float
-) -> list[StateStoreOf]:
+) -> list[PassStore]:
     """Return a store for each topic in which a pass keeps something."""
     states = _passes.codec_of(declaration, parts.vault)
     of_topic: dict[str, list[Table[object]]] = {}
     for table in declaration.tables:
         of_topic.setdefault(states.topic(table), []).append(table)
     return [
-        StateStoreOf(
+        PassStore(
             topic, tables, states=states, latest=parts.latest, passes=passes,
             partitions=parts.log.partitions(LEDGER_EVENTS), wait_s=wait_s,
         )

@@ -218,6 +218,25 @@ def test_the_next_command_of_a_home_goes_on_with_an_erasure_that_was_killed(
     assert [one["state"] for one in later[1].document["erasures"]] == ["completed"]
 
 
+async def test_the_doctor_names_an_erasure_that_is_open_for_a_day(tmp_path: Path, forks: Forks) -> None:
+    """And how to look which store it waits for."""
+    cli = new_cli(tmp_path / "late", forks)
+    begun = datetime.now(UTC) - timedelta(hours=30)
+    cli.run("init", "--trial-clock", begun.isoformat())
+    cli.ingest([enrolled(1, at=begun)])
+    async with cli.opened() as runtime:
+        await runtime.log.append(DLQ, (NewRecord(0, b"key", b'{"line": "of nobody known"}'),))
+    erased = cli.run("erase", subject(1), "--yes")
+    before = cli.run("doctor")
+    cli.run("init", "--trial-clock", (begun + timedelta(hours=25)).isoformat())
+    after, shown = cli.run("doctor"), cli.run("erase", subject(1), "--status")
+    assert (erased.code, before.code, after.code) == (5, 0, 1)
+    assert after.document["findings"] == [
+        {"finding": "1 erasures are open for more than 24 hours", "mend": "erase --resume"}
+    ]
+    assert [one["is_overdue"] for one in shown.document["erasures"]] == [True]
+
+
 @pytest.mark.parametrize("words", [(), ("--resume", "--plan"), ("--resume", "openedx:user_id:1")])
 def test_erase_wants_a_subject_or_everybody(words: tuple[str, ...], used: Cli) -> None:
     """Not both, and not neither."""

@@ -34,7 +34,7 @@ __all__ = [
     "KeyStore",
     "LaneStore",
     "LedgerStore",
-    "StateStoreOf",
+    "PassStore",
     "VersionStore",
 ]
 
@@ -113,7 +113,7 @@ class KeyStore:
         return Found(left=await self.count(ref) + identities + (not self._vault.is_ended(ref)))
 
 
-class StateStoreOf:
+class PassStore:
     """What one pass keeps in one of its topics: a published view, or its private states.
 
     Where a store of the pass lies on a disk, it follows the topic: what goes here goes there.

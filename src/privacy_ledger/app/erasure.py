@@ -180,13 +180,20 @@ class Erasure:
         return dict(sorted(counts.items()))
 
     async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
-        """Make the request durable in the subject's own partition; a second one has no effect."""
+        """Make the request durable in the subject's own partition; a second one has no effect.
+
+        An ingest that opens a saga asks no store: what they hold is asked for here, and noted.
+        """
         if "requested" in saga.done:
             return
+        is_new = saga.held is None
+        held = saga.held = await self._stores.count(saga.ref) if saga.held is None else saga.held
         cause = "request" if saga.cause == "link" else saga.cause
         fact = ErasureRequested(request=saga.request, occurred_at=saga.opened_at, cause=cause)
         await self._notes.fact(saga, fact)
-        await self._done(saga, "requested", on_step)
+        await self._notes.note(saga, "requested", held=held if is_new else None)
+        if on_step is not None:
+            on_step(saga.ref, "requested")
 
     # Running --------------------------------------------------------------------------------
 
@@ -194,7 +201,7 @@ class Erasure:
         """Run what is left of a saga; a store that cannot be reached leaves its step open."""
         if saga.is_completed and not self._has_lost_salt(saga):
             return self._outcome(saga)
-        if saga.held is None:  # opened by an ingest, which asks no store
+        if saga.held is None:  # requested by a build that asked no store
             saga.held = await self._stores.count(saga.ref)
         open_steps: list[str] = []
         steps = (

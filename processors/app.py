@@ -7,6 +7,7 @@ Its web server, which would serve tables to anyone, is never started.
 import asyncio
 import signal
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -18,7 +19,15 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.safety import Rule, check
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, client_options
-from privacy_ledger.bootstrap import Runtime, engine_for, forget_stores, free_slots, host_folder, sweep_keys
+from privacy_ledger.bootstrap import (
+    Runtime,
+    engine_for,
+    erasure_care_of,
+    forget_stores,
+    free_slots,
+    host_folder,
+    sweep_keys,
+)
 from privacy_ledger.domain.errors import BuildRefused, LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
 from privacy_ledger.engine import collector
@@ -29,6 +38,8 @@ from privacy_ledger.logging import get_logger
 __all__ = ["EngineService", "check_host", "create_app", "run_worker"]
 
 TICK_CHECK_S: Final = 30.0
+TEND_S: Final = 300.0
+"""How often open erasures are looked for, to be taken up again."""
 HOST_STOP_S: Final = 2.0
 LINE_UP_CHECK_S: Final = 1.0
 log_line = get_logger()
@@ -264,11 +275,15 @@ async def run_worker(
 
 
 async def _tick(runtime: Runtime, service: EngineService) -> None:
-    """Let the worker that folds partition 0 of core write the hourly ticks."""
+    """Let the worker that folds partition 0 of core write the hourly ticks, and look after erasures."""
+    tended = time.monotonic()
     while True:
         await asyncio.sleep(TICK_CHECK_S)
         if any(engine.is_registrar for engine in service.engines):
             try:
                 await runtime.registrar.tick()
+                if time.monotonic() - tended > TEND_S:
+                    tended = time.monotonic()
+                    await erasure_care_of(runtime).tend()
             except LedgerError as error:
                 log_line.warning("no tick", reason=str(error))

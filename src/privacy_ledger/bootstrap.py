@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache, partial
 from importlib.metadata import entry_points
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from privacy_ledger import _passes
+from privacy_ledger import _erasing, _passes
 from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.books import NOTHING, RegistryBooks
@@ -37,12 +36,14 @@ from privacy_ledger.adapters.worker_slot import forget_slots, take_slot
 from privacy_ledger.adapters.wrapping import WrappedFolder, as_it_is
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.dead_letters import DeadLetters
-from privacy_ledger.app.erasure import Erasure
+from privacy_ledger.app.erasure import WAIT_S, Erasure
+from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.release import CurrentCatalogue, Release
 from privacy_ledger.app.replay import Replay
+from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.app.versions import VersionList
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
@@ -75,6 +76,7 @@ __all__ = [
     "declared_passes",
     "declared_topics",
     "engine_for",
+    "erasure_care_of",
     "erasure_of",
     "export_of",
     "forget_stores",
@@ -88,6 +90,7 @@ __all__ = [
     "replay_of",
     "restorer_for",
     "rules_in_force",
+    "stores_of",
     "subjects_of",
     "sweep_keys",
     "worker_host",
@@ -433,13 +436,9 @@ def replay_of(runtime: Runtime) -> Replay:
 def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
     """Return a muted rebuild of a pass beside its live state."""
     return Rebuild(
-        declaration,
-        log=runtime.log,
-        codec=runtime.codec,
-        books=runtime.books,
-        initial=NOTHING,
+        declaration, log=runtime.log, codec=runtime.codec, books=runtime.books, initial=NOTHING,
         sampling_key=runtime.vault.secret("sampling"),
-    )
+    )  # fmt: skip
 
 
 async def subjects_of(runtime: Runtime) -> Subjects:
@@ -473,13 +472,21 @@ async def release_of(runtime: Runtime) -> Release:
     )  # fmt: skip
 
 
-def erasure_of(runtime: Runtime) -> Erasure:
-    """Return the erasure saga."""
-    return Erasure(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
-        passes=runtime.passes, clock=runtime.clock, ids=runtime.ids, audit=audit_of(runtime),
-        build=installed("privacy-ledger"),
+def erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()) -> Erasure:
+    """Return the erasure saga; `wait_s` bounds each of its waits, `beside` are further stores."""
+    return _erasing.erasure_over(
+        runtime.parts, runtime.passes, audit_of(runtime), wait_s=wait_s, beside=beside
     )  # fmt: skip
+
+
+def erasure_care_of(runtime: Runtime) -> ErasureCare:
+    """Return what looks after all erasures: those that are open, and those that become final."""
+    return _erasing.care_over(runtime.parts, runtime.keystore.keeper, erasure_of(runtime))
+
+
+def stores_of(runtime: Runtime) -> StoreRegistry:
+    """Return every store that may hold something of a person."""
+    return _erasing.stores_over(runtime.parts, runtime.passes)
 
 
 def audit_of(runtime: Runtime) -> AuditLog:

@@ -121,6 +121,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write("The key came with the file: compare it with the one that the ledger publishes.\n")
     for store in receipt["stores"]:
         sys.stdout.write("  {count:>8}  {outcome:<14} {store}\n".format(**store))
+        if "ground" in store:
+            sys.stdout.write(
+                "            kept: " + store["ground"] + ", until " + str(store.get("until")) + "\n"
+            )
     for line in (*receipt["later"], *receipt["not_reached"]):
         sys.stdout.write("  note: " + line + "\n")
     return 0

@@ -13,10 +13,10 @@ from msgspec import Struct
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.bootstrap import Runtime
 from privacy_ledger.domain.merkle import HASH_BYTES
-from privacy_ledger.domain.topics import AUDIT_LEAVES
+from privacy_ledger.domain.topics import AUDIT_LEAVES, DLQ
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity
-from privacy_ledger.ports.log import Row, header
+from privacy_ledger.ports.log import NewRecord, Row, header
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.testing.scanner import Scanner
 from tests.cli.cli import (
@@ -27,6 +27,7 @@ from tests.cli.cli import (
     enrolled,
     event,
     is_sealed,
+    new_cli,
     played,
     ref_of,
     registered,
@@ -38,6 +39,8 @@ from tests.cli.cli import (
 from tests.cli.forks import Forks
 
 KILLED: Final = -9
+OF_THE_SAGA: Final = 40
+"""After so many effects an erasure has been opened and is not complete."""
 POINTS_MAX: Final = 400
 NAME: Final = "grace-hopper"
 EMAIL: Final = "grace.hopper@example.com"
@@ -169,6 +172,75 @@ def test_a_second_erasure_after_a_return_has_a_receipt_of_its_own(used: Cli) -> 
     assert (second.code, again.out) == (0, second.out)
     assert second.document["receipts"][0]["receipt"] != first[0]["receipt"]
     assert used.run("replay", "verify").document["equal"]
+
+
+async def test_an_erasure_that_cannot_look_into_a_store_is_not_complete(used: Cli) -> None:
+    """Exit code 5, and the status names the store; then `--resume` completes it, and says what is final."""
+    nothing = used.run("erase", subject(1), "--status")
+    async with used.opened() as runtime:
+        await runtime.log.append(DLQ, (NewRecord(0, b"key", b'{"line": "grace.hopper@example.com"}'),))
+    begun = used.run("erase", subject(1), "--yes")
+    resumed, shown = used.run("erase", "--resume"), used.run("erase", subject(1), "--status")
+    healthy = used.run("doctor")
+    connection = sqlite3.connect(used.home / "ledger.db")
+    connection.execute("DELETE FROM records WHERE value = ?", (b'{"line": "grace.hopper@example.com"}',))
+    connection.commit()
+    connection.close()
+    done, rolled = used.run("erase", "--resume"), used.run("keys", "roll", "--final-now", "--yes")
+    idle, status = used.run("erase", "--resume"), used.run("erase", subject(1), "--status")
+    still_open = ["dead letters: unsupported", "verified"]
+    assert (nothing.code, nothing.document) == (0, {"erasures": []})
+    assert (begun.code, begun.document["completed"], begun.document["open"]) == (5, False, still_open)
+    assert (resumed.code, resumed.document["open"], resumed.document["completed"]) == (5, still_open, 0)
+    (erasure,) = shown.document["erasures"]
+    assert (shown.code, erasure["state"], sorted(erasure["open_steps"])) == (5, "incomplete", still_open)
+    assert healthy.code == 0
+    assert (done.code, done.document["resumed"], done.document["completed"]) == (0, 1, 1)
+    assert (rolled.code, rolled.document["final"]) == (0, 1)
+    assert (idle.code, idle.document["resumed"], idle.document["final"]) == (0, 0, 0)
+    assert (status.code, [one["state"] for one in status.document["erasures"]]) == (0, ["final"])
+
+
+def test_the_next_command_of_a_home_goes_on_with_an_erasure_that_was_killed(
+    tmp_path: Path, forks: Forks
+) -> None:
+    """Once nobody has worked on it for a while: whoever runs the passes runs what is left of it."""
+    cli = new_cli(tmp_path / "killed", forks)
+    begun = datetime.now(UTC) - timedelta(hours=3)
+    cli.run("init", "--trial-clock", begun.isoformat())
+    cli.ingest([enrolled(1, at=begun), enrolled(2, at=begun)])
+    killed = cli.run("erase", subject(1), "--yes", fuse=OF_THE_SAGA)
+    soon = cli.run("subject", "show", subject(2)), cli.run("erase", subject(1), "--status")
+    cli.run("init", "--trial-clock", (begun + timedelta(hours=1)).isoformat())
+    later = cli.run("subject", "show", subject(2)), cli.run("erase", subject(1), "--status")
+    assert killed.code == KILLED
+    assert (soon[0].code, soon[1].code, later[0].code, later[1].code) == (0, 5, 0, 0)
+    assert [one["state"] for one in later[1].document["erasures"]] == ["completed"]
+
+
+async def test_the_doctor_names_an_erasure_that_is_open_for_a_day(tmp_path: Path, forks: Forks) -> None:
+    """And how to look which store it waits for."""
+    cli = new_cli(tmp_path / "late", forks)
+    begun = datetime.now(UTC) - timedelta(hours=30)
+    cli.run("init", "--trial-clock", begun.isoformat())
+    cli.ingest([enrolled(1, at=begun)])
+    async with cli.opened() as runtime:
+        await runtime.log.append(DLQ, (NewRecord(0, b"key", b'{"line": "of nobody known"}'),))
+    erased = cli.run("erase", subject(1), "--yes")
+    before = cli.run("doctor")
+    cli.run("init", "--trial-clock", (begun + timedelta(hours=25)).isoformat())
+    after, shown = cli.run("doctor"), cli.run("erase", subject(1), "--status")
+    assert (erased.code, before.code, after.code) == (5, 0, 1)
+    assert after.document["findings"] == [
+        {"finding": "1 erasures are open for more than 24 hours", "mend": "erase --resume"}
+    ]
+    assert [one["is_overdue"] for one in shown.document["erasures"]] == [True]
+
+
+@pytest.mark.parametrize("words", [(), ("--resume", "--plan"), ("--resume", "openedx:user_id:1")])
+def test_erase_wants_a_subject_or_everybody(words: tuple[str, ...], used: Cli) -> None:
+    """Not both, and not neither."""
+    assert used.run("erase", *words).code == 2
 
 
 # Physically gone ------------------------------------------------------------------------------

@@ -22,6 +22,28 @@ def test_a_receipt_is_checked_with_the_published_key(used: Cli) -> None:
     assert (used.folder / "check.py").read_text().startswith('"""Checks the receipt of an erasure, offline.')
 
 
+def test_a_receipt_is_given_until_it_is_handed_over(used: Cli) -> None:
+    """By the file that the person has, and by no other; said twice it changes nothing."""
+    folder = used.folder / "handed"
+    first = used.run("erase", subject(1), "--yes", "-o", folder)
+    (file,) = folder.iterdir()
+    foreign = folder / "other.json"
+    foreign.write_text(file.read_text().replace('"cause":"request"', '"cause":"restore"'))
+    refused = [used.run("receipt", word, foreign) for word in ("handed", "status")]
+    again = used.run("erase", subject(1), "--yes")
+    handed = [used.run("receipt", "handed", file) for _ in range(2)]
+    after = used.run("erase", subject(1), "--yes", "-o", used.folder / "empty")
+    status, verified = used.run("receipt", "status", file), used.run("receipt", "verify", file)
+    assert [(one.code, one.document["reason"]) for one in refused] == [(2, "receipt_unknown")] * 2
+    assert (again.out, first.document["handed_over"]) == (first.out, 0)
+    assert [one.code for one in handed] == [0, 0]
+    assert handed[0].out == handed[1].out
+    assert (after.code, after.document["receipts"], after.document["handed_over"]) == (0, [], 1)
+    assert list((used.folder / "empty").iterdir()) == []
+    assert (status.document["state"], status.document["is_handed_over"]) == ("completed", True)
+    assert verified.document["verified"]
+
+
 def test_a_changed_receipt_is_refused(used: Cli) -> None:
     """With exit code 1 and the check that failed; a file that is none as well."""
     folder = used.folder / "changed"

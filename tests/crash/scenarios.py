@@ -7,10 +7,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app.audit import Proof
+from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.ingest import Summary
 from privacy_ledger.app.key_care import KeyCare
 from privacy_ledger.domain.errors import RefusedByPolicy
@@ -23,6 +27,7 @@ from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.streams import subject_view
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.record import Record
+from privacy_ledger.streams.states import PERMISSIONS
 from privacy_ledger.testing.checkers import Ledger
 from tests.unit.home import (
     COURSE,
@@ -330,6 +335,42 @@ class Erasing(OnHome):
         ]
 
 
+class Handing(OnHome):
+    """The hand-over of a receipt: its salt is destroyed here, once the person has it."""
+
+    name = "hand-over"
+
+    async def prepare(self, it: TestHome) -> None:
+        """Erase one of two people."""
+        await it.take(LINES, consents=(PURPOSE,))
+        (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
+        self._file(it).write_bytes(msgspec.json.encode({"receipt": msgspec.Raw(done.receipt or b"")}))
+
+    async def act(self, it: TestHome) -> None:
+        """Say that the person has the file."""
+        await self._hand_over(it)
+
+    async def _hand_over(self, it: TestHome) -> ErasureStatus:
+        return await bootstrap.erasure_care_of(it.runtime).hand_over(self._file(it).read_bytes())
+
+    def _file(self, it: TestHome) -> Path:
+        """Return where the person's copy lies: beside the home."""
+        return it.runtime.settings.home.parent / "receipt.json"
+
+    async def claims(self, it: TestHome) -> list[str]:
+        """No receipt is given again, none was made beside it, and the leaf is proven as before."""
+        person, again = it.subjects.find(ADA), await self._hand_over(it)
+        (done,) = await it.erasure().erase(person.refs)
+        proof = await it.audit().prove(bytes.fromhex(done.leaf or ""))
+        return [
+            *_differ(
+                "handed over", (again.is_handed_over, done.is_handed_over, done.receipt), (True, True, None)
+            ),
+            *_differ("leaf", (done.leaf, len(await it.leaves())), (again.leaf, 1)),
+            *_differ("proof", type(proof), Proof),
+        ]
+
+
 class Linking(OnHome):
     """A line that joins somebody to an erased person: they are erased by the same request."""
 
@@ -428,17 +469,24 @@ class Rolling(OnHome):
         await it.erasure().erase(it.subjects.find(ADA).refs)
 
     async def act(self, it: TestHome) -> None:
-        """Roll, and destroy what was before."""
+        """Roll, destroy what was before, and say that the erasure is final."""
         _care(it).roll(is_final=True)
+        await bootstrap.erasure_care_of(it.runtime).finalise()
 
     async def claims(self, it: TestHome) -> list[str]:
-        """One epoch is left; who was not erased is whole, and ingest goes on."""
+        """One epoch is left; who was not erased is whole, and ingest goes on; final is said once."""
+        await bootstrap.erasure_care_of(it.runtime).finalise()
+        await it.runtime.passes.settle()
+        erased = it.subjects.find(ADA).refs[0]
+        permissions = await it.runtime.views.get(PERMISSIONS, erased)
+        ended = None if permissions is None or permissions.erasure is None else permissions.erasure.state
         standing = _care(it).standing()
         destroyed = sum(epoch.shredded for epoch in standing.epochs)
         await it.take([played("8", event="after")])
         counts = await _counts(it, "8")
         keys = it.runtime.keystore.places.keys
         return [
+            *_differ("final", (ended, (await it.types("ada")).count("erasure.final.v1")), ("final", 1)),
             *_differ("epochs with destroyed keys", destroyed, 0),
             *_differ("epochs", len(standing.epochs), len(list(keys.glob("epoch-*.kek")))),
             *_differ("older epochs", standing.older, ()),
@@ -480,7 +528,7 @@ def _care(it: TestHome) -> KeyCare:
 
 
 HOME_SCENARIOS: Final = (
-    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, Linking, Returning, Releasing,
-    Rolling, Restoring,
+    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, Handing, Linking, Returning,
+    Releasing, Rolling, Restoring,
 )  # fmt: skip
 """Every scenario of a home."""

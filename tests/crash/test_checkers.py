@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from privacy_ledger.app import erasure
+from privacy_ledger.app import _topic_stores, erasure
 from privacy_ledger.app._evidence import Remains
 from privacy_ledger.app._release_ledger import ReleaseLedger
 from privacy_ledger.domain.admission import admit
@@ -18,7 +18,7 @@ from privacy_ledger.domain.topics import LEDGER_EVENTS, state_topic
 from privacy_ledger.engine.batch import Work
 from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.embedded import EmbeddedPasses
-from privacy_ledger.ports.keys import ShredReport
+from privacy_ledger.ports.keys import KeyStanding, ShredReport
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.passes import PassPosition
 from privacy_ledger.ports.runtime import Wrap
@@ -60,6 +60,10 @@ class Careless(Bent):
     def shred(self, *_: object, **__: object) -> ShredReport:
         """Destroy nothing."""
         return ShredReport(kids=(), by_group={})
+
+    def standing_of(self, *_: object) -> KeyStanding:
+        """Own up to nothing."""
+        return KeyStanding(live=0, destroyed=1, epoch=1)
 
 
 class Tearing(Bent):
@@ -181,7 +185,8 @@ async def test_erased_sees_keys_that_survive(tmp_path: Path, monkeypatch: pytest
     async def nothing(*_: object) -> Remains:
         return Remains(records=0, live=0, readable=0, unknown=0, kids=())
 
-    monkeypatch.setattr(erasure, "remains_of", nothing)
+    for module in (erasure, _topic_stores):
+        monkeypatch.setattr(module, "remains_of", nothing)
     assert "erased" in await calm(bent(Erasing, "vault", Careless), tmp_path)
 
 

@@ -370,6 +370,8 @@ class _Drawing:
         if self.random.random() < 0.5:
             done = e.ErasureCompleted(request=request, occurred_at=self.now, receipt="0" * 64)
             self.fact(person, done)
+            if self.random.random() < 0.5:
+                self.fact(person, e.ErasureFinal(request=request, occurred_at=self.now, epoch=1))
 
     def erase_some(self, person: _Person) -> None:
         request, category, purpose = self.request(person), None, None

@@ -17,6 +17,7 @@ from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest, LineReport, Source, Summary
+from privacy_ledger.app.stores import DerivedStore
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.domain.events import (
     COLLECTION_EVENTS,
@@ -151,13 +152,9 @@ class TestHome:
             log=r.log, vault=r.vault, codec=r.codec, views=r.views, clock=r.clock, ids=r.ids, rules=rules
         )  # fmt: skip
 
-    def erasure(self) -> Erasure:
-        """Return the erasure use case."""
-        r = self.runtime
-        return Erasure(
-            log=r.log, vault=r.vault, codec=r.codec, views=r.views, passes=r.passes, clock=r.clock,
-            ids=r.ids, audit=self.audit(), build="test", wait_s=5.0,
-        )  # fmt: skip
+    def erasure(self, *beside: DerivedStore, wait_s: float = 5.0) -> Erasure:
+        """Return the erasure use case, with further stores."""
+        return bootstrap.erasure_of(self.runtime, wait_s=wait_s, beside=beside)
 
     def audit(self, *, log: EventLog | None = None) -> AuditLog:
         """Return the audit log; the log may be replaced by one that fails."""

@@ -29,6 +29,7 @@ from privacy_ledger.ports.observe import (
     Assigned,
     Cycle,
     CycleOutcome,
+    Erasures,
     Followed,
     KeyCacheFigures,
     Lag,
@@ -329,6 +330,16 @@ def test_a_standby_and_a_projection_that_joins_are_seen_until_the_next_assignmen
     meters.note(Assigned(pass_name="core", partitions=(0, 5)))
     assert (joining, left) == ({"progress": 1, "subject_view": 0}, 12)
     assert not {"privacy_ledger_standby_left", "privacy_ledger_projection_joining"} & set(samples(meters))
+
+
+def test_erasures_are_seen_over_the_whole_ledger() -> None:
+    """How many are open, how many for too long, and since when; they are of no partition."""
+    meters = PrometheusMeters(PROJECTIONS)
+    meters.note(Erasures(still_open=3, overdue=2, oldest_s=90_000.5))
+    meters.note(Revoked(pass_name="core"))
+    names = ("erasures_open", "erasures_overdue", "erasure_open_seconds")
+    found = [samples(meters)[f"privacy_ledger_{name}"] for name in names]
+    assert found == [[({}, 3)], [({}, 2)], [({}, 90_000.5)]]
 
 
 def test_an_error_is_counted_by_its_name_and_shows_as_the_state() -> None:

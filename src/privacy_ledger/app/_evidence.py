@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
-from privacy_ledger.domain.events import ErasureRequested, event_type
+from privacy_ledger.domain.events import ControlFact, ErasureRequested, event_type
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, KeyVault
 from privacy_ledger.ports.log import EventLog, Row, header
 
-__all__ = ["Remains", "remains_of", "rows_of", "without_request"]
+__all__ = ["Remains", "is_said", "remains_of", "rows_of", "without_request"]
 
 _PAGE = 2000
 _SEALED = 1
@@ -63,6 +63,15 @@ async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains
         unknown=sum(kid not in opened for kid in kids.values()),
         kids=tuple(kid.hex() for kid in distinct),
     )
+
+
+async def is_said(log: EventLog, ref: SubjectRef, kind: type[ControlFact], request: str) -> bool:
+    """Return whether a reference's partition holds a control fact of this kind about this request."""
+    kind_name, wanted = event_type(kind).encode(), request.encode()
+    async for row in rows_of(log, ref):
+        if header(row.headers, "ce_type") == kind_name and row.value is not None and wanted in row.value:
+            return True
+    return False
 
 
 async def without_request(log: EventLog, refs: frozenset[SubjectRef]) -> list[SubjectRef]:

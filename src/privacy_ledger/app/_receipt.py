@@ -5,6 +5,7 @@ log. The commitment proves to whoever holds reference and request that the recei
 """
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
@@ -13,29 +14,56 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.domain import merkle
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef
+from privacy_ledger.ports.keys import DataKey, KeyWant
 
-__all__ = ["NOT_REACHED", "Receipt", "StoreOutcome", "canonical", "commitment", "leaf_hash", "salted"]
+__all__ = [
+    "NOT_REACHED",
+    "Receipt",
+    "StoreOutcome",
+    "canonical",
+    "commitment",
+    "leaf_hash",
+    "leaf_of",
+    "salt_of",
+    "salt_want",
+    "salted",
+    "with_salt",
+    "without_salt",
+]
+
+_SALT_BYTES: Final = 16
+_GROUP: Final = "receipt"
 
 NOT_REACHED: Final = (
     "anonymised releases: what was published holds no record of anybody and is not changed",
     "windows that were sealed before the request",
-    "copies that a recipient outside this ledger holds",
+    "events of nobody known that no login linked: they go within 14 days",
+    "exports, and copies that a recipient outside this ledger holds",
 )
 
 
-class StoreOutcome(Struct, frozen=True, kw_only=True):
-    """What became of one store; `count`: how many things of the person it held."""
+class StoreOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one store; `count`: how many things of the person it held, or still holds.
+
+    What is retained has a ground, and an end where one is known.
+    """
 
     store: str
-    outcome: Literal["erased", "nothing held", "unreachable"]
+    outcome: Literal["erased", "nothing held", "retained", "unreachable", "unsupported"]
     count: int
+    ground: str = ""
+    until: datetime | None = None
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
-    """The receipt. `records` counts live records by category, `keys` salted hashes of key ids."""
+    """The receipt. `records` counts live records by category, `keys` salted hashes of key ids.
+
+    `epoch`: the newest key-encryption key under which a key of the person lay; None: there was no key.
+    """
 
     receipt: str
-    version: int = 1
+    version: int = 2
     commitment: str
     salt: str
     cause: str
@@ -45,6 +73,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     records: dict[str, int]
     stores: tuple[StoreOutcome, ...]
     keys: tuple[str, ...]
+    epoch: int | None
     not_reached: tuple[str, ...] = NOT_REACHED
     later: tuple[str, ...] = (
         "ledger bytes: removed by compaction within 25 hours and the cleaner's time",
@@ -61,6 +90,47 @@ def canonical(receipt: Receipt) -> bytes:
 def leaf_hash(document: bytes) -> str:
     """Return the Merkle leaf hash of a canonical receipt, in hex."""
     return merkle.leaf_hash(document).hex()
+
+
+def leaf_of(file: bytes) -> str | None:
+    """Return the leaf hash of the receipt in a receipt file, in hex; None where it is none."""
+    try:
+        found = msgspec.json.decode(file, type=dict[str, object])["receipt"]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        return None
+    return leaf_hash(msgspec.json.encode(found, order="sorted"))
+
+
+# The salt ---------------------------------------------------------------------------------
+
+
+def salt_want(ref: bytes, request: str) -> KeyWant:
+    """Return which key of the keystore the salt of a saga's receipt is made from.
+
+    It has a reference of its own, which is nobody's: it outlives the person's keys until the
+    receipt is handed over, and nothing can be found by it without reference and request.
+    """
+    own = hashlib.sha256(b"receipt salt\0" + ref + bytes.fromhex(request)).digest()[:REF_BYTES]
+    return KeyWant(SubjectRef(own), _GROUP, 0)
+
+
+def salt_of(key: DataKey) -> bytes:
+    """Return the salt: the same as long as the key exists, and gone with it."""
+    return hmac.digest(key.secret, b"receipt salt/v1", "sha256")[:_SALT_BYTES]
+
+
+def without_salt(document: bytes) -> bytes:
+    """Return a canonical receipt without its salt: what the ledger may keep."""
+    return msgspec.json.encode({**_members(document), "salt": ""}, order="sorted")
+
+
+def with_salt(document: bytes, salt: bytes) -> bytes:
+    """Return the canonical receipt of which `without_salt` was kept, byte for byte."""
+    return msgspec.json.encode({**_members(document), "salt": salt.hex()}, order="sorted")
+
+
+def _members(document: bytes) -> dict[str, object]:
+    return msgspec.json.decode(document, type=dict[str, object])
 
 
 def commitment(salt: bytes, *, ref: bytes, request: str) -> str:

@@ -3,25 +3,37 @@
 It holds random ids, counts and times. A saga is known by its request and its reference.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.domain.topics import REQUESTS
+from privacy_ledger.domain.events import ControlFact
+from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["Progress", "Saga", "read_sagas", "record"]
+__all__ = ["ALARM_AFTER", "RETRY_FIRST", "RETRY_MAX", "Progress", "Saga", "SagaNotes", "read_sagas", "record"]
 
+RETRY_FIRST: Final = timedelta(minutes=5)
+"""An erasure that nobody went on with for so long is taken up again: longer than any step waits."""
+RETRY_MAX: Final = timedelta(hours=1)
+ALARM_AFTER: Final = timedelta(hours=24)
+"""An erasure that is open for longer is an alarm."""
 _PAGE: Final = 2000
 
 Cause = Literal["request", "retention", "restore", "link"]
 
 
 class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One step of one saga that is done, or its opening or end. Ids in hex."""
+    """One step of one saga that is done, or its opening or end. Ids in hex.
+
+    `held`: what each store held at the opening. `receipt`: without its salt, which is made from
+    the key `salt`. `epoch`: the newest one that wrapped a key of the person.
+    """
 
     request: str
     ref: str
@@ -34,10 +46,16 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     receipt: str | None = None
     leaf: str | None = None
     open_steps: tuple[str, ...] = ()
+    held: dict[str, int] | None = None
+    salt: str | None = None
+    epoch: int | None = None
 
 
 class Saga(Struct, kw_only=True):
-    """An erasure of one reference as its progress records tell it; `done` in order."""
+    """An erasure of one reference as its progress records tell it; `done` in order.
+
+    `tries`: how often it was left incomplete; `last_at`: when something was last written of it.
+    """
 
     request: str
     ref: SubjectRef
@@ -50,11 +68,63 @@ class Saga(Struct, kw_only=True):
     receipt: bytes | None = None
     leaf: str | None = None
     open_steps: tuple[str, ...] = ()
+    held: dict[str, int] | None = None
+    salt: str | None = None
+    epoch: int | None = None
+    tries: int = 0
+    last_at: datetime | None = None
 
     @property
     def is_completed(self) -> bool:
         """Whether every store was verified."""
         return "completed" in self.done
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether the person has the receipt, and its salt was destroyed here."""
+        return "handed" in self.done
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no copy of the person's keys opens any more."""
+        return "final" in self.done
+
+    @property
+    def due_at(self) -> datetime:
+        """When somebody else may go on with it: each time in vain doubles the pause, up to an hour."""
+        pause = min(RETRY_FIRST * (1 << min(self.tries, 8)), RETRY_MAX)
+        return (self.last_at or self.opened_at) + pause
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Return whether it is open for so long that somebody must look."""
+        return not self.is_completed and now - self.opened_at > ALARM_AFTER
+
+
+class SagaNotes:
+    """Writes what a saga has to say: facts into the subject's partition, progress beside it."""
+
+    def __init__(self, log: EventLog, codec: Codec, *, clock: Clock, ids: Ids) -> None:
+        """Take the ports."""
+        self._log = log
+        self._codec = codec
+        self._clock = clock
+        self._ids = ids
+
+    async def fact(self, saga: Saga, fact: ControlFact) -> None:
+        """Append a fact about the subject; durable on return."""
+        row = self._codec.control_fact(saga.ref, self._ids.token(), fact, received_at=self._clock.now())
+        await self._log.append(LEDGER_EVENTS, (row,))
+
+    async def note(self, saga: Saga, step: str, **more: object) -> None:
+        """Append that a step is done, with what it found, and let the saga know; durable on return.
+
+        `more`: further fields of `Progress`.
+        """
+        now = self._clock.now()
+        members = {"request": saga.request, "ref": saga.ref.hex(), "step": step, "at": now, **more}
+        progress = msgspec.convert(members, Progress)
+        await self._log.append(REQUESTS, (record(progress, partitions=self._log.partitions(REQUESTS)),))
+        saga.done.setdefault(step, now)
 
 
 def record(progress: Progress, *, partitions: int) -> NewRecord:
@@ -63,11 +133,15 @@ def record(progress: Progress, *, partitions: int) -> NewRecord:
     return NewRecord(partition_of(key, partitions), key, msgspec.json.encode(progress))
 
 
-async def read_sagas(log: EventLog) -> dict[tuple[str, SubjectRef], Saga]:
-    """Return every erasure by request and reference, oldest first within a partition."""
+async def read_sagas(log: EventLog, *, near: str | None = None) -> dict[tuple[str, SubjectRef], Saga]:
+    """Return every erasure by request and reference, oldest first within a partition.
+
+    `near`: only those in the partition of this request.
+    """
     found: dict[tuple[str, SubjectRef], Saga] = {}
     decode = msgspec.json.Decoder(Progress).decode
-    for partition in range(log.partitions(REQUESTS)):
+    count = log.partitions(REQUESTS)
+    for partition in range(count) if near is None else (partition_of(bytes.fromhex(near), count),):
         after = -1
         while rows := await log.read(REQUESTS, partition, after=after, limit=_PAGE):
             for row in rows:
@@ -91,6 +165,11 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     saga.kids = tuple(dict.fromkeys((*saga.kids, *progress.kids)))
     saga.identities += progress.identities
     saga.open_steps = progress.open_steps
+    saga.tries += progress.step == "incomplete"
+    saga.last_at = progress.at if saga.last_at is None else max(saga.last_at, progress.at)
+    saga.held = saga.held if progress.held is None else progress.held
+    saga.epoch = max((e for e in (saga.epoch, progress.epoch) if e is not None), default=None)
+    saga.salt = progress.salt or saga.salt
     if progress.receipt is not None:
         saga.receipt = progress.receipt.encode()
     if progress.leaf is not None:

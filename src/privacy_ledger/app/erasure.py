@@ -2,43 +2,38 @@
 
 Durable request, fence, shred, derived stores, tombstones, own verification, receipt. Its state is
 events: whoever runs it next, after a crash at any point, goes on where the last one stopped. Every
-step may be repeated. `completed` is never said while a step is open.
+step may be repeated. `completed` is never said while a step is open, or a store that `stores`
+knows has another outcome than `erased` or `nothing held`.
 """
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from privacy_ledger.app import _receipt
-from privacy_ledger.app._evidence import Remains, remains_of, rows_of, without_request
+from privacy_ledger.app._evidence import is_said, remains_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
-from privacy_ledger.app._requests import Cause, Progress, Saga, read_sagas, record
+from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
-from privacy_ledger.domain.errors import KeyUnavailable, NotCaughtUp
-from privacy_ledger.domain.events import (
-    ControlFact,
-    ErasureCompleted,
-    ErasureIncomplete,
-    ErasureRequested,
-)
-from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
+from privacy_ledger.app.stores import DONE, StoreRegistry
+from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
+from privacy_ledger.domain.events import ErasureCompleted, ErasureIncomplete, ErasureRequested
+from privacy_ledger.domain.topics import REQUESTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.keys import DataKey, KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
 from privacy_ledger.streams.states import PERMISSIONS
 
-__all__ = ["STEPS", "Erasure", "ErasureOutcome", "ErasurePlan"]
+__all__ = ["STEPS", "WAIT_S", "Erasure", "ErasureOutcome", "ErasurePlan"]
 
 STEPS: Final = ("opened", "requested", "fenced", "shredded", "derived", "tombstones", "verified", "receipt")
 """The steps of a saga, in order; each is written to `requests.v1` when it is done."""
 WAIT_S: Final = 30.0
-POLL_S: Final = 0.1
+_UNREACHABLE: Final = (NotCaughtUp, KeyUnavailable, LogUnavailable)
 
 OnStep = Callable[[SubjectRef, str], None]
 
@@ -51,11 +46,15 @@ class ErasurePlan(Struct, frozen=True, kw_only=True):
 
 
 class ErasureOutcome(Struct, frozen=True, kw_only=True):
-    """How far the erasure of one reference came; `receipt` is its canonical JSON, for the person."""
+    """How far the erasure of one reference came; `receipt` is its canonical JSON, for the person.
+
+    One that was handed over is not kept here: `receipt` is None then, and the leaf tells it.
+    """
 
     ref: SubjectRef
     request: str
     is_completed: bool
+    is_handed_over: bool
     receipt: bytes | None
     leaf: str | None
     open_steps: tuple[str, ...]
@@ -72,6 +71,7 @@ class Erasure:
         codec: Codec,
         views: Views,
         passes: Passes,
+        stores: StoreRegistry,
         clock: Clock,
         ids: Ids,
         audit: AuditLog,
@@ -81,12 +81,13 @@ class Erasure:
         """Take the ports; `build` is the program's version, `wait_s` bounds each wait for passes."""
         self._log = log
         self._vault = vault
-        self._codec = codec
         self._views = views
         self._passes = passes
+        self._stores = stores
         self._clock = clock
         self._ids = ids
         self._audit = audit
+        self._notes = SagaNotes(log, codec, clock=clock, ids=ids)
         self._build = build
         self._wait_s = wait_s
 
@@ -103,16 +104,27 @@ class Erasure:
     ) -> tuple[ErasureOutcome, ...]:
         """Erase a person: every reference, one saga each; asking twice gives the same receipts.
 
-        Every request is durable before anything of anybody is destroyed.
+        Every request is durable before anything of anybody is destroyed. A receipt is given again
+        until it was handed over.
         """
         sagas = await self._open(refs, cause=cause)
         for saga in sagas:
             await self._request(saga, on_step)
         return tuple([await self._run(saga, on_step) for saga in sagas])
 
-    async def resume(self, *, on_step: OnStep | None = None) -> tuple[ErasureOutcome, ...]:
-        """Go on with every erasure that is not completed, oldest request first."""
-        sagas = [s for s in (await read_sagas(self._log)).values() if not s.is_completed]
+    async def resume(
+        self, *, is_due_only: bool = False, on_step: OnStep | None = None
+    ) -> tuple[ErasureOutcome, ...]:
+        """Go on with every erasure that is not completed, oldest request first.
+
+        `is_due_only`: leave those alone whose pause is not over, or on which somebody else works.
+        """
+        now = self._clock.now()
+        sagas = [
+            saga
+            for saga in (await read_sagas(self._log)).values()
+            if not saga.is_completed and (not is_due_only or saga.due_at <= now)
+        ]
         sagas.sort(key=lambda saga: saga.opened_at)
         for saga in sagas:
             await self._request(saga, on_step)
@@ -145,12 +157,15 @@ class Erasure:
             found = known.get(ref)
             if found is None:
                 now, counts = self._clock.now(), await self._counts(ref)
+                held = await self._stores.count(ref)
                 found = Saga(
-                    request=request, ref=ref, opened_at=now, cause=cause, counts=counts, done={"opened": now}
-                )
+                    request=request, ref=ref, opened_at=now, cause=cause, counts=counts, held=held,
+                    done={"opened": now},
+                )  # fmt: skip
                 opening = Progress(
-                    request=request, ref=ref.hex(), step="opened", at=now, cause=cause, counts=counts
-                )
+                    request=request, ref=ref.hex(), step="opened", at=now, cause=cause, counts=counts,
+                    held=held,
+                )  # fmt: skip
                 openings.append(record(opening, partitions=self._log.partitions(REQUESTS)))
             sagas.append(found)
         if openings:
@@ -165,38 +180,50 @@ class Erasure:
         return dict(sorted(counts.items()))
 
     async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
-        """Make the request durable in the subject's own partition; a second one has no effect."""
+        """Make the request durable in the subject's own partition; a second one has no effect.
+
+        An ingest that opens a saga asks no store: what they hold is asked for here, and noted.
+        """
         if "requested" in saga.done:
             return
+        is_new = saga.held is None
+        held = saga.held = await self._stores.count(saga.ref) if saga.held is None else saga.held
         cause = "request" if saga.cause == "link" else saga.cause
         fact = ErasureRequested(request=saga.request, occurred_at=saga.opened_at, cause=cause)
-        await self._fact(saga, fact)
-        await self._done(saga, "requested", on_step)
+        await self._notes.fact(saga, fact)
+        await self._notes.note(saga, "requested", held=held if is_new else None)
+        if on_step is not None:
+            on_step(saga.ref, "requested")
 
     # Running --------------------------------------------------------------------------------
 
     async def _run(self, saga: Saga, on_step: OnStep | None) -> ErasureOutcome:
         """Run what is left of a saga; a store that cannot be reached leaves its step open."""
-        if saga.is_completed:
-            return _outcome(saga)
+        if saga.is_completed and not self._has_lost_salt(saga):
+            return self._outcome(saga)
+        if saga.held is None:  # requested by a build that asked no store
+            saga.held = await self._stores.count(saga.ref)
         open_steps: list[str] = []
         steps = (
             ("fenced", self._fence), ("shredded", self._shred), ("derived", self._derived),
-            ("tombstones", self._tombstones), ("verified", self._verify),
+            ("tombstones", self._tombstones),
         )  # fmt: skip
         for name, step in steps:
             try:
                 is_done = await step(saga)
-            except (NotCaughtUp, KeyUnavailable):
+            except _UNREACHABLE:
                 is_done = False
             if is_done:
                 await self._done(saga, name, on_step)
             else:
                 open_steps.append(name)
-        if open_steps:
-            return await self._incomplete(saga, tuple(open_steps))
-        await self._complete(saga, on_step)
-        return _outcome(saga)
+        stores = await self._stores.verify(saga.ref, held=saga.held)
+        hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in DONE]
+        if open_steps or hindered:
+            return await self._incomplete(saga, (*open_steps, "verified", *hindered))
+        await self._done(saga, "verified", on_step)
+        await self._complete(saga, stores, on_step)
+        return self._outcome(saga)
 
     async def _fence(self, saga: Saga) -> bool:
         """Wait until every pass has folded the request: nothing of the person is used any more."""
@@ -215,67 +242,91 @@ class Erasure:
         self._vault.end(saga.ref, now=now)
         report = self._vault.shred(saga.ref, now=now)
         saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids, *remains.kids)))
+        saga.epoch = self._vault.standing_of(saga.ref).epoch
         return True
 
     async def _derived(self, saga: Saga) -> bool:
-        """Return whether no version of a projection answers for the person any more; the fence may."""
+        """Purge every store, and return whether no projection and no index names the person any more."""
         await self._passes.settle(timeout_s=self._wait_s)
+        await self._stores.purge(saga.ref)
         return not await self._views.live(saga.ref) and not await self._views.answering(saga.ref)
 
     async def _tombstones(self, saga: Saga) -> bool:
-        """Wait, within bounds, until every record of the person has a later tombstone in the log."""
-        deadline = time.monotonic() + self._wait_s
-        while True:
-            remains = await remains_of(self._log, self._vault, saga.ref)
-            if not remains.live:
-                return True
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(POLL_S)
-            await self._passes.settle(timeout_s=self._wait_s)
-
-    async def _verify(self, saga: Saga) -> bool:
-        """Look for the person anew: no key, no identity, no projection, no live record."""
-        return (
-            _is_gone(await remains_of(self._log, self._vault, saga.ref))
-            and self._vault.is_ended(saga.ref)
-            and self._vault.erase_identities(saga.ref, now=self._clock.now()) == 0
-            and await self._derived(saga)
-        )
+        """Return whether every record of the person has a later tombstone in the log."""
+        return not (await remains_of(self._log, self._vault, saga.ref)).live
 
     # Ending ---------------------------------------------------------------------------------
 
     async def _incomplete(self, saga: Saga, open_steps: tuple[str, ...]) -> ErasureOutcome:
-        """Say which steps are open; the saga is resumed."""
+        """Say what is open, where that was not said before; the saga is resumed."""
+        if saga.is_completed:  # only its receipt was to be made anew
+            return self._outcome(saga)
         now = self._clock.now()
-        fact = ErasureIncomplete(request=saga.request, occurred_at=now, open_steps=open_steps)
-        await self._fact(saga, fact)
-        note = Progress(
-            request=saga.request, ref=saga.ref.hex(), step="incomplete", at=now, open_steps=open_steps
-        )
-        await self._write(note)
+        if saga.open_steps != open_steps:
+            fact = ErasureIncomplete(request=saga.request, occurred_at=now, open_steps=open_steps)
+            await self._notes.fact(saga, fact)
+        await self._notes.note(saga, "incomplete", open_steps=open_steps)
         saga.open_steps = open_steps
-        return _outcome(saga)
+        return self._outcome(saga)
 
-    async def _complete(self, saga: Saga, on_step: OnStep | None) -> None:
+    async def _complete(self, saga: Saga, stores: Sequence[StoreOutcome], on_step: OnStep | None) -> None:
         """Write the receipt, its leaf and the completion; each once, whatever crashed before."""
         if saga.receipt is None:
-            document = _receipt.canonical(await self._receipt(saga))
-            saga.receipt, saga.leaf = document, _receipt.leaf_hash(document)
-            await self._done(saga, "receipt", on_step)
-        leaf = saga.leaf = saga.leaf or _receipt.leaf_hash(saga.receipt)
-        await self._audit.append(bytes.fromhex(leaf))
-        if not await self._is_said_completed(saga):
-            fact = ErasureCompleted(request=saga.request, occurred_at=self._clock.now(), receipt=leaf)
-            await self._fact(saga, fact)
+            # Somebody else may have gone on with it meanwhile: there is one receipt.
+            written = (await read_sagas(self._log, near=saga.request))[saga.request, saga.ref]
+            saga.receipt, saga.salt, saga.leaf = written.receipt, written.salt, written.leaf
+        if saga.receipt is None or self._has_lost_salt(saga):
+            await self._issue(saga, stores)
+            if on_step is not None:
+                on_step(saga.ref, "receipt")
+        if saga.leaf is None:
+            saga.leaf = _receipt.leaf_hash(self._document(saga) or b"")
+        await self._audit.append(bytes.fromhex(saga.leaf))
+        if not await is_said(self._log, saga.ref, ErasureCompleted, saga.request):
+            fact = ErasureCompleted(
+                request=saga.request, occurred_at=self._clock.now(), receipt=saga.leaf
+            )  # fmt: skip
+            await self._notes.fact(saga, fact)
             await self._passes.settle(timeout_s=self._wait_s)
         await self._done(saga, "completed", on_step)
 
-    async def _receipt(self, saga: Saga) -> Receipt:
-        salt = self._ids.token()
+    # Receipts -------------------------------------------------------------------------------
+
+    async def _issue(self, saga: Saga, stores: Sequence[StoreOutcome]) -> None:
+        """Make the receipt, and keep it without its salt, which is made from a key of its own.
+
+        That key exists before the note: after a crash between the two the same salt is made again.
+        """
+        want = _receipt.salt_want(saga.ref, saga.request)
+        (key,) = self._vault.sealing_keys((want,), now=self._clock.now())
+        document = _receipt.canonical(await self._receipt(saga, stores, salt=_receipt.salt_of(key)))
+        saga.receipt, saga.salt = _receipt.without_salt(document), key.kid.hex()
+        saga.leaf = _receipt.leaf_hash(document)
+        await self._notes.note(
+            saga, "receipt", receipt=saga.receipt.decode(), leaf=saga.leaf, salt=saga.salt
+        )  # fmt: skip
+
+    def _document(self, saga: Saga) -> bytes | None:
+        """Return the receipt as the person gets it; None where there is none, or it was handed over."""
+        if saga.receipt is None or saga.is_handed_over:
+            return None
+        if saga.salt is None:  # written by a build that kept the salt with it
+            return saga.receipt
+        key = self._salt_key(saga)
+        return _receipt.with_salt(saga.receipt, _receipt.salt_of(key)) if isinstance(key, DataKey) else None
+
+    def _salt_key(self, saga: Saga) -> object:
+        kid = bytes.fromhex(saga.salt or "")
+        return self._vault.open_keys((kid,)).get(kid)
+
+    def _has_lost_salt(self, saga: Saga) -> bool:
+        """Return whether the salt is gone though nobody destroyed it: with a keystore that was restored."""
+        is_kept = saga.receipt is not None and saga.salt is not None and not saga.is_handed_over
+        return is_kept and self._salt_key(saga) is None
+
+    async def _receipt(self, saga: Saga, stores: Sequence[StoreOutcome], *, salt: bytes) -> Receipt:
         remains = await remains_of(self._log, self._vault, saga.ref)
         kids = tuple(dict.fromkeys((*saga.kids, *remains.kids)))
-        live = sum(saga.counts.values())
         return Receipt(
             receipt=self._ids.token().hex(),
             commitment=_receipt.commitment(salt, ref=saga.ref, request=saga.request),
@@ -286,66 +337,36 @@ class Erasure:
             completed_at=self._clock.now(),
             records=saga.counts,
             stores=(
-                _store("ledger", max(remains.records, live)),
-                _store("projections", live),
-                _store("keystore keys", len(kids)),
+                *stores,
                 # Every reference was minted for an identity; a crash may have lost their number.
                 StoreOutcome(store="keystore identities", outcome="erased", count=saga.identities),
             ),
             keys=_receipt.salted(salt, kids),
+            epoch=saga.epoch,
             build=self._build,
         )
 
-    async def _is_said_completed(self, saga: Saga) -> bool:
-        """Return whether the partition holds this saga's completion already."""
-        wanted = saga.request.encode()
-        async for row in rows_of(self._log, saga.ref):
-            said = dict(row.headers).get("ce_type") == b"erasure.completed.v1"
-            if said and row.value is not None and wanted in row.value:
-                return True
-        return False
-
     # Writing --------------------------------------------------------------------------------
-
-    async def _fact(self, saga: Saga, fact: ControlFact) -> None:
-        token = self._ids.token()
-        row = self._codec.control_fact(saga.ref, token, fact, received_at=self._clock.now())
-        await self._log.append(LEDGER_EVENTS, (row,))
 
     async def _done(self, saga: Saga, step: str, on_step: OnStep | None) -> None:
         """Write that a step is done, once; a step that was done before is only told again."""
         if step not in saga.done:
-            saga.done[step] = now = self._clock.now()
-            note = Progress(
-                request=saga.request, ref=saga.ref.hex(), step=step, at=now,
-                kids=saga.kids if step == "shredded" else (),
-                identities=saga.identities if step == "shredded" else 0,
-                receipt=saga.receipt.decode() if step == "receipt" and saga.receipt else None,
-                leaf=saga.leaf if step == "receipt" else None,
-            )  # fmt: skip
-            await self._write(note)
+            if step == "shredded":
+                await self._notes.note(
+                    saga, step, kids=saga.kids, identities=saga.identities, epoch=saga.epoch
+                )  # fmt: skip
+            else:
+                await self._notes.note(saga, step)
         if on_step is not None:
             on_step(saga.ref, step)
 
-    async def _write(self, progress_: Progress) -> None:
-        await self._log.append(REQUESTS, (record(progress_, partitions=self._log.partitions(REQUESTS)),))
-
-
-def _is_gone(remains: Remains) -> bool:
-    """Return whether nothing of a person is live, readable, or under a key that is not known."""
-    return not (remains.live or remains.readable or remains.unknown)
-
-
-def _store(name: str, count: int) -> StoreOutcome:
-    return StoreOutcome(store=name, outcome="erased" if count else "nothing held", count=count)
-
-
-def _outcome(saga: Saga) -> ErasureOutcome:
-    return ErasureOutcome(
-        ref=saga.ref,
-        request=saga.request,
-        is_completed=saga.is_completed,
-        receipt=saga.receipt if saga.is_completed else None,
-        leaf=saga.leaf if saga.is_completed else None,
-        open_steps=saga.open_steps if not saga.is_completed else (),
-    )
+    def _outcome(self, saga: Saga) -> ErasureOutcome:
+        return ErasureOutcome(
+            ref=saga.ref,
+            request=saga.request,
+            is_completed=saga.is_completed,
+            is_handed_over=saga.is_handed_over,
+            receipt=self._document(saga) if saga.is_completed else None,
+            leaf=saga.leaf if saga.is_completed else None,
+            open_steps=saga.open_steps if not saga.is_completed else (),
+        )

@@ -12,6 +12,7 @@ from privacy_ledger.domain.events import (
     ConsentWithdrawn,
     ControlFact,
     ErasureCompleted,
+    ErasureFinal,
     ErasureIncomplete,
     ErasureRequested,
     Fact,
@@ -28,7 +29,7 @@ __all__ = ["ErasureStatus", "Permissions", "apply_control", "apply_fact"]
 
 
 class ErasureStatus(Struct, frozen=True, kw_only=True):
-    """How far the erasure of the whole person came: requested, incomplete or completed."""
+    """How far the erasure of the whole person came: requested, incomplete, completed or final."""
 
     request: str
     state: str
@@ -105,7 +106,7 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
 
     The erasure of a person always has: it must not be lost to an id used twice.
     """
-    if isinstance(fact, ErasureCompleted | ErasureIncomplete):
+    if isinstance(fact, ErasureCompleted | ErasureIncomplete | ErasureFinal):
         return _erasure_progressed(state, fact)
     is_end = isinstance(fact, ErasureRequested) and fact.scope == "person"
     if state.is_ended or (fact.request in state.requests and not is_end):
@@ -140,14 +141,23 @@ def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: in
     )
 
 
-def _erasure_progressed(state: Permissions, fact: ErasureCompleted | ErasureIncomplete) -> Permissions:
-    """Return the state with the erasure's progress, when it is the one that ended the person."""
+def _erasure_progressed(
+    state: Permissions, fact: ErasureCompleted | ErasureIncomplete | ErasureFinal
+) -> Permissions:
+    """Return the state with the erasure's progress, when it is the one that ended the person.
+
+    It only goes on: nothing that is said later takes back that it is completed, or final.
+    """
     erasure = state.erasure
-    if erasure is None or erasure.request != fact.request:
+    if erasure is None or erasure.request != fact.request or erasure.state == "final":
         return state
-    if isinstance(fact, ErasureCompleted):
-        done = structs.replace(erasure, state="completed", receipt=fact.receipt)
-        return structs.replace(state, erasure=done)
-    if erasure.state == "completed":
-        return state
-    return structs.replace(state, erasure=structs.replace(erasure, state="incomplete"))
+    match fact:
+        case ErasureFinal():
+            changed = structs.replace(erasure, state="final")
+        case ErasureCompleted():
+            changed = structs.replace(erasure, state="completed", receipt=fact.receipt)
+        case ErasureIncomplete() if erasure.state != "completed":
+            changed = structs.replace(erasure, state="incomplete")
+        case _:
+            return state
+    return structs.replace(state, erasure=changed)

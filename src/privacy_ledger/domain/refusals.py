@@ -55,6 +55,7 @@ class Refusal(StrEnum):
     NOT_ERASED = "not_erased"
     CLOCK_DISAGREES = "clock_disagrees"
     ENTRY_UNKNOWN = "entry_unknown"
+    RECEIPT_UNKNOWN = "receipt_unknown"
     VERSION_UNKNOWN = "version_unknown"
     VERSION_SPEAKS = "version_speaks"
     VERSION_BEHIND = "version_behind"

@@ -14,6 +14,7 @@ __all__ = [
     "Identity",
     "IdentityRow",
     "IdentityStatus",
+    "KeyStanding",
     "KeyVault",
     "KeyWant",
     "ShredReport",
@@ -94,6 +95,18 @@ class ShredReport(Struct, frozen=True, kw_only=True):
 
     kids: tuple[str, ...]
     by_group: dict[str, int]
+
+
+class KeyStanding(Struct, frozen=True, kw_only=True):
+    """How many keys of a reference are in use, and how many were destroyed.
+
+    `epoch`: the newest one that wraps a key of it, or did when that key was destroyed; None: it
+    never had a key.
+    """
+
+    live: int
+    destroyed: int
+    epoch: int | None
 
 
 class KeyVault(Protocol):
@@ -180,6 +193,10 @@ class KeyVault(Protocol):
         Rows stay with nulled material. Idempotent. Material is gone from the file and its
         write-ahead log when this returns.
         """
+        ...
+
+    def standing_of(self, ref: SubjectRef) -> KeyStanding:
+        """Return how many keys of a reference there are and were, and their newest epoch."""
         ...
 
     def shred_group(self, group: str, *, now: datetime) -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "Assigned",
     "Cycle",
     "CycleOutcome",
+    "Erasures",
     "Followed",
     "KeyCacheFigures",
     "Lag",
@@ -151,7 +152,18 @@ class Followed(Struct, frozen=True, kw_only=True):
     left: int
 
 
-Seen = Assigned | Revoked | Stands | Restoring | Cycle | Lag | Outstanding | Followed
+class Erasures(Struct, frozen=True, kw_only=True):
+    """How many erasures of the whole ledger are not complete, and for how long the oldest is open.
+
+    `overdue`: those that are open for more than 24 hours, which is an alarm.
+    """
+
+    still_open: int
+    overdue: int
+    oldest_s: float
+
+
+Seen = Assigned | Revoked | Stands | Restoring | Cycle | Lag | Outstanding | Followed | Erasures
 
 
 class Meters(Protocol):

@@ -54,7 +54,17 @@ READS: Final = {
     "log": frozenset(
         {"read", "read_at", "latest", "end", "first", "since", "latest_many", "scan_latest", "live_tags"}
     ),
-    "vault": frozenset({"find", "refs_of", "open_keys", "is_ended", "ended_refs", "unused_generation"}),
+    "vault": frozenset(
+        {
+            "find",
+            "refs_of",
+            "open_keys",
+            "is_ended",
+            "ended_refs",
+            "standing_of",
+            "unused_generation",
+        }
+    ),
     "store": frozenset({"get_many", "scan"}),
     "lock": frozenset[str](),
     "keeper": frozenset({"standing"}),

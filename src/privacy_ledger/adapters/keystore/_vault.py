@@ -22,6 +22,7 @@ from privacy_ledger.ports.keys import (
     DataKey,
     Identity,
     IdentityRow,
+    KeyStanding,
     KeyWant,
     Shredded,
     ShredReport,
@@ -176,6 +177,17 @@ class StoredKeyVault:
             KeyUnavailable: as with `shred`.
         """
         return self._keys.shred_group(group, now=now)
+
+    def standing_of(self, ref: SubjectRef) -> KeyStanding:
+        """Return how many keys of a reference there are and were, and their newest epoch."""
+        with self._store.read():
+            ((held, destroyed, epoch),) = cast(
+                "list[tuple[int, int, int | None]]",
+                self._store.select(
+                    "SELECT count(*), count(shredded_at), max(epoch) FROM keys WHERE ref = ?", (ref,)
+                ),
+            )
+        return KeyStanding(live=held - destroyed, destroyed=destroyed, epoch=epoch)
 
     def end(self, ref: SubjectRef, *, now: datetime) -> None:
         """End a reference for ever; keys that it has stay readable until they are shredded."""

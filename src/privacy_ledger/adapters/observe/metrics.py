@@ -129,6 +129,19 @@ METRICS: Final = (
         says="People whose records are read again, slice by slice; their newer records wait",
     ),
     Metric(
+        name="privacy_ledger_erasures_open", kind="gauge",
+        says="Erasures of the whole ledger that are not complete, as the worker sees them that writes the "
+        "ticks",
+    ),
+    Metric(
+        name="privacy_ledger_erasures_overdue", kind="gauge",
+        says="Those of them that are open for more than 24 hours: a store cannot be reached, look which",
+    ),
+    Metric(
+        name="privacy_ledger_erasure_open_seconds", kind="gauge",
+        says="How long the oldest of them is open; 0 when none is",
+    ),
+    Metric(
         name="privacy_ledger_tick_timestamp_seconds", kind="gauge", labels=_PLACE,
         says="Time of the last tick that the pass has applied, in seconds since 1970",
     ),

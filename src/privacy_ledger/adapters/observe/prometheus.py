@@ -22,6 +22,7 @@ from privacy_ledger.ports.observe import (
     Assigned,
     Cycle,
     CycleOutcome,
+    Erasures,
     Followed,
     KeyCacheFigures,
     Lag,
@@ -103,6 +104,10 @@ class PrometheusMeters:
                 self._set("restore_eta_seconds", name, partition, to=seen.eta_s)
             case Followed(pass_name=name, partition=partition):
                 self._set("standby_left", name, partition, to=seen.left)
+            case Erasures():
+                self._set("erasures_open", to=seen.still_open)
+                self._set("erasures_overdue", to=seen.overdue)
+                self._set("erasure_open_seconds", to=seen.oldest_s)
             case Assigned(pass_name=name, partitions=partitions):
                 self._forget(name)
                 self._set("partitions_assigned", name, to=len(partitions))
@@ -158,7 +163,8 @@ class PrometheusMeters:
             self._set("partition_state", name, partition, one, to=one is standing)
 
     def _set(self, gauge: str, *labels: str | int, to: float) -> None:
-        self._gauges[gauge].labels(*map(str, labels)).set(to)
+        found = self._gauges[gauge]
+        (found.labels(*map(str, labels)) if labels else found).set(to)
 
     def _forget(self, pass_name: str) -> None:
         """Remove what only the owner of a partition knows: the next owner may be another worker."""

@@ -14,6 +14,7 @@ __all__ = [
     "ControlFact",
     "ControlRecord",
     "ErasureCompleted",
+    "ErasureFinal",
     "ErasureIncomplete",
     "ErasureRequested",
     "MinorStatusDeclared",
@@ -83,6 +84,16 @@ class ErasureIncomplete(ControlFact, frozen=True, kw_only=True, tag="erasure.inc
     """An erasure could not reach every store; it is resumed."""
 
     open_steps: tuple[Annotated[str, Meta(max_length=64)], ...]
+
+
+class ErasureFinal(ControlFact, frozen=True, kw_only=True, tag="erasure.final.v1"):
+    """No copy of a key of a completed erasure opens any more: every epoch up to `epoch` is destroyed.
+
+    The keys that wrapped the person's keys are gone, and with them what backups, standbys and disk
+    blocks kept.
+    """
+
+    epoch: Annotated[int, Meta(ge=0)]
 
 
 class MinorStatusDeclared(ControlFact, frozen=True, kw_only=True, tag="minor.status_declared.v1"):

@@ -8,15 +8,16 @@ import click
 import msgspec
 
 from privacy_ledger.app.erasure import STEPS, ErasureOutcome, ErasurePlan
+from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.export import MANIFEST
-from privacy_ledger.bootstrap import Runtime, erasure_of, export_of, subjects_of
+from privacy_ledger.bootstrap import Runtime, erasure_care_of, erasure_of, export_of, subjects_of
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli.operate import compact
 from privacy_ledger.interfaces.cli.proof import receipt_files
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
-__all__ = ["erase", "export", "register", "write_files"]
+__all__ = ["erase", "export", "register", "status_text", "write_files"]
 
 
 def register(group: click.Group) -> None:
@@ -26,22 +27,33 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("subject")
+@click.argument("subject", required=False)
 @click.option("--plan", "is_plan", is_flag=True, help="Show what would go; change nothing.")
+@click.option("--status", "is_status", is_flag=True, help="Show how far it came; change nothing.")
+@click.option("--resume", "is_resume", is_flag=True, help="Go on with every erasure that is not complete.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("-o", "--receipt", type=click.Path(path_type=Path), help="Write the receipts here (a folder).")
 @command
 async def erase(
     shell: Shell,
-    subject: str,
+    subject: str | None,
     is_plan: bool,  # noqa: FBT001 - click passes options by name
+    is_status: bool,  # noqa: FBT001
+    is_resume: bool,  # noqa: FBT001
     yes: bool,  # noqa: FBT001
     receipt: Path | None,
 ) -> int:
     """Erase SUBJECT for ever: plan, then keys, projections, tombstones, verification, receipt.
 
-    Interrupted at any point, the same command goes on where it stopped.
+    Interrupted at any point, the same command goes on where it stopped; --resume does so for
+    everybody, and says which erasures became final: no copy of a key opens any more.
     """
+    if is_resume is (subject is not None) or (is_resume and (is_plan or is_status or receipt)):
+        raise click.UsageError("Give a SUBJECT to erase, or --resume alone.")
+    if subject is None:
+        return await _resume(shell)
+    if is_status:
+        return await _show_status(shell, subject)
     async with shell.open() as runtime:
         shell.announce(runtime)
         person = (await subjects_of(runtime)).find(subject)
@@ -73,6 +85,54 @@ async def erase(
         return _report(shell, outcomes)
 
 
+async def _resume(shell: Shell) -> int:
+    """Go on with every open erasure at once, whatever its pause, and say what became final."""
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        outcomes = await erasure_of(runtime).resume()
+        care = erasure_care_of(runtime)
+        final, seen = await care.finalise(), await care.look()
+        await shell.settle(runtime)
+        if outcomes:
+            await compact(runtime)
+    still_open = sorted({step for one in outcomes for step in one.open_steps})
+    done = sum(one.is_completed for one in outcomes)
+    shell.result(
+        {
+            "resumed": len(outcomes), "completed": done, "open": still_open, "overdue": seen.overdue,
+            "final": final,
+        },
+        f"Went on with {len(outcomes)} erasures: {done} are complete now. Final now: {final}."
+        + (f" Still open: {', '.join(still_open)}." if still_open else ""),
+    )  # fmt: skip
+    return Exit.PARTLY_DONE if still_open else Exit.DONE
+
+
+async def _show_status(shell: Shell, subject: str) -> int:
+    """Show how far the erasures of a person came; exit code 5 while one is not complete."""
+    async with shell.open(prepare=False) as runtime:
+        shell.announce(runtime)
+        refs = (await subjects_of(runtime)).find(subject).refs
+        found = await erasure_care_of(runtime).status(refs)
+    lines = [status_text(one) for one in found]
+    shell.result({"erasures": found}, "\n".join(lines) or "No erasure was requested.")
+    return Exit.PARTLY_DONE if any(one.completed_at is None for one in found) else Exit.DONE
+
+
+def status_text(status: ErasureStatus) -> str:
+    """Return how far an erasure came, as a line for people."""
+    text = f"{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z"
+    if status.completed_at is None:
+        late = ", for more than 24 hours" if status.is_overdue else ""
+        return f"{text}{late}; open: {', '.join(status.open_steps) or 'not begun'}"
+    text += f", completed {status.completed_at:%Y-%m-%d %H:%M}Z, leaf {(status.leaf or '')[:16]}"
+    if status.final_at is not None:
+        text += f", final {status.final_at:%Y-%m-%d %H:%M}Z"
+    else:
+        text += f", final when epoch {status.epoch} of the keystore is destroyed"
+    return text + (", receipt handed over" if status.is_handed_over else "")
+
+
 def _confirmed(shell: Shell, subject: str, plan: ErasurePlan) -> bool:
     """Ask a person at a terminal to type the subject; without a terminal the answer is no."""
     if not shell.is_interactive:
@@ -92,12 +152,16 @@ def _report(shell: Shell, outcomes: tuple[ErasureOutcome, ...]) -> int:
     is_done = all(outcome.is_completed for outcome in outcomes)
     still_open = sorted({step for o in outcomes for step in o.open_steps})
     receipts = [msgspec.Raw(o.receipt) for o in outcomes if o.receipt is not None]
-    document = {"completed": is_done, "receipts": receipts, "open": still_open}
+    handed = sum(outcome.is_handed_over for outcome in outcomes)
+    document = {"completed": is_done, "receipts": receipts, "open": still_open, "handed_over": handed}
     if is_done:
         leaves = ", ".join((o.leaf or "")[:16] for o in outcomes)
-        text = f"Erased and verified. Receipt leaf: {leaves}. The receipt goes to the person (-o DIR)."
+        text = f"Erased and verified. Receipt leaf: {leaves}. "
+        text += "The receipt goes to the person (-o DIR), then: privacy-ledger receipt handed FILE."
+        if handed == len(outcomes):
+            text = f"Erased and verified. Receipt leaf: {leaves}. The person has the receipt."
     else:
-        text = f"Not complete yet: {', '.join(still_open)}. Run the same command again."
+        text = f"Not complete yet: {', '.join(still_open)}. Run the same command again; a worker does, too."
     shell.result(document, text)
     return Exit.DONE if is_done else Exit.PARTLY_DONE
 

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from privacy_ledger.app.key_care import CarePlan, Rolled, overdue
-from privacy_ledger.bootstrap import care_of, erasure_of, restorer_for
+from privacy_ledger.bootstrap import care_of, erasure_care_of, erasure_of, restorer_for
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.keeping import KeystoreStanding
 
@@ -89,10 +89,13 @@ async def keys_rotate(shell: Shell, is_plan: bool) -> int:  # noqa: FBT001 - cli
             shell.result(plan, _plan_text(plan))
             return Exit.DONE if plan.is_empty else Exit.PLAN_PENDING
         rolled = care.rotate(on_step=_Progress(shell))
+        final = await erasure_care_of(runtime).finalise()
     if rolled is None:
-        shell.result({"due": False}, "Nothing is due: the newest epoch is younger than a day.")
+        shell.result(
+            {"due": False, "final": final}, "Nothing is due: the newest epoch is younger than a day."
+        )
     else:
-        _tell(shell, rolled)
+        _tell(shell, rolled, final)
     return Exit.DONE
 
 
@@ -122,7 +125,8 @@ async def keys_roll(
             shell.talk.print("Next: the same command with --yes.")
             return Exit.PLAN_PENDING
         rolled = care.roll(is_final=final_now, on_step=_Progress(shell))
-    _tell(shell, rolled)
+        final = await erasure_care_of(runtime).finalise()
+    _tell(shell, rolled, final)
     return Exit.DONE
 
 
@@ -209,10 +213,10 @@ def _plan_text(plan: CarePlan) -> str:
     return "\n".join(lines)
 
 
-def _tell(shell: Shell, rolled: Rolled) -> None:
+def _tell(shell: Shell, rolled: Rolled, final: int) -> None:
     gone = ", ".join(map(str, rolled.destroyed)) or "none"
     shell.result(
-        msgspec.to_builtins(rolled),
+        {**msgspec.to_builtins(rolled), "final": final},
         f"Epoch {rolled.epoch} wraps every key in use ({rolled.rewrapped:,} moved). Destroyed: {gone}. "
-        f"Backup: {rolled.backup.name if rolled.backup else 'none'}.",
+        f"Backup: {rolled.backup.name if rolled.backup else 'none'}. Erasures that are final now: {final}.",
     )

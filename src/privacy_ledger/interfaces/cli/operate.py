@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from privacy_ledger.bootstrap import (
     changelogs_of,
     declared_passes,
     declared_topics,
+    erasure_care_of,
     rebuild_of,
     replay_of,
     worker_host,
@@ -31,6 +33,7 @@ from privacy_ledger.engine.inspection import inspect, joining
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.engine.soundness import Place
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
+from privacy_ledger.logging import get_logger
 
 __all__ = [
     "Report",
@@ -38,6 +41,7 @@ __all__ = [
     "apply_topics",
     "compact",
     "doctor",
+    "fold_home",
     "place_of",
     "register",
     "replay",
@@ -51,6 +55,11 @@ __all__ = [
 ]
 
 IDLE_POLL_S = 0.2
+TEND_S = 60.0
+"""How often a home's worker looks for erasures that are to be taken up again."""
+FINAL_S = 3600.0
+"""How often it looks which of them became final."""
+log_line = get_logger()
 
 
 def register(group: click.Group) -> None:
@@ -136,7 +145,7 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
         if set(passes) - set(known):
             raise click.UsageError(f"Unknown pass. Known: {', '.join(sorted(known))}.")
         if runtime.embedded is not None:
-            await _embedded_worker(shell, runtime, stop)
+            await fold_home(runtime, stop, say=shell.talk.print)
         else:
             host = worker_host()
             with redirect_stdout(sys.stderr):  # Faust draws a spinner, and shows the cursor at exit
@@ -145,20 +154,40 @@ async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     return Exit.DONE
 
 
-async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) -> None:
-    """Hold the home's lock and fold what comes, until told to stop."""
+async def fold_home(runtime: Runtime, stop: asyncio.Event, *, say: Callable[[str], None]) -> None:
+    """Hold the home's lock, fold what comes and look after erasures, until told to stop.
+
+    Raises:
+        HomeUnusable: another process holds it.
+    """
     embedded = runtime.embedded
     if embedded is None or not await embedded.hold():
         raise HomeUnusable("Another process runs the passes of this home. Stop it, or let it do the work.")
-    shell.talk.print("Running all passes of this home. Ctrl-C stops.")
+    say("Running all passes of this home. Ctrl-C stops.")
+    tended = finalised = time.monotonic()
     while not stop.is_set():
         if await runtime.registrar.tick():
             await compact(runtime)
+        if (now := time.monotonic()) - tended > TEND_S:
+            tended, is_late = now, now - finalised > FINAL_S
+            finalised = now if is_late else finalised
+            await _tend(runtime, with_final=is_late)
         if not await embedded.drain():
             try:
                 await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
             except TimeoutError:
                 continue
+
+
+async def _tend(runtime: Runtime, *, with_final: bool) -> None:
+    """Look after erasures; what cannot be done now is done the next time."""
+    care = erasure_care_of(runtime)
+    try:
+        await care.tend()
+        if with_final:
+            await care.finalise()
+    except LedgerError as error:
+        log_line.warning("erasures not looked after", reason=type(error).__name__)
 
 
 async def compact(runtime: Runtime) -> bool:
@@ -333,6 +362,10 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
                 found.append(_finding(f"Pass {name} is behind in partition {partition}", "worker run"))
                 break
     found += await _inspect(runtime)
+    if overdue_erasures := (await erasure_care_of(runtime).look()).overdue:
+        found.append(
+            _finding(f"{overdue_erasures} erasures are open for more than 24 hours", "erase --resume")
+        )
     care = care_of(runtime.keystore, runtime.clock)
     if late := overdue(care.standing(), runtime.clock.now()):
         found.append(_finding(f"{len(late)} epochs of the keystore are older than 7 days", "keys rotate"))

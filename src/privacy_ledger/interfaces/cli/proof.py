@@ -9,7 +9,7 @@ import msgspec
 
 from privacy_ledger import receipt_verifier
 from privacy_ledger.app.erasure import ErasureOutcome
-from privacy_ledger.bootstrap import Runtime, audit_of
+from privacy_ledger.bootstrap import Runtime, audit_of, erasure_care_of
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 
@@ -20,7 +20,9 @@ __all__ = [
     "audit_verify",
     "receipt",
     "receipt_files",
+    "receipt_handed",
     "receipt_show",
+    "receipt_status",
     "receipt_verifier_file",
     "receipt_verify",
     "register",
@@ -129,6 +131,32 @@ async def receipt_show(shell: Shell, file: Path) -> None:
         ) from None
     lines = [f"{name}: {value}" for name, value in found.items() if not isinstance(value, list | dict)]
     shell.result(found, "\n".join(lines))
+
+
+@receipt.command("status")
+@click.argument("file", type=_FILE)
+@command
+async def receipt_status(shell: Shell, file: Path) -> None:
+    """Ask the ledger about the erasure of FILE: completed, or final, when no copy of a key opens."""
+    async with shell.open(prepare=False) as runtime:
+        shell.announce(runtime)
+        found = await erasure_care_of(runtime).of_file(_read(file))
+    until = f", final when epoch {found.epoch} of the keystore is destroyed" if found.final_at is None else ""
+    shell.result(found, f"{found.state}{until}")
+
+
+@receipt.command("handed")
+@click.argument("file", type=_FILE)
+@command
+async def receipt_handed(shell: Shell, file: Path) -> None:
+    """Say that the person has FILE: what links its leaf with them is destroyed here.
+
+    The ledger gives no receipt of that erasure again. Said twice, it changes nothing.
+    """
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        found = await erasure_care_of(runtime).hand_over(_read(file))
+    shell.result(found, "The person has the receipt; its salt is destroyed here.")
 
 
 @receipt.command("verifier")

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from enum import IntEnum
 from functools import update_wrapper
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from privacy_ledger.adapters.observe.health import HealthAddress
 from privacy_ledger.adapters.observe.switch import traced
-from privacy_ledger.bootstrap import Runtime, open_runtime, open_worker
+from privacy_ledger.bootstrap import Runtime, erasure_care_of, open_runtime, open_worker
 from privacy_ledger.domain.errors import BadInput, HomeUnusable, LedgerError, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.logging import configure
 from privacy_ledger.ports.observe import SILENT, Meters
@@ -135,9 +135,16 @@ class Shell:
         return click.confirm(question, err=True)
 
     async def settle(self, runtime: Runtime, offsets: dict[int, int] | None = None) -> None:
-        """Wait until the views have passed what was appended, unless told not to."""
-        if not self.no_wait:
-            await runtime.passes.settle(offsets)
+        """Wait until the views have passed what was appended, unless told not to.
+
+        In a home whoever runs the passes also goes on with erasures that nobody works on.
+        """
+        if self.no_wait:
+            return
+        await runtime.passes.settle(offsets)
+        if runtime.embedded is not None:
+            with suppress(LedgerError):  # it stays open, and is taken up again later
+                await erasure_care_of(runtime).tend()
 
 
 class Discreet(click.Group):

@@ -138,6 +138,8 @@ class KeyKeeperContract(ABC):
         assert _rewrapped(vault.keeper) == PEOPLE - 1 + SECRETS
         old, new = vault.keeper.standing().epochs
         assert ((old.live, old.shredded), (new.live, new.shredded)) == ((0, 1), (PEOPLE + 1, 0))
+        epochs = [vault.standing_of(key.ref).epoch for key in keys[:2]]
+        assert epochs == [old.number, new.number]
         expected = [Shredded(keys[0].ref, "usage", 0), *keys[1:]]
         fresh = place.open()
         assert _opened(vault, keys) == _opened(other, keys) == _opened(fresh, keys) == expected

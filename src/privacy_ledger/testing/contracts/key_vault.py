@@ -16,6 +16,7 @@ from privacy_ledger.ports.keys import (
     Identity,
     IdentityRow,
     IdentityStatus,
+    KeyStanding,
     KeyVault,
     KeyWant,
     Shredded,
@@ -345,6 +346,17 @@ class KeyVaultContract(ABC):
         assert [opened[key.kid] for key in kept] == list(kept)
         with pytest.raises(InvariantViolation):
             vault.sealing_keys(wants[:1], now=NOW)
+
+    def test_the_standing_of_a_reference_counts_its_keys(self, vault: KeyVault) -> None:
+        """Those in use, those destroyed, and the epoch that wraps them; another's do not count."""
+        nothing = vault.standing_of(REF)
+        vault.sealing_keys([KeyWant(REF, "usage"), KeyWant(REF, "account"), KeyWant(OTHER, "usage")], now=NOW)
+        vault.shred(REF, now=NOW, group="usage")
+        one_left = vault.standing_of(REF)
+        vault.shred(REF, now=NOW)
+        assert nothing == KeyStanding(live=0, destroyed=0, epoch=None)
+        assert one_left == KeyStanding(live=1, destroyed=1, epoch=1)
+        assert vault.standing_of(REF) == KeyStanding(live=0, destroyed=2, epoch=1)
 
     def test_an_ended_reference_gets_no_key_ever(self, vault: KeyVault) -> None:
         """Neither a current, nor a numbered, nor a fresh one; nobody else's is made either."""

@@ -1,0 +1,89 @@
+"""How erasures are put together: a part of the wiring, used by `bootstrap` alone."""
+
+from collections.abc import Sequence
+from importlib.metadata import version as installed
+
+from privacy_ledger import _passes
+from privacy_ledger.app._topic_stores import (
+    DeadLetterStore,
+    KeyStore,
+    LaneStore,
+    LedgerStore,
+    PassStore,
+    VersionStore,
+)
+from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.app.erasure import WAIT_S, Erasure
+from privacy_ledger.app.erasure_care import ErasureCare
+from privacy_ledger.app.stores import DerivedStore, StoreRegistry
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.engine.declaration import PassDeclaration, VersionPass
+from privacy_ledger.ports.keeping import KeyKeeper
+from privacy_ledger.ports.passes import Passes
+from privacy_ledger.streams.states import Table
+
+__all__ = ["care_over", "erasure_over", "stores_over"]
+
+
+def erasure_over(
+    parts: _passes.Parts,
+    passes: Passes,
+    audit: AuditLog,
+    *,
+    wait_s: float = WAIT_S,
+    beside: Sequence[DerivedStore] = (),
+) -> Erasure:
+    """Return the erasure saga over the stores that there are, and those of whoever runs it."""
+    return Erasure(
+        log=parts.log, vault=parts.vault, codec=parts.codec, views=parts.views, passes=passes,
+        stores=stores_over(parts, passes, wait_s=wait_s, beside=beside), clock=parts.clock, ids=parts.ids,
+        audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
+    )  # fmt: skip
+
+
+def care_over(parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure) -> ErasureCare:
+    """Return what looks after all erasures."""
+    return ErasureCare(
+        log=parts.log, vault=parts.vault, keeper=keeper, codec=parts.codec, clock=parts.clock,
+        ids=parts.ids, erasure=erasure, meters=parts.meters,
+    )  # fmt: skip
+
+
+def stores_over(
+    parts: _passes.Parts, passes: Passes, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()
+) -> StoreRegistry:
+    """Return every store of a home or a cluster that may hold something of a person."""
+    log, vault = parts.log, parts.vault
+    letters = DeadLetterStore(log)
+
+    async def stores() -> Sequence[DerivedStore]:
+        current = (await parts.line_up.current()).values()
+        declared = [one for one in current if not isinstance(one, VersionPass)]
+        return (
+            KeyStore(vault, parts.clock),
+            *(store for one in declared for store in _kept(parts, one, passes, wait_s=wait_s)),
+            VersionStore(parts.views, passes, wait_s=wait_s),
+            LaneStore(log, vault),
+            letters,
+            *beside,
+            LedgerStore(log, vault, passes, wait_s=wait_s),
+        )
+
+    return StoreRegistry(stores)
+
+
+def _kept(
+    parts: _passes.Parts, declaration: PassDeclaration, passes: Passes, *, wait_s: float
+) -> list[PassStore]:
+    """Return a store for each topic in which a pass keeps something."""
+    states = _passes.codec_of(declaration, parts.vault)
+    of_topic: dict[str, list[Table[object]]] = {}
+    for table in declaration.tables:
+        of_topic.setdefault(states.topic(table), []).append(table)
+    return [
+        PassStore(
+            topic, tables, states=states, latest=parts.latest, passes=passes,
+            partitions=parts.log.partitions(LEDGER_EVENTS), wait_s=wait_s,
+        )
+        for topic, tables in sorted(of_topic.items())
+    ]  # fmt: skip

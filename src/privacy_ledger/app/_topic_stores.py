@@ -1,0 +1,305 @@
+"""The stores that lie in topics: the ledger, what passes keep, the lane, the dead letters."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app.stores import Found
+from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
+from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
+from privacy_ledger.ports.keys import DataKey, KeyVault
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.passes import Latest, Passes, Views
+from privacy_ledger.ports.runtime import Clock
+from privacy_ledger.streams.states import (
+    GENERATIONS,
+    MEMBERS,
+    META,
+    PERMISSIONS,
+    SHREDS,
+    TIMERS,
+    WINDOWS,
+    WORK,
+    Table,
+)
+
+__all__ = [
+    "DeadLetterStore",
+    "KeyStore",
+    "LaneStore",
+    "LedgerStore",
+    "PassStore",
+    "VersionStore",
+]
+
+POLL_S: Final = 0.1
+_PAGE: Final = 2000
+_KID: Final = slice(1, 33)
+_BY_NOBODY: Final = frozenset({GENERATIONS.name, META.name, SHREDS.name, WINDOWS.name, WORK.name})
+"""Tables that hold work to do, bare counts, and what is said of all: no value, and no index of a person."""
+
+_REF_AT_END: Final = frozenset({TIMERS.name, MEMBERS.name})
+"""Tables whose keys end with the reference; all others begin with it."""
+
+
+class LedgerStore:
+    """The ledger's own records: sealed, and freed by tombstones that only the core pass writes."""
+
+    name = "ledger"
+    topics = (LEDGER_EVENTS,)
+    files = ("home/ledger.db*",)
+
+    def __init__(self, log: EventLog, vault: KeyVault, passes: Passes, *, wait_s: float) -> None:
+        """Take the ports, and how long a purge waits for the pass."""
+        self._log = log
+        self._vault = vault
+        self._passes = passes
+        self._wait_s = wait_s
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return how many records of a reference have no tombstone."""
+        return (await remains_of(self._log, self._vault, ref)).live
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """Wait, within bounds, until every record has a later tombstone."""
+        deadline = time.monotonic() + self._wait_s
+        while await self.count(ref) and time.monotonic() <= deadline:
+            await asyncio.sleep(POLL_S)
+            await self._passes.settle(timeout_s=self._wait_s)
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return the records without a tombstone, that open, or whose key nobody knows."""
+        remains = await remains_of(self._log, self._vault, ref)
+        return Found(left=max(remains.live, remains.readable, remains.unknown))
+
+
+class KeyStore:
+    """Keys and identities, the keys that wrap them, and backups.
+
+    What is destroyed here opens from no copy once the epoch of the day is gone: the saga says so
+    with `ErasureFinal`.
+    """
+
+    name = "keystore"
+    topics = ()
+    files = ("home/keystore.db*", "keys/*", "key-backups/*")
+
+    def __init__(self, vault: KeyVault, clock: Clock) -> None:
+        """Take the keystore."""
+        self._vault = vault
+        self._clock = clock
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return how many keys of a reference are in use."""
+        return self._vault.standing_of(ref).live
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """End the reference and destroy its keys; idempotent."""
+        now = self._clock.now()
+        if not self._vault.is_ended(ref):
+            self._vault.end(ref, now=now)
+        if await self.count(ref):
+            self._vault.shred(ref, now=now)
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return keys in use, identities that were not erased until now, and an end that is missing."""
+        identities = self._vault.erase_identities(ref, now=self._clock.now())
+        return Found(left=await self.count(ref) + identities + (not self._vault.is_ended(ref)))
+
+
+class PassStore:
+    """What one pass keeps in one of its topics: a published view, or its private states.
+
+    Where a store of the pass lies on a disk, it follows the topic: what goes here goes there.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        tables: Sequence[Table[object]],
+        *,
+        states: StateCodec,
+        latest: Latest,
+        passes: Passes,
+        partitions: int,
+        wait_s: float,
+    ) -> None:
+        """Take the topic, the pass's tables that lie in it, and the ports."""
+        self.name = topic.removesuffix(".v1").replace(".", " ", 1)
+        self.topics = (topic,)
+        self.files = (f"state/{topic.split('.')[1]}/*",) if topic.startswith("state.") else ()
+        self._topic = topic
+        self._tables = tuple(table for table in tables if table.name not in _BY_NOBODY)
+        self._states = states
+        self._latest = latest
+        self._passes = passes
+        self._partitions = partitions
+        self._wait_s = wait_s
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return how many keys of the topic name a reference; its fence is none of them."""
+        return sum([await self._rows(table, ref) for table in self._tables])
+
+    async def _rows(self, table: Table[object], ref: SubjectRef) -> int:
+        partition = partition_of(ref, self._partitions)
+        prefix = self._states.changelog_key(table, b"")
+        if table.name == PERMISSIONS.name:
+            return await self._unfenced(ref, partition)
+        if table.name in _REF_AT_END:
+            rows = await self._latest.scan(self._topic, partition, prefix)
+            return sum(key.endswith(ref) for key, _ in rows)
+        rows = await self._latest.scan(self._topic, partition, prefix + ref)
+        return sum(key != HEARTBEAT_KEY for key, _ in rows)
+
+    async def _unfenced(self, ref: SubjectRef, partition: int) -> int:
+        """Return 1 where the permissions of a reference are more than the fence of one who was ended."""
+        value = await self._latest.get(
+            self._topic, partition, self._states.changelog_key(PERMISSIONS, b"") + ref
+        )
+        if value is None:
+            return 0
+        (found,) = self._states.open_many(PERMISSIONS, ((ref, value),))
+        return int(found is not None and not found.is_ended)
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """Wait until the pass, which alone writes here, has passed the request."""
+        if await self.count(ref):
+            await self._passes.settle(timeout_s=self._wait_s)
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return the keys that are left."""
+        return Found(left=await self.count(ref))
+
+
+class VersionStore:
+    """All versions of projections that are kept, also those that other builds fold."""
+
+    name = "versions of projections"
+    topics = ()
+    files = ("state/*-v[0-9]*/*",)
+
+    def __init__(self, views: Views, passes: Passes, *, wait_s: float) -> None:
+        """Take the views, and who folds them."""
+        self._views = views
+        self._passes = passes
+        self._wait_s = wait_s
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return how many versions hold a state that can be read."""
+        return len(await self._views.answering(ref))
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """Wait for the passes; a version that is still built is unreadable by its keys alone."""
+        if await self.count(ref):
+            await self._passes.settle(timeout_s=self._wait_s)
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return the versions that still answer."""
+        return Found(left=await self.count(ref))
+
+
+class LaneStore:
+    """The lane of events of nobody known: what a login linked has moved, and its key is destroyed.
+
+    What nobody linked is nobody's as far as this ledger knows; it goes within fourteen days.
+    """
+
+    name = "unattributed events"
+    topics = (LEDGER_UNATTRIBUTED,)
+    files = ()
+
+    def __init__(self, log: EventLog, vault: KeyVault) -> None:
+        """Take the log and the keystore."""
+        self._log = log
+        self._vault = vault
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return how many records lie there under the reference itself and can be read."""
+        kids: list[bytes] = []
+        partition, after = partition_of(ref, self._log.partitions(LEDGER_UNATTRIBUTED)), -1
+        while rows := await self._log.read(LEDGER_UNATTRIBUTED, partition, after=after, limit=_PAGE):
+            kids += [row.value[_KID] for row in rows if row.value is not None and row.key[:REF_BYTES] == ref]
+            after = rows[-1].offset
+        opened = self._vault.open_keys(tuple(dict.fromkeys(kids))) if kids else {}
+        return sum(isinstance(opened.get(kid), DataKey) for kid in kids)
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """Destroy the keys of the reference, which is all that can be done in an append-only lane."""
+        del ref  # its keys were destroyed before: the step `shredded`
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return the records that can be read."""
+        return Found(left=await self.count(ref))
+
+
+class _Pointer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"pass_name": "pass"}):
+    """All that a dead letter may say: where something lies, why it was refused, how large it was.
+
+    `digest` is keyed; `discards` and `leaf` are those of an operator's discard.
+    """
+
+    source: str = ""
+    line: int = 0
+    reason: str = ""
+    size: int = -1
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{0,64}$")] = ""
+    pass_name: str = ""
+    partition: int = 0
+    offset: int = 0
+    discards: tuple[int, ...] = ()
+    leaf: Annotated[str, Meta(pattern="^[0-9a-f]{0,64}$")] = ""
+
+
+_decode_pointer: Final = msgspec.json.Decoder(_Pointer).decode
+
+
+class DeadLetterStore:
+    """Refused lines: pointers without content. A record of another form cannot be vouched for."""
+
+    name = "dead letters"
+    topics = (DLQ,)
+    files = ()
+
+    def __init__(self, log: EventLog) -> None:
+        """Take the log; what was looked at once is not looked at again, for nothing there changes."""
+        self._log = log
+        self._after: dict[int, int] = {}
+        self._foreign = 0
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return how many of its records hold something of a reference: a pointer holds nothing."""
+        del ref
+        return 0
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """Change nothing: there is nothing to remove by a reference."""
+        del ref
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return that nothing is held, or that records of another form lie there, whoever's they are."""
+        del ref
+        for partition in range(self._log.partitions(DLQ)):
+            after = self._after.get(partition, -1)
+            while rows := await self._log.read(DLQ, partition, after=after, limit=_PAGE):
+                self._foreign += sum(not _is_pointer(row.value) for row in rows)
+                after = self._after[partition] = rows[-1].offset
+        if self._foreign:
+            return Found(left=self._foreign, hindrance="unsupported")
+        return Found(left=0)
+
+
+def _is_pointer(value: bytes | None) -> bool:
+    """Return whether a dead letter is a pointer and nothing else."""
+    if value is None:
+        return True
+    try:
+        _decode_pointer(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True

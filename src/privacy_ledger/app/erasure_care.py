@@ -1,0 +1,182 @@
+"""What is left to do for erasures after their commands: take them up again, say when they are final.
+
+Whoever does the daily work calls this: a home's worker, the worker that writes the ticks, `keys
+rotate` and `keys roll`, `erase --resume`. Every call may be repeated, and may be cut short anywhere.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from privacy_ledger.app import _receipt
+from privacy_ledger.app._evidence import is_said
+from privacy_ledger.app._requests import Saga, SagaNotes, read_sagas
+from privacy_ledger.app.erasure import Erasure
+from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.events import ErasureFinal
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.ports.codec import Codec
+from privacy_ledger.ports.keeping import KeyKeeper
+from privacy_ledger.ports.keys import KeyVault
+from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.observe import Erasures, Meters
+from privacy_ledger.ports.runtime import Clock, Ids
+
+__all__ = ["ErasureCare", "ErasureStatus"]
+
+
+class ErasureStatus(Struct, frozen=True, kw_only=True):
+    """How far the erasure of one reference came, without anything about the person.
+
+    `epoch`: the newest key-encryption key that wrapped a key of the person; with it goes the last copy.
+    """
+
+    state: Literal["requested", "incomplete", "completed", "final"]
+    leaf: str | None
+    open_steps: tuple[str, ...]
+    requested_at: datetime
+    completed_at: datetime | None
+    final_at: datetime | None
+    epoch: int | None
+    is_handed_over: bool
+    is_overdue: bool
+
+
+class ErasureCare:
+    """Looks after all erasures of a ledger."""
+
+    def __init__(
+        self,
+        *,
+        log: EventLog,
+        vault: KeyVault,
+        keeper: KeyKeeper,
+        codec: Codec,
+        clock: Clock,
+        ids: Ids,
+        erasure: Erasure,
+        meters: Meters,
+    ) -> None:
+        """Take the ports, the saga, and whoever looks on."""
+        self._log = log
+        self._vault = vault
+        self._keeper = keeper
+        self._clock = clock
+        self._erasure = erasure
+        self._meters = meters
+        self._notes = SagaNotes(log, codec, clock=clock, ids=ids)
+
+    # Open erasures --------------------------------------------------------------------------
+
+    async def tend(self) -> Erasures:
+        """Go on with every open erasure whose pause is over, and return, and let others see, what is open."""
+        await self._erasure.resume(is_due_only=True)
+        return await self.look()
+
+    async def look(self) -> Erasures:
+        """Return how many erasures are open, and since when; whoever looks on sees it too."""
+        now = self._clock.now()
+        still_open = [saga for saga in (await read_sagas(self._log)).values() if not saga.is_completed]
+        oldest = min((saga.opened_at for saga in still_open), default=now)
+        seen = Erasures(
+            still_open=len(still_open),
+            overdue=sum(saga.is_overdue(now) for saga in still_open),
+            oldest_s=(now - oldest).total_seconds(),
+        )
+        self._meters.note(seen)
+        return seen
+
+    # The end of the last copy ---------------------------------------------------------------
+
+    async def finalise(self) -> int:
+        """Say of each completed erasure, once, when no copy of its keys opens; return how many were said.
+
+        That is when every epoch is destroyed up to the last one that wrapped a key of the person.
+        """
+        waiting = [
+            saga for saga in (await read_sagas(self._log)).values() if saga.is_completed and not saga.is_final
+        ]
+        if not waiting:
+            return 0
+        held = [epoch.number for epoch in self._keeper.standing().epochs if epoch.created_at is not None]
+        said = 0
+        for saga in waiting:
+            epoch = self._epoch(saga)
+            if any(number <= epoch for number in held):
+                continue
+            if not await is_said(self._log, saga.ref, ErasureFinal, saga.request):
+                fact = ErasureFinal(request=saga.request, occurred_at=self._clock.now(), epoch=epoch)
+                await self._notes.fact(saga, fact)
+            await self._notes.note(saga, "final", epoch=epoch)
+            said += 1
+        return said
+
+    def _epoch(self, saga: Saga) -> int:
+        """Return the newest epoch that wrapped a key of a saga's person; 0: there never was a key.
+
+        What was noted at the shred counts as well as the rows: a keystore from a backup may have
+        older rows than the copies that exist.
+        """
+        return max(saga.epoch or 0, self._vault.standing_of(saga.ref).epoch or 0)
+
+    # Receipts -------------------------------------------------------------------------------
+
+    async def hand_over(self, file: bytes) -> ErasureStatus:
+        """Note that the person has a receipt, of which `file` is a whole copy, and destroy its salt here.
+
+        From then on nobody else can link the leaf with the person, and no receipt is given again.
+        Asked twice it changes nothing.
+
+        Raises:
+            BadInput: the file holds no receipt of a completed erasure of this ledger.
+        """
+        saga = await self._of_file(file)
+        if not saga.is_handed_over:
+            want = _receipt.salt_want(saga.ref, saga.request)
+            self._vault.shred(want.ref, now=self._clock.now(), group=want.group)
+            await self._notes.note(saga, "handed")
+        return _status(saga, now=self._clock.now())
+
+    async def of_file(self, file: bytes) -> ErasureStatus:
+        """Return how far the erasure came whose receipt a file holds.
+
+        Raises:
+            BadInput: as with `hand_over`.
+        """
+        return _status(await self._of_file(file), now=self._clock.now())
+
+    async def _of_file(self, file: bytes) -> Saga:
+        leaf = _receipt.leaf_of(file)
+        for saga in (await read_sagas(self._log)).values():
+            if leaf is not None and saga.is_completed and saga.leaf == leaf:
+                return saga
+        raise BadInput(
+            Refusal.RECEIPT_UNKNOWN,
+            "This file holds no receipt of an erasure of this ledger. Give a file that "
+            "`erase SUBJECT -o DIR` has written, unchanged.",
+        )
+
+    async def status(self, refs: Sequence[SubjectRef]) -> tuple[ErasureStatus, ...]:
+        """Return how far the erasure of each reference came, oldest request first; none where none was."""
+        wanted, now = frozenset(refs), self._clock.now()
+        found = [saga for saga in (await read_sagas(self._log)).values() if saga.ref in wanted]
+        return tuple(_status(saga, now=now) for saga in sorted(found, key=lambda saga: saga.opened_at))
+
+
+def _status(saga: Saga, *, now: datetime) -> ErasureStatus:
+    state: Literal["requested", "incomplete", "completed", "final"] = "requested"
+    if saga.is_final:
+        state = "final"
+    elif saga.is_completed:
+        state = "completed"
+    elif saga.tries:
+        state = "incomplete"
+    return ErasureStatus(
+        state=state, leaf=saga.leaf if saga.is_completed else None,
+        open_steps=() if saga.is_completed else saga.open_steps, requested_at=saga.opened_at,
+        completed_at=saga.done.get("completed"), final_at=saga.done.get("final"), epoch=saga.epoch,
+        is_handed_over=saga.is_handed_over, is_overdue=saga.is_overdue(now),
+    )  # fmt: skip

@@ -1,8 +1,11 @@
+import ctypes
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -529,6 +532,76 @@ def test_the_journal_of_another_keystore_is_refused(home: Home, tmp_path: Path) 
         shutil.copy(other.journal, home.journal)
     with pytest.raises(KeyUnavailable, match="another keystore"):
         home.open()
+
+
+def test_a_large_backup_is_opened_by_several_processes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its keys are, and one that does not open is found by whichever has it."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    vault = home.open()
+    keys = vault.sealing_keys(many(100), now=NOW)
+    backups = home.directory / "backups"
+    note = vault.keeper.back_up(backups, now=NOW)
+    assert note.keys == 100
+    assert home.restore(backups / note.name) == Restored(keys=100, applied=0)
+    for row in (1, 100):
+        copy = backups / f"changed-{row}"
+        shutil.copy(backups / note.name, copy)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as behind:
+            behind.execute("UPDATE keys SET grp = 'profile' WHERE id = ?", (row,))
+        with pytest.raises(InvariantViolation, match="does not open in its row"):
+            home.restore(copy)
+    assert home.open().open_keys([key.kid for key in keys]) == {key.kid: key for key in keys}
+
+
+class WatchedIds(RandomIds):
+    """Identifiers that note, in each process to which they are handed, whether it can be dumped."""
+
+    def __init__(self, notes: Path) -> None:
+        """Take the folder of the notes."""
+        self.notes = notes
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        """Arrive in another process."""
+        self.notes = state["notes"]
+        dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+        limits = resource.getrlimit(resource.RLIMIT_CORE)
+        (self.notes / str(os.getpid())).write_text(f"{limits} {dumpable}")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
+def test_no_process_that_opens_a_backup_can_be_dumped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was started anew, so that none has it from the process that asked."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    with closing(
+        SqliteKeyVault(tmp_path / "keystore.sqlite", FileKeks(tmp_path / "keys"), ids=WatchedIds(notes))
+    ) as vault:
+        vault.sealing_keys(many(100), now=NOW)
+        vault.keeper.back_up(tmp_path / "backups", now=NOW)
+    found = {int(note.name): note.read_text() for note in notes.iterdir()}
+    assert set(found.values()) == {"(0, 0) 0"}
+    assert os.getpid() not in found
+
+
+def test_a_backup_whose_opener_is_killed_is_not_noted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system does when memory runs out: the error is ours, and the next call goes on."""
+    vault = home.open()
+    keys = vault.sealing_keys(many(100), now=NOW)
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    with monkeypatch.context() as killing:
+        killing.setattr("privacy_ledger.adapters.keystore._copies.forbid_dumps", end_at_once)
+        with pytest.raises(KeyUnavailable, match="run the command again"):
+            vault.keeper.back_up(home.directory / "backups", now=NOW)
+    assert vault.keeper.standing().backup is None
+    assert vault.keeper.back_up(home.directory / "backups", now=NOW).keys == len(keys)
+
+
+def end_at_once() -> None:
+    """End this process as a kill does."""
+    os._exit(1)
 
 
 # Several processes ----------------------------------------------------------------------------

@@ -211,7 +211,7 @@ class Keeper:
         except OSError as error:
             raise storage_error(error, folder) from error
         copy_to(self._store, path)
-        found = verified(path, self._wrapper)
+        found = verified(path, self._keks, ids=self._ids)
         note = BackupNote(
             made_at=now, oldest_epoch=found.oldest_epoch, keys=found.keys, name=name, digest=_digest(path)
         )

@@ -10,7 +10,6 @@ from privacy_ledger.adapters.keystore._copies import load, verified
 from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import ShredJournal
 from privacy_ledger.adapters.keystore._marks import Marks
-from privacy_ledger.adapters.keystore._material import Wrapper
 from privacy_ledger.adapters.keystore._recorder import Recorder
 from privacy_ledger.adapters.keystore._vault import JOURNAL_NAME
 from privacy_ledger.adapters.keystore.address import KeystorePlace
@@ -47,8 +46,7 @@ def restore_keystore(
         InvariantViolation: a key in it does not open.
         KeyUnavailable: it needs an epoch that was destroyed, or its journal is not the one here.
     """
-    wrapper = Wrapper(keks, ids)
-    found = verified(backup, wrapper)
+    found = verified(backup, keks, ids=ids)
     database = open_database(place)
     try:
         recorder = Recorder(database, ShredJournal(keks.directory / JOURNAL_NAME), Marks(found.pepper), ids)

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger import _passes
-from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
+from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, releases_of, restorer_for
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.books import NOTHING, RegistryBooks
 from privacy_ledger.adapters.clock import SystemClock
@@ -46,6 +46,7 @@ from privacy_ledger.app.replay import Replay
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.app.versions import VersionList
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
+from privacy_ledger.domain.key_release import COLLECT, ERASE, OPERATE, READ_VIEWS, SUMS, Caller
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, TOPICS, Topic
 from privacy_ledger.domain.versions import pass_of
@@ -85,6 +86,7 @@ __all__ = [
     "open_worker",
     "rebuild_of",
     "release_of",
+    "releases_of",
     "replay_of",
     "restorer_for",
     "rules_in_force",
@@ -131,8 +133,12 @@ class Runtime(Struct, frozen=True, kw_only=True):
         return self.log.partitions(LEDGER_EVENTS)
 
     def state_codec(self, declaration: PassDeclaration) -> PassStateCodec:
-        """Return the state codec of a pass."""
-        return _passes.codec_of(declaration, self.vault)
+        """Return the state codec of a pass, for who looks on."""
+        return _passes.codec_of(declaration, self.released_to(OPERATE))
+
+    def released_to(self, caller: Caller) -> KeyVault:
+        """Return the keystore with the keys that are released to a caller, and no others."""
+        return self.keystore.released_to(caller)
 
 
 @cache
@@ -198,7 +204,7 @@ async def open_runtime(
         if runtime.embedded is not None:
             runtime.embedded.release()
         await runtime.log.close()
-        runtime.vault.close()
+        runtime.keystore.close()
         for _, file in runtime.held:
             os.close(file)
 
@@ -222,7 +228,8 @@ async def open_worker(
         open_runtime(settings, meters=watch) as runtime,
         serving(settings.health, watch.pages) as address,
     ):
-        watch.ask_keys(lambda: runtime.keystore.bare.cache_figures)
+        bare = runtime.keystore.bare
+        watch.ask_keys(lambda: bare.cache_figures, lambda: bare.release_figures)
         on_serving(address)
         yield runtime
 
@@ -264,7 +271,7 @@ def _embedded(
     log = wrap("log", LocalLog(home.path / "ledger.db", partitions=partitions, clock=home.clock))
     keystore = open_vault(places, ids=ids, wrap=wrap)
     parts = _passes.parts_of(
-        log, keystore.vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
+        log, keystore, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
         wrap=wrap, meters=meters,
     )  # fmt: skip
     embedded = EmbeddedPasses(
@@ -288,8 +295,9 @@ def _runtime(
     return Runtime(
         settings=settings, home=home, clock=parts.clock, ids=parts.ids, log=parts.log,
         vault=parts.vault, codec=parts.codec, views=parts.views, latest=parts.latest, passes=passes,
-        states=_passes.states_of(parts.declared, parts.vault), embedded=embedded, local=local,
-        kafka=kafka, books=parts.books, registrar=parts.registrar, declared=parts.declared,
+        states=_passes.states_of(parts.declared, parts.vaults.released_to(READ_VIEWS)),
+        embedded=embedded, local=local, kafka=kafka, books=parts.books, registrar=parts.registrar,
+        declared=parts.declared,
         line_up=parts.line_up, parts=parts, keystore=keystore, wrap=parts.wrap, meters=parts.meters,
     )  # fmt: skip
 
@@ -312,12 +320,12 @@ async def _on_kafka(
     try:
         await log.start()
         parts = _passes.parts_of(
-            log, keystore.vault, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
+            log, keystore, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
             wrap=wrap, meters=meters,
         )  # fmt: skip
     except BaseException:
         await log.close()
-        keystore.vault.close()
+        keystore.close()
         raise
     passes = RemotePasses(log, parts.views, parts.line_up, source=LEDGER_EVENTS)
     return _runtime(settings, parts, keystore, passes=passes, kafka=log)
@@ -433,13 +441,9 @@ def replay_of(runtime: Runtime) -> Replay:
 def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
     """Return a muted rebuild of a pass beside its live state."""
     return Rebuild(
-        declaration,
-        log=runtime.log,
-        codec=runtime.codec,
-        books=runtime.books,
-        initial=NOTHING,
-        sampling_key=runtime.vault.secret("sampling"),
-    )
+        declaration, log=runtime.log, codec=_passes.decoder_of(runtime.parts, declaration),
+        books=runtime.books, initial=NOTHING, sampling_key=runtime.vault.secret("sampling"),
+    )  # fmt: skip
 
 
 async def subjects_of(runtime: Runtime) -> Subjects:
@@ -452,10 +456,10 @@ async def subjects_of(runtime: Runtime) -> Subjects:
 
 async def ingest_of(runtime: Runtime) -> Ingest:
     """Return the ingest use case; duplicates are exact when embedded."""
-    local = runtime.local
+    local, vault = runtime.local, runtime.released_to(COLLECT)
     return Ingest(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec,
-        lane_codec=LedgerCodec(runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
+        log=runtime.log, vault=vault, codec=LedgerCodec(vault, partitions=runtime.partitions),
+        lane_codec=LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
         views=runtime.views, clock=runtime.clock, ids=runtime.ids,
         rules=await rules_in_force(runtime), passes=runtime.passes,
         seen=None if local is None else local.live_tags,
@@ -469,14 +473,14 @@ async def release_of(runtime: Runtime) -> Release:
         runtime.log, passes=runtime.passes, clock=runtime.clock,
         rules=await rules_in_force(runtime), noise=OpenDpNoise(), registrar=runtime.registrar,
         catalogue=CurrentCatalogue(runtime.registrar.catalogue),
-        open_partial=runtime.state_codec(declaration).open_partial,
+        open_partial=_passes.codec_of(declaration, runtime.released_to(SUMS)).open_partial,
     )  # fmt: skip
 
 
 def erasure_of(runtime: Runtime) -> Erasure:
     """Return the erasure saga."""
     return Erasure(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
+        log=runtime.log, vault=runtime.released_to(ERASE), codec=runtime.codec, views=runtime.views,
         passes=runtime.passes, clock=runtime.clock, ids=runtime.ids, audit=audit_of(runtime),
         build=installed("privacy-ledger"),
     )  # fmt: skip

@@ -57,3 +57,19 @@ def test_what_is_no_backup_is_refused(used: Cli) -> None:
     codes = [used.run("keys", "restore", path, "--yes").code for path in (foreign, used.folder / "none")]
     assert codes == [1, 1]
     assert used.run("subject", "show", subject(1)).code == 0
+
+
+def test_every_release_of_keys_is_accounted_for(used: Cli) -> None:
+    """A closed report has its leaf in the audit log, and what comes later goes into the next one."""
+    before = used.run("keys", "releases")
+    closed = used.run("keys", "releases", "--close")
+    assert used.run("subject", "show", subject(1)).code == 0
+    after, audit = used.run("keys", "releases"), used.run("audit", "verify")
+    assert (before.code, closed.code, after.code, audit.code) == (0, 0, 0, 0)
+    (first,) = closed.document["closed"]
+    assert first["index"] == 0
+    assert audit.document["leaves"] == 1
+    told = {(one["role"], one["outcome"]) for one in before.document["running"]}
+    assert told >= {("ingest", "released"), ("worker", "released"), ("worker", "withheld")}
+    assert after.document["closed"] == closed.document["closed"]
+    assert {one["role"] for one in after.document["running"]} == {"privacy"}

@@ -16,9 +16,11 @@ from privacy_ledger.adapters.keystore._postgres import translated
 from privacy_ledger.adapters.keystore.postgres import PostgresKeyVault
 from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, RefusedByPolicy
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
+from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 from privacy_ledger.testing.postgres import (
     PostgresProcess,
@@ -67,7 +69,7 @@ class Keystore:
         """Open the keystore once more; the test's end closes it."""
         vault = PostgresKeyVault(self.address, FileKeks(self.keys), ids=SystemIds(), clock=self.clock)
         self._stack.callback(vault.close)
-        return vault
+        return vault.released_to(RIGHTS)
 
     def restore(self, backup: Path) -> Restored:
         """Put a backup in the place of the keystore."""
@@ -135,6 +137,15 @@ class TestPostgresKeyVault(KeyVaultContract):
     @pytest.fixture
     def open_vault(self, keystore: Keystore) -> Callable[[], KeyVault]:
         """Return what opens the test's keystore."""
+        return keystore.open
+
+
+class TestPostgresRelease(KeyReleaseContract):
+    """The contract of who gets which keys, kept by the PostgreSQL keystore."""
+
+    @pytest.fixture
+    def open_vault(self, keystore: Keystore) -> OpenVault:
+        """Return what opens the test's own keystore."""
         return keystore.open
 
 
@@ -298,7 +309,7 @@ def test_what_was_acknowledged_is_on_the_synchronous_standby(tmp_path: Path, own
         shutil.copytree(own.keys, tmp_path / "moved-keys")
         after = PostgresKeyVault(
             PostgresAddress(standby.url(own.database)), FileKeks(tmp_path / "moved-keys"), ids=SystemIds()
-        )
+        ).released_to(RIGHTS)
         stack.callback(after.close)
         found = after.open_keys([key.kid for key in (*keys, shredded)])
     assert [found.pop(key.kid) for key in keys] == keys
@@ -341,7 +352,7 @@ def test_a_lease_ends_on_the_servers_clock(keystore: Keystore) -> None:
 
 def mint_many(address: str, keys: Path, barrier: "multiprocessing.synchronize.Barrier", answer: Path) -> None:
     """Mint the same 500 identities as another process, at the same moment, in batches."""
-    vault = PostgresKeyVault(PostgresAddress(address), FileKeks(keys), ids=SystemIds())
+    vault = PostgresKeyVault(PostgresAddress(address), FileKeks(keys), ids=SystemIds()).released_to(RIGHTS)
     barrier.wait(60)
     refs: list[SubjectRef] = []
     for first in range(0, 500, 10):

@@ -26,6 +26,7 @@ from privacy_ledger.domain.errors import (
     RefusedByPolicy,
     StoreFull,
 )
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import (
     DataKey,
@@ -36,6 +37,7 @@ from privacy_ledger.ports.keys import (
     Shredded,
 )
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
+from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -80,7 +82,7 @@ class Home:
         """Open the keystore once more; the test's end closes it."""
         vault = SqliteKeyVault(self.path, FileKeks(self.keys), ids=RandomIds(), clock=self.clock)
         self._stack.callback(vault.close)
-        return vault
+        return vault.released_to(RIGHTS)
 
     def connect(self) -> sqlite3.Connection:
         """Open the file behind the keystore's back."""
@@ -145,6 +147,15 @@ class TestSqliteKeyVault(KeyVaultContract):
     @pytest.fixture
     def open_vault(self, home: Home) -> Callable[[], KeyVault]:
         """Return what opens the test's home."""
+        return home.open
+
+
+class TestSqliteRelease(KeyReleaseContract):
+    """The contract of who gets which keys, kept by the SQLite keystore."""
+
+    @pytest.fixture
+    def open_vault(self, home: Home) -> OpenVault:
+        """Return what opens the test's own keystore."""
         return home.open
 
 
@@ -578,7 +589,8 @@ def test_no_process_that_opens_a_backup_can_be_dumped(
     notes.mkdir()
     with closing(
         SqliteKeyVault(tmp_path / "keystore.sqlite", FileKeks(tmp_path / "keys"), ids=WatchedIds(notes))
-    ) as vault:
+    ) as opened:
+        vault = opened.released_to(RIGHTS)
         vault.sealing_keys(many(100), now=NOW)
         vault.keeper.back_up(tmp_path / "backups", now=NOW)
     found = {int(note.name): note.read_text() for note in notes.iterdir()}
@@ -697,7 +709,7 @@ def wait_for(path: Path) -> None:
 
 def mint_many(path: Path, keys: Path, start: str, answer: str) -> None:
     """Mint the same 500 identities as another process, at the same moment, in batches."""
-    vault = SqliteKeyVault(path, FileKeks(keys), ids=RandomIds())
+    vault = SqliteKeyVault(path, FileKeks(keys), ids=RandomIds()).released_to(RIGHTS)
     Path(answer + ".ready").touch()
     wait_for(Path(start))
     refs: list[str] = []

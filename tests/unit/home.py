@@ -27,6 +27,7 @@ from privacy_ledger.domain.events import (
     VideoPlayed,
     event_type,
 )
+from privacy_ledger.domain.key_release import COLLECT, ERASE
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import AUDIT_LEAVES, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
@@ -155,8 +156,8 @@ class TestHome:
         """Return the erasure use case."""
         r = self.runtime
         return Erasure(
-            log=r.log, vault=r.vault, codec=r.codec, views=r.views, passes=r.passes, clock=r.clock,
-            ids=r.ids, audit=self.audit(), build="test", wait_s=5.0,
+            log=r.log, vault=r.released_to(ERASE), codec=r.codec, views=r.views, passes=r.passes,
+            clock=r.clock, ids=r.ids, audit=self.audit(), build="test", wait_s=5.0,
         )  # fmt: skip
 
     def audit(self, *, log: EventLog | None = None) -> AuditLog:
@@ -247,11 +248,10 @@ async def home(
             assert await runtime.embedded.hold()
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
-        lane_codec: Codec = LedgerCodec(
-            runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED
-        )
+        vault = runtime.released_to(COLLECT)
+        lane_codec: Codec = LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED)
         ingest = Ingest(
-            log=runtime.log, vault=runtime.vault, codec=runtime.codec, lane_codec=lane_codec,
+            log=runtime.log, vault=vault, codec=runtime.codec, lane_codec=lane_codec,
             views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=rules,
             passes=runtime.passes, seen=runtime.local.live_tags if runtime.local and is_exact else None,
         )  # fmt: skip

@@ -47,7 +47,7 @@ EFFECTS: Final = {
     ),
     "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
-    "keeper": frozenset({"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore"}),
+    "keeper": frozenset({"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore", "close_report"}),
 }
 """Calls that may leave something behind; a process can end before and after each."""
 READS: Final = {
@@ -57,7 +57,7 @@ READS: Final = {
     "vault": frozenset({"find", "refs_of", "open_keys", "is_ended", "ended_refs", "unused_generation"}),
     "store": frozenset({"get_many", "scan"}),
     "lock": frozenset[str](),
-    "keeper": frozenset({"standing"}),
+    "keeper": frozenset({"standing", "released", "reports"}),
 }
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {

@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from privacy_ledger.adapters import envelope
 from privacy_ledger.adapters.keystore._database import Database
+from privacy_ledger.adapters.keystore._gate import Tally
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keys import DataKey, Shredded
+from privacy_ledger.ports.keys import DataKey, Shredded, Withheld
 from privacy_ledger.ports.observe import KeyCacheFigures
 
 __all__ = [
@@ -58,12 +59,16 @@ class CurrentKey(Struct):
 class KeyCache:
     """The keys of one process, bounded, with its lease row in the keystore."""
 
-    def __init__(self, store: Database, process: bytes, clock: Callable[[], float]) -> None:
-        """Take a random name of this process and a clock that all processes of the machine share."""
+    def __init__(self, store: Database, process: bytes, clock: Callable[[], float], *, tally: Tally) -> None:
+        """Take a random name of this process and a clock that all processes of the machine share.
+
+        `tally`: what is written into the keystore whenever the lease is.
+        """
         self._store = store
         self._process = process
         self._clock = clock
-        self._opened: OrderedDict[bytes, DataKey | Shredded] = OrderedDict()
+        self._tally = tally
+        self._opened: OrderedDict[bytes, DataKey | Shredded | Withheld] = OrderedDict()
         self._sealing: OrderedDict[Slot, CurrentKey] = OrderedDict()
         self._used: dict[bytes, int] = {}
         self._revision = -1
@@ -135,6 +140,7 @@ class KeyCache:
         try:
             with self._store.write():
                 self._write_uses()
+                self._tally.write(self._store)
                 begins = self._store.lease_now(now)
                 # A lease from beyond the longest possible one is of an earlier boot.
                 self._store.execute(
@@ -150,6 +156,7 @@ class KeyCache:
                 raise
             return  # Another process writes; the running lease covers this use.
         self._used.clear()
+        self._tally.settle()
         self._lease_until = now + LEASE_S
 
     def release(self) -> None:
@@ -159,8 +166,10 @@ class KeyCache:
             return
         with self._store.write():
             self._write_uses()
+            self._tally.write(self._store)
             self._store.execute("DELETE FROM leases WHERE process = ?", (self._process,))
         self._used.clear()
+        self._tally.settle()
 
     def _write_uses(self) -> None:
         self._store.execute_many(
@@ -169,14 +178,14 @@ class KeyCache:
 
     # Keys ------------------------------------------------------------------------------------
 
-    def opened(self, kid: bytes) -> DataKey | Shredded | None:
-        """Return a key that was opened before, or None."""
+    def opened(self, kid: bytes) -> DataKey | Shredded | Withheld | None:
+        """Return a key that was opened or withheld before, or None."""
         key = self._opened.get(kid)
         if key is not None:
             self._opened.move_to_end(kid)
         return key
 
-    def keep(self, kid: bytes, key: DataKey | Shredded) -> None:
+    def keep(self, kid: bytes, key: DataKey | Shredded | Withheld) -> None:
         """Keep an opened key, instead of the one used longest ago where there is no room."""
         self._opened[kid] = key
         if len(self._opened) > MAX_OPEN:

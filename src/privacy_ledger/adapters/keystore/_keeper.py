@@ -14,9 +14,18 @@ from privacy_ledger.adapters.keystore._keyring import Keyring
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import PEPPER_PLACE, Wrapper, key_place, secret_place
 from privacy_ledger.adapters.keystore._recorder import Recorder
+from privacy_ledger.adapters.keystore._times import instant, microseconds
 from privacy_ledger.adapters.keystore.kek import FileKeks, storage_error
 from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable
-from privacy_ledger.ports.keeping import BackupNote, Epoch, KeystoreStanding, RewrapStep
+from privacy_ledger.ports.keeping import (
+    BackupNote,
+    Epoch,
+    KeystoreStanding,
+    ReleaseCount,
+    ReleaseOutcome,
+    ReleaseReport,
+    RewrapStep,
+)
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["REWRAP_SLICE", "Keeper"]
@@ -218,6 +227,53 @@ class Keeper:
         with self._store.write():
             self._keyring.note_backup(note, store=self._name)
         return note
+
+    # Releases ---------------------------------------------------------------------------------
+
+    def released(self) -> tuple[ReleaseCount, ...]:
+        """Return what is in the running report."""
+        with self._store.read():
+            return self._counts(0)
+
+    def close_report(self, *, now: datetime) -> int:
+        """Give the running report a number, while nobody writes into it."""
+        with self._store.write():
+            last = self._store.number("report")
+            closed = self._store.execute(
+                "UPDATE releases SET report = ?, closed_at = ? WHERE report = 0",
+                (last + 1, microseconds(now)),
+            )
+            if closed:
+                last += 1
+                self._store.set_number("report", last)
+        return last
+
+    def reports(self) -> tuple[ReleaseReport, ...]:
+        """Return the closed reports, as they were closed."""
+        with self._store.read():
+            closed = cast(
+                "list[tuple[int, int]]",
+                self._store.select(
+                    "SELECT DISTINCT report, closed_at FROM releases WHERE report > 0 ORDER BY report"
+                ),
+            )
+            return tuple(
+                ReleaseReport(number=number, closed_at=instant(at), counts=self._counts(number))
+                for number, at in closed
+            )
+
+    def _counts(self, report: int) -> tuple[ReleaseCount, ...]:
+        rows = self._store.select(
+            "SELECT role, purpose, category, outcome, count FROM releases WHERE report = ?", (report,)
+        )
+        return tuple(
+            ReleaseCount(
+                role=role, purpose=purpose, category=category, outcome=ReleaseOutcome(outcome), keys=keys
+            )
+            for role, purpose, category, outcome, keys in sorted(
+                cast("list[tuple[str, str, str, str, int]]", rows)
+            )
+        )
 
 
 def _digest(path: Path) -> str:

@@ -72,6 +72,13 @@ CREATE INDEX identities_by_ref ON identities(ref);
 CREATE INDEX identities_by_erasure ON identities(erasure) WHERE erasure IS NOT NULL;
 CREATE TABLE leases(process BYTEA PRIMARY KEY, until DOUBLE PRECISION NOT NULL, revision BIGINT NOT NULL);
 """
+_RELEASES: Final = """
+CREATE TABLE IF NOT EXISTS releases(
+    report BIGINT NOT NULL, role TEXT NOT NULL, purpose TEXT NOT NULL, category TEXT NOT NULL,
+    outcome TEXT NOT NULL, count BIGINT NOT NULL, closed_at BIGINT,
+    PRIMARY KEY(report, role, purpose, category, outcome));
+"""
+"""Added to a keystore that was made before there was one: nothing else reads it."""
 _DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -164,6 +171,10 @@ class PostgresStore(Numbered):
                 self._run(self._live().execute(f"CREATE SCHEMA {SCHEMA}; {_TABLES}"))
                 first = [("layout", LAYOUT), *((name, 0) for name in NUMBERS)]
                 self.execute_many("INSERT INTO numbers VALUES (?, ?)", first)
+            if not self.select(
+                "SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = 'releases'", (SCHEMA,)
+            ):
+                self._run(self._live().execute(_RELEASES))
             layout = self.number("layout")
         if layout != LAYOUT:
             raise HomeUnusable(

@@ -35,6 +35,11 @@ OPEN_TIMEOUT_S: Final = 10.0
 CACHE_KIB: Final = 32_768
 PEPPER_ROW: Final = "\0identity-pepper"
 
+RELEASES: Final = """CREATE TABLE IF NOT EXISTS releases(
+        report INTEGER NOT NULL, role TEXT NOT NULL, purpose TEXT NOT NULL, category TEXT NOT NULL,
+        outcome TEXT NOT NULL, count INTEGER NOT NULL, closed_at INTEGER,
+        PRIMARY KEY(report, role, purpose, category, outcome)) WITHOUT ROWID"""
+"""Added to a keystore that was made before there was one: nothing else reads it."""
 SCHEMA: Final = (
     "CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE secrets(
@@ -111,6 +116,7 @@ class Store(Numbered):
         with self.write():
             if not self._pragma("user_version"):
                 self._create()
+            self._connection.execute(RELEASES)
         self._check_identity()
         self._connection.execute(WANTED)
 

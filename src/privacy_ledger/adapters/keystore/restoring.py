@@ -20,8 +20,10 @@ from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["Restored", "restore_keystore"]
 
-_NUMBERS: Final = ("revision", "restored", "epoch")
+_NUMBERS: Final = ("revision", "restored", "epoch", "report")
 """What only grows, whatever copy takes the place of which."""
+_NEXT: Final = ("revision", "restored")
+"""What a restore itself counts up."""
 
 
 class Restored(Struct, frozen=True, kw_only=True):
@@ -56,7 +58,7 @@ def restore_keystore(
             before = {name: database.number(name) for name in _NUMBERS}
             load(database, backup)
             for name in _NUMBERS:
-                database.set_number(name, max(before[name], database.number(name)) + (name != "epoch"))
+                database.set_number(name, max(before[name], database.number(name)) + (name in _NEXT))
             applied = recorder.catch_up()
         database.scrub()
     finally:

@@ -18,7 +18,7 @@ from privacy_ledger.app.key_care import CarePlan, KeyCare, overdue
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keeping import KeyKeeper
-from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
+from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded, Withheld
 
 __all__ = ["KeptVault", "KeyKeeperContract", "Place"]
 
@@ -84,7 +84,7 @@ def _sealed(vault: KeyVault, count: int = PEOPLE) -> tuple[DataKey, ...]:
     return vault.sealing_keys([KeyWant(ref, "usage") for ref in refs], now=NOW)
 
 
-def _opened(vault: KeyVault, keys: tuple[DataKey, ...]) -> list[DataKey | Shredded | None]:
+def _opened(vault: KeyVault, keys: tuple[DataKey, ...]) -> list[DataKey | Shredded | Withheld | None]:
     found = vault.open_keys([key.kid for key in keys])
     return [found.get(key.kid) for key in keys]
 

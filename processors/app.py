@@ -86,6 +86,7 @@ class EngineService(Service):
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LINE_UP_CHECK_S)
+            self._runtime.keystore.forget_idle()
             try:
                 await self._reconcile()
             except LedgerError as error:
@@ -194,7 +195,7 @@ def create_app(runtime: Runtime) -> faust.App:
 
     @app.agent(hints)
     async def wake(stream: faust.StreamT[bytes]) -> None:
-        """Take hints. None is needed: key caches look for revocations by themselves every second.
+        """Take hints. None is needed: the keystore itself tells key caches of revocations.
 
         The subscription keeps the host alive: a Faust application without a topic ends.
         """

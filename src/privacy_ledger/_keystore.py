@@ -1,5 +1,6 @@
 """Where the keystore of a home or a cluster is, and how it is opened: a part of the wiring."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -12,7 +13,7 @@ from privacy_ledger.adapters.no_dumps import forbid_dumps
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.key_care import KeyCare
 from privacy_ledger.app.key_releases import KeyReleases
-from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.domain.errors import HomeUnusable, KeyUnavailable
 from privacy_ledger.domain.key_release import Caller, Grant
 from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.keys import KeyVault
@@ -55,6 +56,14 @@ class OpenedKeystore(Struct, frozen=True, kw_only=True):
     def released_to_pass(self, name: str, grant: Grant) -> KeyVault:
         """Return the keystore with the keys that a pass needs, and no others."""
         return self.wrap("vault", self.bare.released_to_pass(name, grant))
+
+    def forget_idle(self) -> None:
+        """Forget keys that others shredded, and every key of a process that uses none; call it often.
+
+        A keystore that cannot be reached is no error here: no key is left in memory then.
+        """
+        with suppress(KeyUnavailable):
+            self.bare.forget_idle()
 
     def close(self) -> None:
         """Close the keystore for all callers; idempotent."""

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -381,3 +382,34 @@ def test_two_processes_that_mint_the_same_people_agree(keystore: Keystore) -> No
     assert len({first[at : at + 32] for at in range(0, len(first), 32)}) == 500
     assert keystore.sql("SELECT count(*), count(DISTINCT (ref, grp)) FROM keys") == "500|500"
     assert os.environ.get("PRIVACY_LEDGER_KEYSTORE") is None
+
+
+def hold(address: str, keys: Path, kid: bytes, answer: Path) -> None:
+    """Hold a key as another process, on a clock that stands still, until it is destroyed."""
+    vault = PostgresKeyVault(
+        PostgresAddress(address), FileKeks(keys), ids=SystemIds(), clock=lambda: 1000.0
+    ).released_to(RIGHTS)
+    held = vault.open_keys([kid])[kid]
+    answer.with_suffix(".ready").touch()
+    ends_at = time.monotonic() + 30
+    while isinstance(held, DataKey) and time.monotonic() < ends_at:
+        held = vault.open_keys([kid])[kid]
+    vault.close()
+    answer.write_text(type(held).__name__)
+
+
+def test_another_process_forgets_a_destroyed_key_at_once(keystore: Keystore) -> None:
+    """Its lease is good and its next look is due never: only the notification tells it."""
+    vault = keystore.open()
+    key, answer = sealing(vault), keystore.keys.parent / "answer"
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold, args=(keystore.server.url(keystore.database), keystore.keys, key.kid, answer)
+    )
+    process.start()
+    ends_at = time.monotonic() + 60
+    while not answer.with_suffix(".ready").exists():
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+    vault.shred(REF, now=NOW)
+    process.join(timeout=60)
+    assert answer.read_text() == "Shredded"

@@ -758,3 +758,29 @@ def test_a_person_who_is_ended_while_a_key_is_looked_for_gets_none(home: Home) -
         other.execute("COMMIT")
         with pytest.raises(RefusedByPolicy):
             sought.result()
+
+
+def hold(path: Path, keys: Path, kid: bytes, answer: str) -> None:
+    """Hold a key as another process, on a clock that stands still, until it is destroyed."""
+    vault = SqliteKeyVault(path, FileKeks(keys), ids=RandomIds(), clock=Clock()).released_to(RIGHTS)
+    held = vault.open_keys([kid])[kid]
+    Path(answer + ".ready").touch()
+    ends_at = time.monotonic() + 30
+    while isinstance(held, DataKey) and time.monotonic() < ends_at:
+        held = vault.open_keys([kid])[kid]
+    vault.close()
+    Path(answer).write_text(type(held).__name__)
+
+
+def test_another_process_forgets_a_destroyed_key_at_once(home: Home) -> None:
+    """Its lease is good and its next look is due never: only the hint tells it."""
+    vault = home.open()
+    key, answer = sealing(vault), home.directory / "answer"
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold, args=(home.path, home.keys, key.kid, str(answer))
+    )
+    process.start()
+    wait_for(Path(f"{answer}.ready"))
+    vault.shred(REF, now=NOW)
+    process.join(timeout=60)
+    assert answer.read_text() == "Shredded"

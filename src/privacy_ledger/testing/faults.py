@@ -62,7 +62,7 @@ READS: Final = {
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {
     "log": frozenset({"partitions", "declare", "release", "start", "close", "compact"}),
-    "vault": frozenset({"close"}),
+    "vault": frozenset({"close", "released_to", "released_to_pass", "forget_idle"}),
     "store": frozenset({"close"}),
     "lock": frozenset({"release"}),
     "keeper": frozenset[str](),

@@ -2,7 +2,8 @@
 
 What is promised: a key that another process shredded is gone from this cache at this process's
 first use of it one second or more after the shred; a process that slept longer than its lease, or
-cannot reach the keystore, forgets all of its keys before it answers. What is not: a caller that
+cannot reach the keystore, forgets all of its keys before it answers. On top of it the database hints
+at a shred: then it is gone at the very next use. What is not: a caller that
 keeps a `DataKey` itself, and Python's memory, which cannot be zeroed.
 """
 
@@ -93,7 +94,31 @@ class KeyCache:
 
     def is_fresh(self) -> bool:
         """Return whether the keys may be used without asking the keystore."""
-        return self._clock() < self._check_at
+        if self._clock() >= self._check_at:
+            return False
+        if self._store.take_hint():
+            self._check_at = -1.0
+            return False
+        return True
+
+    def forget_idle(self) -> None:
+        """Forget what others shredded, and all keys once the lease has lapsed; renew nothing.
+
+        For a process that may use no key for a while: its memory follows all the same.
+
+        Raises:
+            KeyUnavailable: the keystore cannot be reached; the cache is empty then.
+        """
+        if not (self._opened or self._sealing):
+            return
+        if self._clock() >= self._lease_until:
+            self.drop()
+        elif not self.is_fresh():
+            try:
+                self._drop_shredded()
+            except BaseException:
+                self.drop()
+                raise
 
     def renew(self) -> None:
         """Drop what others shredded since the last look, and renew the lease when half is gone.

@@ -30,6 +30,7 @@ __all__ = ["PostgresStore", "translated"]
 
 T = TypeVar("T")
 
+CHANNEL: Final = "privacy_ledger_keys"
 LAYOUT: Final = 1
 SCHEMA: Final = "privacy_ledger_keystore"
 CONNECT_TIMEOUT_S: Final = 4.0
@@ -115,6 +116,7 @@ class PostgresStore(Numbered):
         self._asked = count()
         self._is_closed = False
         self._must_end = False
+        self._is_hinted = False
         self.connections = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="keystore", daemon=True)
@@ -145,6 +147,7 @@ class PostgresStore(Numbered):
             )
             self._check_server()
             self._check_layout()
+            self._run(self._live().add_listener(CHANNEL, self._hear))
         self.connections += 1
 
     def _check_server(self) -> None:
@@ -271,6 +274,19 @@ class PostgresStore(Numbered):
     def others_changes(self) -> int:
         """Return another number each time: a server tells nothing as cheap as looking again."""
         return next(self._asked)
+
+    def announce(self) -> None:
+        """Notify every connection that listens, when the transaction is committed, and not before."""
+        self.execute("SELECT pg_notify(?, '')", (CHANNEL,))
+
+    def take_hint(self) -> bool:
+        """Return whether a notification came since the last call; the server is not asked."""
+        is_new, self._is_hinted = self._is_hinted, False
+        return is_new
+
+    def _hear(self, *_: object) -> None:
+        """Note a notification, on the connection's thread."""
+        self._is_hinted = True
 
     def lease_now(self, seconds: float) -> float:  # noqa: ARG002 - this machine's clock says nothing to others
         """Return the seconds on the server's clock: the processes may be on many machines."""

@@ -95,6 +95,7 @@ class Store(Numbered):
             )
             try:
                 self._prepare()
+                self._seen = self.others_changes()
             except BaseException:
                 self._connection.close()
                 raise
@@ -215,6 +216,18 @@ class Store(Numbered):
     def others_changes(self) -> int:
         """Return a number that is another one after any other connection's commit."""
         return self._pragma("data_version")
+
+    def announce(self) -> None:
+        """Do nothing: every commit is seen by `take_hint`."""
+
+    def take_hint(self) -> bool:
+        """Return whether another connection has committed since the last call; no file is read for it."""
+        if self._is_closed:
+            return True
+        with _translated(self._path):
+            changes = self.others_changes()
+        is_new, self._seen = changes != self._seen, changes
+        return is_new
 
     def clear(self, tables: Sequence[str]) -> None:
         """Remove every row of these tables; their pages are overwritten."""

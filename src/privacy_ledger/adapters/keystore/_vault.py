@@ -160,6 +160,16 @@ class StoredKeyVault:
         """How many keys this process holds open, and how often it was asked for one."""
         return self._cache.figures
 
+    def forget_idle(self) -> None:
+        """Forget keys that others shredded, and every key once the lease has lapsed; cheap.
+
+        A process calls it now and then, for no key leaves the memory of one that asks for none.
+
+        Raises:
+            KeyUnavailable: the keystore cannot be reached; no key is left in memory then.
+        """
+        self._cache.forget_idle()
+
     # Data keys -----------------------------------------------------------------------------------
 
     def sealing_keys(self, wants: Sequence[KeyWant], *, now: datetime) -> tuple[DataKey, ...]:

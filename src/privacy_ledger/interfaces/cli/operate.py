@@ -155,6 +155,7 @@ async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) 
         if await runtime.registrar.tick():
             await compact(runtime)
         if not await embedded.drain():
+            runtime.keystore.forget_idle()
             try:
                 await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
             except TimeoutError:

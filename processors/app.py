@@ -18,7 +18,16 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.safety import Rule, check
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, client_options
-from privacy_ledger.bootstrap import Runtime, engine_for, forget_stores, free_slots, host_folder, sweep_keys
+from privacy_ledger.app.daily_keys import DailyKeys
+from privacy_ledger.bootstrap import (
+    Runtime,
+    audit_of,
+    engine_for,
+    forget_stores,
+    free_slots,
+    host_folder,
+    sweep_keys,
+)
 from privacy_ledger.domain.errors import BuildRefused, LedgerError
 from privacy_ledger.domain.topics import CONTROL_HINTS
 from privacy_ledger.engine import collector
@@ -247,10 +256,13 @@ async def run_worker(
     names = ", ".join(engine.declaration.name for engine in service.engines)
     say(f"Running {names}. SIGTERM or Ctrl-C stops.")
     ticks = asyncio.create_task(_tick(runtime, service))
+    daily = runtime.keystore.daily(lambda: audit_of(runtime), clock=runtime.clock, ids=runtime.ids)
+    keys = asyncio.create_task(_tend(daily, service))
     stopped = asyncio.create_task(stop.wait())
     failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait((life, stopped, failed), return_when=asyncio.FIRST_COMPLETED)
-    for task in (ticks, stopped, failed):
+    daily.end()
+    for task in (ticks, keys, stopped, failed):
         task.cancel()
     await service.stop()
     try:
@@ -273,3 +285,17 @@ async def _tick(runtime: Runtime, service: EngineService) -> None:
                 await runtime.registrar.tick()
             except LedgerError as error:
                 log_line.warning("no tick", reason=str(error))
+
+
+async def _tend(daily: DailyKeys, service: EngineService) -> None:
+    """Let that worker also roll the keystore's epoch once a day."""
+    while True:
+        await asyncio.sleep(TICK_CHECK_S)
+        if any(engine.is_registrar for engine in service.engines):
+            try:
+                rolled = await daily.tend()
+            except LedgerError as error:
+                log_line.warning("epoch not rolled", reason=str(error))
+                continue
+            if rolled is not None:
+                log_line.info("epoch rolled", state=str(rolled.epoch))

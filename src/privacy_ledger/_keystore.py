@@ -1,6 +1,7 @@
 """Where the keystore of a home or a cluster is, and how it is opened: a part of the wiring."""
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,6 +12,7 @@ from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystor
 from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.no_dumps import forbid_dumps
 from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.app.key_care import KeyCare
 from privacy_ledger.app.key_releases import KeyReleases
 from privacy_ledger.domain.errors import HomeUnusable, KeyUnavailable
@@ -27,7 +29,6 @@ __all__ = [
     "care_of",
     "open_vault",
     "places_of",
-    "releases_of",
     "restorer_for",
 ]
 
@@ -64,6 +65,26 @@ class OpenedKeystore(Struct, frozen=True, kw_only=True):
         """
         with suppress(KeyUnavailable):
             self.bare.forget_idle()
+
+    def releases(self, audit: AuditLog, *, clock: Clock) -> KeyReleases:
+        """Return the account of the keys that were released."""
+        return KeyReleases(self.keeper, audit=audit, clock=clock)
+
+    def daily(self, audit: Callable[[], AuditLog], *, clock: Clock, ids: Ids) -> DailyKeys:
+        """Return the daily roll of the epoch; each look has a connection of its own."""
+
+        @contextmanager
+        def open_care() -> Iterator[KeyCare]:
+            bare = open_keystore(self.places.keystore, FileKeks(self.places.keys), ids=ids)
+            try:
+                yield KeyCare(self.wrap("keeper", bare.keeper), clock=clock, backups=self.places.backups)
+            finally:
+                bare.close()
+
+        async def account() -> None:
+            await self.releases(audit(), clock=clock).account()
+
+        return DailyKeys(open_care, account=account, clock=clock)
 
     def close(self) -> None:
         """Close the keystore for all callers; idempotent."""
@@ -133,8 +154,3 @@ def restorer_for(settings: Settings) -> Restorer:
 def care_of(keystore: OpenedKeystore, clock: Clock) -> KeyCare:
     """Return the care of a keystore: its epochs and backups."""
     return KeyCare(keystore.keeper, clock=clock, backups=keystore.places.backups)
-
-
-def releases_of(keystore: OpenedKeystore, audit: AuditLog, clock: Clock) -> KeyReleases:
-    """Return the account of the keys that were released."""
-    return KeyReleases(keystore.keeper, audit=audit, clock=clock)

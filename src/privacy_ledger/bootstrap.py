@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger import _passes
-from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, releases_of, restorer_for
+from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.books import NOTHING, RegistryBooks
 from privacy_ledger.adapters.clock import SystemClock
@@ -86,7 +86,6 @@ __all__ = [
     "open_worker",
     "rebuild_of",
     "release_of",
-    "releases_of",
     "replay_of",
     "restorer_for",
     "rules_in_force",

@@ -1,5 +1,8 @@
 """`keys`, as an operator uses it."""
 
+import os
+import time
+
 from tests.cli.cli import Cli, enrolled, subject
 
 
@@ -15,6 +18,21 @@ def test_a_rotation_is_due_once_a_day(used: Cli) -> None:
     assert rotated.document == {"due": False}
     (epoch,) = status.document["standing"]["epochs"]
     assert (epoch["number"], epoch["live"] > 1, status.document["overdue"]) == (1, True, [])
+
+
+def test_a_worker_rolls_an_epoch_that_is_a_day_old(used: Cli) -> None:
+    """Beside the passes, and it goes on running."""
+    long_ago = time.time() - 90_000
+    os.utime(used.keys / "epoch-1.kek", (long_ago, long_ago))
+    assert used.run("keys", "status").code == 3
+    ends_at = time.monotonic() + 60
+    with used.worker() as worker:
+        while (rolled := used.run("keys", "status")).code != 0:
+            assert time.monotonic() < ends_at
+            time.sleep(0.2)
+        assert worker.poll() is None
+    assert [epoch["live"] == 0 for epoch in rolled.document["standing"]["epochs"]] == [True, False]
+    assert used.run("subject", "show", subject(1)).code == 0
 
 
 def test_a_final_roll_wants_a_word_and_leaves_one_epoch(used: Cli) -> None:

@@ -22,6 +22,7 @@ from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
+from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 from privacy_ledger.testing.postgres import (
     PostgresProcess,
@@ -148,6 +149,15 @@ class TestPostgresRelease(KeyReleaseContract):
     def open_vault(self, keystore: Keystore) -> OpenVault:
         """Return what opens the test's own keystore."""
         return keystore.open
+
+
+class TestPostgresSharing(KeySharingContract):
+    """The contract of processes that share a keystore, kept by the PostgreSQL one."""
+
+    @pytest.fixture
+    def place(self, keystore: Keystore) -> Place:
+        """Return the test's own place."""
+        return keystore
 
 
 class TestPostgresKeeper(KeyKeeperContract):

@@ -38,6 +38,7 @@ from privacy_ledger.ports.keys import (
 )
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
+from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -157,6 +158,15 @@ class TestSqliteRelease(KeyReleaseContract):
     def open_vault(self, home: Home) -> OpenVault:
         """Return what opens the test's own keystore."""
         return home.open
+
+
+class TestSqliteSharing(KeySharingContract):
+    """The contract of processes that share a keystore, kept by the SQLite one."""
+
+    @pytest.fixture
+    def place(self, home: Home) -> Place:
+        """Return the test's own place."""
+        return home
 
 
 class TestSqliteKeeper(KeyKeeperContract):

@@ -203,7 +203,7 @@ async def test_a_state_that_is_withheld_is_not_taken_for_an_absent_one(tmp_path:
 
 def releases_of(it: TestHome) -> KeyReleases:
     """Return the account of a home."""
-    return bootstrap.releases_of(it.runtime.keystore, it.audit(), it.runtime.clock)
+    return it.runtime.keystore.releases(it.audit(), clock=it.runtime.clock)
 
 
 # The account ----------------------------------------------------------------------------------

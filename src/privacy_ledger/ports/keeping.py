@@ -109,6 +109,13 @@ class KeyKeeper(Protocol):
         """Return the number of a new epoch, under which all processes wrap from now on."""
         ...
 
+    def succeed_epoch(self, number: int, *, now: datetime) -> int | None:
+        """Return the number of a new epoch after this one, or None where it is not the newest any more.
+
+        Of several processes that do so at once, one gets a number.
+        """
+        ...
+
     def rewrap(self, *, after: int) -> RewrapStep:
         """Wrap the next slice of keys anew under the newest epoch, beginning `after` 0.
 

@@ -47,7 +47,9 @@ EFFECTS: Final = {
     ),
     "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
-    "keeper": frozenset({"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore", "close_report"}),
+    "keeper": frozenset(
+        {"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore", "close_report", "succeed_epoch"}
+    ),
 }
 """Calls that may leave something behind; a process can end before and after each."""
 READS: Final = {

@@ -106,10 +106,21 @@ class Keeper:
     def create_epoch(self, *, now: datetime) -> int:
         """Make the key of a new epoch, while nobody else wraps anything."""
         with self._recorder.write():
-            epoch = max(self._wrapper.current_epoch(), self._store.number("epoch")) + 1
-            self._keks.create(epoch, ids=self._ids)
-            self._keyring.note_created(epoch, at=now)
-            self._store.set_number("epoch", epoch)
+            return self._create_epoch(self._newest() + 1, now=now)
+
+    def succeed_epoch(self, number: int, *, now: datetime) -> int | None:
+        """Make the key of a new epoch, unless another process did since the caller looked."""
+        with self._recorder.write():
+            return self._create_epoch(number + 1, now=now) if self._newest() == number else None
+
+    def _newest(self) -> int:
+        return max(self._wrapper.current_epoch(), self._store.number("epoch"))
+
+    def _create_epoch(self, epoch: int, *, now: datetime) -> int:
+        # Noted first: who looks meanwhile must not take the file's own time for the epoch's.
+        self._keyring.note_created(epoch, at=now)
+        self._keks.create(epoch, ids=self._ids)
+        self._store.set_number("epoch", epoch)
         return epoch
 
     def rewrap(self, *, after: int) -> RewrapStep:

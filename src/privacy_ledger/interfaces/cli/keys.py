@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from privacy_ledger.app.key_care import CarePlan, Rolled, overdue
-from privacy_ledger.bootstrap import audit_of, care_of, erasure_of, releases_of, restorer_for
+from privacy_ledger.bootstrap import audit_of, care_of, erasure_of, restorer_for
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.keeping import KeystoreStanding
 
@@ -200,7 +200,7 @@ async def keys_releases(shell: Shell, is_closing: bool) -> None:  # noqa: FBT001
     """
     async with shell.open() as runtime:
         shell.announce(runtime)
-        releases = releases_of(runtime.keystore, audit_of(runtime), runtime.clock)
+        releases = runtime.keystore.releases(audit_of(runtime), clock=runtime.clock)
         if is_closing:
             await releases.account()
         running, closed = releases.running(), await releases.closed()

@@ -13,9 +13,11 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.compaction import idle_partitions, late_partitions
+from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.app.key_care import overdue
 from privacy_ledger.bootstrap import (
     Runtime,
+    audit_of,
     care_of,
     changelogs_of,
     declared_passes,
@@ -27,6 +29,7 @@ from privacy_ledger.bootstrap import (
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.embedded import EmbeddedPasses
 from privacy_ledger.engine.inspection import inspect, joining
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.engine.soundness import Place
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 IDLE_POLL_S = 0.2
+KEYS_CHECK_S = 30.0
 
 
 def register(group: click.Group) -> None:
@@ -151,6 +155,30 @@ async def _embedded_worker(shell: Shell, runtime: Runtime, stop: asyncio.Event) 
     if embedded is None or not await embedded.hold():
         raise HomeUnusable("Another process runs the passes of this home. Stop it, or let it do the work.")
     shell.talk.print("Running all passes of this home. Ctrl-C stops.")
+    daily = runtime.keystore.daily(lambda: audit_of(runtime), clock=runtime.clock, ids=runtime.ids)
+    keys = asyncio.create_task(_tend(shell, daily))
+    try:
+        await _fold(runtime, embedded, stop)
+    finally:
+        daily.end()
+        keys.cancel()
+        await asyncio.gather(keys, return_exceptions=True)
+
+
+async def _tend(shell: Shell, daily: DailyKeys) -> None:
+    """Roll the keystore's epoch once a day, beside the passes."""
+    while True:
+        try:
+            rolled = await daily.tend()
+        except LedgerError as error:
+            shell.talk.print(f"The keystore's epoch was not rolled: {error}", markup=False)
+        else:
+            if rolled is not None:
+                shell.talk.print(f"Rolled the keystore's epoch: {rolled.epoch}.")
+        await asyncio.sleep(KEYS_CHECK_S)
+
+
+async def _fold(runtime: Runtime, embedded: EmbeddedPasses, stop: asyncio.Event) -> None:
     while not stop.is_set():
         if await runtime.registrar.tick():
             await compact(runtime)

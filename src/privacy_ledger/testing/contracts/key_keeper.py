@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -17,7 +15,7 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.restoring import Restored
 from privacy_ledger.app.key_care import CarePlan, KeyCare, overdue
-from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, RefusedByPolicy
+from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded, Withheld
@@ -32,7 +30,6 @@ PEOPLE = 50
 PEPPER = 1
 SECRETS = PEPPER + 1
 SYNCS = 5
-HINT_S = 20.0
 OWNERS_ALONE = 0o600
 REF = SubjectRef(b"r" * 16)
 
@@ -100,16 +97,6 @@ def _sealed(vault: KeyVault, count: int = PEOPLE) -> tuple[DataKey, ...]:
 def _opened(vault: KeyVault, keys: tuple[DataKey, ...]) -> list[DataKey | Shredded | Withheld | None]:
     found = vault.open_keys([key.kid for key in keys])
     return [found.get(key.kid) for key in keys]
-
-
-def _until(claim: Callable[[], bool]) -> bool:
-    """Return whether a claim comes true: a notification takes its time, and no second of a lease."""
-    ends_at = time.monotonic() + HINT_S
-    while time.monotonic() < ends_at:
-        if claim():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def _rewrapped(keeper: KeyKeeper) -> int:
@@ -253,50 +240,6 @@ class KeyKeeperContract(ABC):
         place.pass_seconds(2)
         assert _opened(other, keys) == list(keys)
         assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory
-
-    # Memory ------------------------------------------------------------------------------------
-
-    def test_a_destroyed_key_leaves_other_memories_at_their_next_use(self, place: Place) -> None:
-        """Without a second that passes: the database hints at it, for opening and for sealing."""
-        vault, other = place.open(), place.open()
-        keys = _sealed(other)
-        assert _opened(other, keys) == list(keys)
-        vault.shred(keys[0].ref, now=NOW)
-        assert _until(lambda: isinstance(_opened(other, keys)[0], Shredded))
-        assert _opened(other, keys)[1:] == list(keys[1:])
-        (next_one,) = other.sealing_keys([KeyWant(keys[0].ref, "usage")], now=NOW)
-        assert next_one.generation == keys[0].generation + 1
-
-    def test_an_ended_reference_is_refused_elsewhere_at_the_next_use(self, place: Place) -> None:
-        """A current key in another memory seals nothing more."""
-        vault, other = place.open(), place.open()
-        (key,) = other.sealing_keys([KeyWant(REF, "usage")], now=NOW)
-        vault.end(key.ref, now=NOW)
-
-        def is_refused() -> bool:
-            try:
-                other.sealing_keys([KeyWant(REF, "usage")], now=NOW)
-            except RefusedByPolicy:
-                return True
-            return False
-
-        assert _until(is_refused)
-
-    def test_an_idle_memory_follows_and_is_empty_when_its_lease_has_lapsed(self, place: Place) -> None:
-        """Nobody asks it for a key meanwhile, and it renews no lease."""
-        vault, idle = place.open(), place.open()
-        keys = _sealed(idle)
-        vault.shred(keys[0].ref, now=NOW)
-
-        def has_followed() -> bool:
-            idle.forget_idle()
-            return idle.cache_figures.opened == len(keys) - 1
-
-        assert _until(has_followed)
-        place.pass_seconds(11)
-        idle.forget_idle()
-        assert (idle.cache_figures.opened, idle.cache_figures.sealing) == (0, 0)
-        assert _opened(idle, keys)[1:] == list(keys[1:])
 
     # Care --------------------------------------------------------------------------------------
 

@@ -131,9 +131,9 @@ class Runtime(Struct, frozen=True, kw_only=True):
         """The number of partitions of the ledger."""
         return self.log.partitions(LEDGER_EVENTS)
 
-    def state_codec(self, declaration: PassDeclaration) -> PassStateCodec:
-        """Return the state codec of a pass, for who looks on."""
-        return _passes.codec_of(declaration, self.released_to(OPERATE))
+    def state_codec(self, declaration: PassDeclaration, caller: Caller = OPERATE) -> PassStateCodec:
+        """Return the state codec of a pass, for who looks on: `SUMS` opens its partial sums."""
+        return _passes.codec_of(declaration, self.released_to(caller))
 
     def released_to(self, caller: Caller) -> KeyVault:
         """Return the keystore with the keys that are released to a caller, and no others."""
@@ -472,7 +472,7 @@ async def release_of(runtime: Runtime) -> Release:
         runtime.log, passes=runtime.passes, clock=runtime.clock,
         rules=await rules_in_force(runtime), noise=OpenDpNoise(), registrar=runtime.registrar,
         catalogue=CurrentCatalogue(runtime.registrar.catalogue),
-        open_partial=_passes.codec_of(declaration, runtime.released_to(SUMS)).open_partial,
+        open_partial=runtime.state_codec(declaration, SUMS).open_partial,
     )  # fmt: skip
 
 

@@ -19,8 +19,10 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka.safety import Rule, check
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, client_options
+from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.bootstrap import (
     Runtime,
+    audit_of,
     engine_for,
     erasure_care_of,
     forget_stores,
@@ -97,6 +99,7 @@ class EngineService(Service):
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LINE_UP_CHECK_S)
+            self._runtime.keystore.forget_idle()
             try:
                 await self._reconcile()
             except LedgerError as error:
@@ -205,7 +208,7 @@ def create_app(runtime: Runtime) -> faust.App:
 
     @app.agent(hints)
     async def wake(stream: faust.StreamT[bytes]) -> None:
-        """Take hints. None is needed: key caches look for revocations by themselves every second.
+        """Take hints. None is needed: the keystore itself tells key caches of revocations.
 
         The subscription keeps the host alive: a Faust application without a topic ends.
         """
@@ -257,10 +260,13 @@ async def run_worker(
     names = ", ".join(engine.declaration.name for engine in service.engines)
     say(f"Running {names}. SIGTERM or Ctrl-C stops.")
     ticks = asyncio.create_task(_tick(runtime, service))
+    daily = runtime.keystore.daily(lambda: audit_of(runtime), clock=runtime.clock, ids=runtime.ids)
+    keys = asyncio.create_task(_tend(daily, service))
     stopped = asyncio.create_task(stop.wait())
     failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait((life, stopped, failed), return_when=asyncio.FIRST_COMPLETED)
-    for task in (ticks, stopped, failed):
+    daily.end()
+    for task in (ticks, keys, stopped, failed):
         task.cancel()
     await service.stop()
     try:
@@ -287,3 +293,17 @@ async def _tick(runtime: Runtime, service: EngineService) -> None:
                     await erasure_care_of(runtime).tend()
             except LedgerError as error:
                 log_line.warning("no tick", reason=str(error))
+
+
+async def _tend(daily: DailyKeys, service: EngineService) -> None:
+    """Let that worker also roll the keystore's epoch once a day."""
+    while True:
+        await asyncio.sleep(TICK_CHECK_S)
+        if any(engine.is_registrar for engine in service.engines):
+            try:
+                rolled = await daily.tend()
+            except LedgerError as error:
+                log_line.warning("epoch not rolled", reason=str(error))
+                continue
+            if rolled is not None:
+                log_line.info("epoch rolled", state=str(rolled.epoch))

@@ -16,6 +16,7 @@ from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import WAIT_S, Erasure
 from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
+from privacy_ledger.domain.key_release import ERASE, READ_VIEWS
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.engine.declaration import PassDeclaration, VersionPass
 from privacy_ledger.ports.keeping import KeyKeeper
@@ -35,17 +36,17 @@ def erasure_over(
 ) -> Erasure:
     """Return the erasure saga over the stores that there are, and those of whoever runs it."""
     return Erasure(
-        log=parts.log, vault=parts.vault, codec=parts.codec, views=parts.views, passes=passes,
-        stores=stores_over(parts, passes, wait_s=wait_s, beside=beside), clock=parts.clock, ids=parts.ids,
-        audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
+        log=parts.log, vault=parts.vaults.released_to(ERASE), codec=parts.codec, views=parts.views,
+        passes=passes, stores=stores_over(parts, passes, wait_s=wait_s, beside=beside), clock=parts.clock,
+        ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
     )  # fmt: skip
 
 
 def care_over(parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure) -> ErasureCare:
     """Return what looks after all erasures."""
     return ErasureCare(
-        log=parts.log, vault=parts.vault, keeper=keeper, codec=parts.codec, clock=parts.clock,
-        ids=parts.ids, erasure=erasure, meters=parts.meters,
+        log=parts.log, vault=parts.vaults.released_to(ERASE), keeper=keeper, codec=parts.codec,
+        clock=parts.clock, ids=parts.ids, erasure=erasure, meters=parts.meters,
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def stores_over(
     parts: _passes.Parts, passes: Passes, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()
 ) -> StoreRegistry:
     """Return every store of a home or a cluster that may hold something of a person."""
-    log, vault = parts.log, parts.vault
+    log, vault = parts.log, parts.vaults.released_to(ERASE)
     letters = DeadLetterStore(log)
 
     async def stores() -> Sequence[DerivedStore]:
@@ -76,7 +77,7 @@ def _kept(
     parts: _passes.Parts, declaration: PassDeclaration, passes: Passes, *, wait_s: float
 ) -> list[PassStore]:
     """Return a store for each topic in which a pass keeps something."""
-    states = _passes.codec_of(declaration, parts.vault)
+    states = _passes.codec_of(declaration, parts.vaults.released_to(READ_VIEWS))
     of_topic: dict[str, list[Table[object]]] = {}
     for table in declaration.tables:
         of_topic.setdefault(states.topic(table), []).append(table)

@@ -1,5 +1,7 @@
 """Where the keystore of a home or a cluster is, and how it is opened: a part of the wiring."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -9,14 +11,26 @@ from privacy_ledger.adapters.keystore import FileKeks, KeystorePlace, StoredKeyV
 from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
 from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.no_dumps import forbid_dumps
+from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.app.key_care import KeyCare
-from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.app.key_releases import KeyReleases
+from privacy_ledger.domain.errors import HomeUnusable, KeyUnavailable
+from privacy_ledger.domain.key_release import Caller, Grant
 from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.runtime import Clock, Ids, Wrap
 from privacy_ledger.settings import Settings
 
-__all__ = ["KeyPlaces", "OpenedKeystore", "Restorer", "care_of", "open_vault", "places_of", "restorer_for"]
+__all__ = [
+    "KeyPlaces",
+    "OpenedKeystore",
+    "Restorer",
+    "care_of",
+    "open_vault",
+    "places_of",
+    "restorer_for",
+]
 
 
 class KeyPlaces(Struct, frozen=True, kw_only=True):
@@ -28,13 +42,53 @@ class KeyPlaces(Struct, frozen=True, kw_only=True):
 
 
 class OpenedKeystore(Struct, frozen=True, kw_only=True):
-    """An open keystore: as everybody uses it, and as operators do; `bare` is both without a wrap."""
+    """An open keystore, as each caller sees it, and as operators do; `bare` is it without a wrap."""
 
-    vault: KeyVault
     keeper: KeyKeeper
     restorer: "Restorer"
     bare: StoredKeyVault
     places: KeyPlaces
+    wrap: Wrap
+
+    def released_to(self, caller: Caller) -> KeyVault:
+        """Return the keystore with the keys that are released to a declared caller, and no others."""
+        return self.wrap("vault", self.bare.released_to(caller))
+
+    def released_to_pass(self, name: str, grant: Grant) -> KeyVault:
+        """Return the keystore with the keys that a pass needs, and no others."""
+        return self.wrap("vault", self.bare.released_to_pass(name, grant))
+
+    def forget_idle(self) -> None:
+        """Forget keys that others shredded, and every key of a process that uses none; call it often.
+
+        A keystore that cannot be reached is no error here: no key is left in memory then.
+        """
+        with suppress(KeyUnavailable):
+            self.bare.forget_idle()
+
+    def releases(self, audit: AuditLog, *, clock: Clock) -> KeyReleases:
+        """Return the account of the keys that were released."""
+        return KeyReleases(self.keeper, audit=audit, clock=clock)
+
+    def daily(self, audit: Callable[[], AuditLog], *, clock: Clock, ids: Ids) -> DailyKeys:
+        """Return the daily roll of the epoch; each look has a connection of its own."""
+
+        @contextmanager
+        def open_care() -> Iterator[KeyCare]:
+            bare = open_keystore(self.places.keystore, FileKeks(self.places.keys), ids=ids)
+            try:
+                yield KeyCare(self.wrap("keeper", bare.keeper), clock=clock, backups=self.places.backups)
+            finally:
+                bare.close()
+
+        async def account() -> None:
+            await self.releases(audit(), clock=clock).account()
+
+        return DailyKeys(open_care, account=account, clock=clock)
+
+    def close(self) -> None:
+        """Close the keystore for all callers; idempotent."""
+        self.wrap("vault", self.bare).close()
 
 
 def places_of(settings: Settings, home: Home | None) -> KeyPlaces:
@@ -63,7 +117,7 @@ def open_vault(places: KeyPlaces, *, ids: Ids, wrap: Wrap) -> OpenedKeystore:
     forbid_dumps()
     bare = open_keystore(places.keystore, FileKeks(places.keys), ids=ids)
     return OpenedKeystore(
-        vault=wrap("vault", bare), keeper=wrap("keeper", bare.keeper), bare=bare, places=places,
+        wrap=wrap, keeper=wrap("keeper", bare.keeper), bare=bare, places=places,
         restorer=wrap("keeper", Restorer(places, ids=ids)),
     )  # fmt: skip
 

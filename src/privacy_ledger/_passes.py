@@ -6,7 +6,7 @@ nothing but what is its own.
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version as installed
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from msgspec import Struct, structs
 
@@ -15,13 +15,16 @@ from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
-from privacy_ledger.adapters.state_codec import PassStateCodec, ViewKeys
+from privacy_ledger.adapters.state_codec import PassStateCodec, ViewKeys, table_group
 from privacy_ledger.adapters.views import LaterVersions, LogViews
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.dead_letters import DeadLetters
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.replay import Folded, Replay
 from privacy_ledger.app.versions import VersionList, Versions
+from privacy_ledger.domain.events import COLLECTION_EVENTS, event_type
+from privacy_ledger.domain.key_release import OPERATE, READ_VIEWS, RIGHTS, Caller, Grant, Kind
+from privacy_ledger.domain.permissions import PERMISSION_FACTS
 from privacy_ledger.domain.topics import LEDGER_EVENTS, Topic, state_topic, version_topics
 from privacy_ledger.engine.aftermath import LiveAftermath
 from privacy_ledger.engine.cycle import PartitionCycle
@@ -31,12 +34,14 @@ from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.engine.means import LiveMover, Means, NoMoves
 from privacy_ledger.engine.muted import MutedAftermath, MutedLog
 from privacy_ledger.engine.outlet import LiveOutlet, Silence
+from privacy_ledger.engine.rebuild import Rebuild
 from privacy_ledger.ports.codec import Codec, StateCodec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import Row, TopicKeeper
 from privacy_ledger.ports.observe import Meters
 from privacy_ledger.ports.passes import Latest, Passes, Runner
 from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
+from privacy_ledger.streams.analytics import CourseViews
 from privacy_ledger.streams.states import PERMISSIONS, Table
 
 T = TypeVar("T")
@@ -44,16 +49,33 @@ T = TypeVar("T")
 __all__ = [
     "HomeLanes",
     "Parts",
+    "Vaults",
     "codec_of",
     "cycle_opener",
     "dead_letters_over",
+    "decoder_of",
+    "grant_of",
     "line_up_of",
     "means_of",
     "parts_of",
+    "rebuild_over",
     "replay_over",
     "states_of",
     "sweep",
+    "vault_of",
 ]
+
+
+class Vaults(Protocol):
+    """The one open keystore, as each caller sees it."""
+
+    def released_to(self, caller: Caller) -> KeyVault:
+        """Return the keystore with the keys that are released to a declared caller, and no others."""
+        ...
+
+    def released_to_pass(self, name: str, grant: Grant) -> KeyVault:
+        """Return the keystore with the keys that a pass needs, and no others."""
+        ...
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -61,6 +83,7 @@ class Parts(Struct, frozen=True, kw_only=True):
 
     log: LocalLog | KafkaLog
     vault: KeyVault
+    vaults: Vaults
     codec: Codec
     books: RegistryBooks
     ids: Ids
@@ -77,7 +100,7 @@ class Parts(Struct, frozen=True, kw_only=True):
 
 def parts_of(
     log: LocalLog | KafkaLog,
-    vault: KeyVault,
+    vaults: Vaults,
     *,
     declared: Mapping[str, PassDeclaration],
     latest: Latest,
@@ -88,6 +111,7 @@ def parts_of(
 ) -> Parts:
     """Return the parts over a log and a keystore."""
     partitions = log.partitions(LEDGER_EVENTS)
+    vault, viewing = vaults.released_to(RIGHTS), vaults.released_to(READ_VIEWS)
     codec = LedgerCodec(vault, partitions=partitions)
     listed = VersionList(log)
     line_up = line_up_of(declared, listed, log)
@@ -95,12 +119,12 @@ def parts_of(
     def version_codec(projection: str, version: int) -> PassStateCodec:
         later = version_pass(line_up.projections[projection], projection, version)
         log.declare(*later.topics)
-        return codec_of(later, vault)
+        return codec_of(later, viewing)
 
     later = LaterVersions(line_up.tables, listed.read, version_codec)
-    views = LogViews(latest, states_of(declared, vault), later=later, partitions=partitions)
+    views = LogViews(latest, states_of(declared, viewing), later=later, partitions=partitions)
     return Parts(
-        log=log, vault=vault, codec=codec, books=RegistryBooks(log), ids=ids, clock=clock,
+        log=log, vault=vault, vaults=vaults, codec=codec, books=RegistryBooks(log), ids=ids, clock=clock,
         latest=latest, views=views, declared=declared, line_up=line_up,
         versions=Versions(log, codec, clock, ids, listed=listed, build=installed("privacy-ledger")),
         registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), wrap=wrap, meters=meters,
@@ -123,12 +147,48 @@ def states_of(declared: Mapping[str, PassDeclaration], vault: KeyVault) -> PassS
     return PassStateCodec(CORE, vault, publishes=public)
 
 
+def grant_of(declaration: PassDeclaration) -> Grant:
+    """Return the keys that a pass needs by its own declaration, and no others.
+
+    Categories: those of the event types that its steps fold, and of the facts by which every pass
+    knows what may be done. Beside them its own states and views, and the windows of a windowed step.
+    """
+    folded = set[str]().union(*(processor.step.types for processor in declaration.processors))
+    needed = {kind for kind in COLLECTION_EVENTS if event_type(kind) in folded} | {*PERMISSION_FACTS}
+    is_windowed = any(isinstance(processor.step, CourseViews) for processor in declaration.processors)
+    return Grant(
+        categories=frozenset(kind.category for kind in needed),
+        kinds=frozenset({Kind.WINDOW} if is_windowed else ()),
+        groups=frozenset(
+            table_group(declaration.name, table) for table in declaration.tables if table.sealing != "plain"
+        ),
+    )
+
+
+def vault_of(parts: Parts, declaration: PassDeclaration) -> KeyVault:
+    """Return the keystore as a pass sees it."""
+    return parts.vaults.released_to_pass(declaration.name, grant_of(declaration))
+
+
+def decoder_of(parts: Parts, declaration: PassDeclaration) -> LedgerCodec:
+    """Return what reads the ledger with the keys of a pass, and no others."""
+    return LedgerCodec(vault_of(parts, declaration), partitions=parts.log.partitions(LEDGER_EVENTS))
+
+
+def rebuild_over(parts: Parts, declaration: PassDeclaration) -> Rebuild:
+    """Return a muted rebuild of a pass beside its live state, with the keys of that pass."""
+    return Rebuild(
+        declaration, log=parts.log, codec=decoder_of(parts, declaration), books=parts.books,
+        initial=NOTHING, sampling_key=parts.vault.secret("sampling"),
+    )  # fmt: skip
+
+
 # Means ------------------------------------------------------------------------------------
 
 
 def means_of(parts: Parts, declaration: PassDeclaration) -> Means:
     """Return the means of a pass: a later version's reach nothing but what is its own."""
-    vault, clock = parts.vault, parts.clock
+    vault, clock = vault_of(parts, declaration), parts.clock
     states = codec_of(declaration, vault)
     if isinstance(declaration, VersionPass):
         log = MutedLog(parts.log, pass_name=declaration.name, own=declaration.own)
@@ -149,14 +209,14 @@ def cycle_opener(
     parts: Parts, declaration: PassDeclaration, means: Means
 ) -> Callable[[int, StateStore], PartitionCycle]:
     """Return how a cycle of the pass is opened over a partition's store."""
-    sampling = parts.vault.secret("sampling")
+    sampling, codec = parts.vault.secret("sampling"), decoder_of(parts, declaration)
 
     def open_cycle(partition: int, store: StateStore) -> PartitionCycle:
         async def read_at(offsets: Sequence[int]) -> Sequence[Row]:
             return await means.log.read_at(declaration.source, partition, offsets)
 
         return PartitionCycle(
-            declaration, partition, store=store, codec=parts.codec, states=means.states, books=parts.books,
+            declaration, partition, store=store, codec=codec, states=means.states, books=parts.books,
             initial=NOTHING, sampling_key=sampling, outlet=means.outlet, read_at=read_at,
         )  # fmt: skip
 
@@ -226,7 +286,7 @@ class HomeLanes:
         await sweep(self._parts, declaration)
 
     def _lane(self, declaration: PassDeclaration) -> Lane:
-        states = codec_of(declaration, self._parts.vault)
+        states = codec_of(declaration, vault_of(self._parts, declaration))
         routes, own = states.routes(declaration.tables), state_topic(declaration.name)
         means = means_of(self._parts, declaration)
         open_cycle = cycle_opener(self._parts, declaration, means)
@@ -245,7 +305,8 @@ def dead_letters_over(parts: Parts, passes: Passes, audit: AuditLog) -> DeadLett
     """Return the use cases about parked subjects and refused lines."""
 
     async def states() -> Mapping[str, StateCodec]:
-        return {name: codec_of(one, parts.vault) for name, one in (await parts.line_up.current()).items()}
+        vault = parts.vaults.released_to(OPERATE)
+        return {name: codec_of(one, vault) for name, one in (await parts.line_up.current()).items()}
 
     return DeadLetters(
         log=parts.log, latest=parts.latest, codec=parts.codec, passes=passes, states=states,
@@ -255,7 +316,7 @@ def dead_letters_over(parts: Parts, passes: Passes, audit: AuditLog) -> DeadLett
 
 def replay_over(parts: Parts, passes: Runner) -> Replay:
     """Return the use cases around versions of projections."""
-    line_up = parts.line_up
+    line_up, vault = parts.line_up, parts.vaults.released_to(OPERATE)
 
     def folded(projection: str, number: int, native: int) -> Folded:
         declaration: PassDeclaration = line_up.projections[projection]
@@ -266,8 +327,8 @@ def replay_over(parts: Parts, passes: Runner) -> Replay:
             parts.log.declare(*later.topics)
         return Folded(
             projection=projection, version=number, pass_name=declaration.name, table=table,
-            states=codec_of(declaration, parts.vault), topics=_topics(declaration, table),
-            groups=_groups(declaration, table, parts.vault),
+            states=codec_of(declaration, vault), topics=_topics(declaration, table),
+            groups=_groups(declaration, table, vault),
         )  # fmt: skip
 
     async def runs() -> frozenset[str]:
@@ -278,8 +339,8 @@ def replay_over(parts: Parts, passes: Runner) -> Replay:
         )
 
     return Replay(
-        log=parts.log, keeper=parts.log, vault=parts.vault,
-        states=states_of(parts.declared, parts.vault), views=parts.views, latest=parts.latest,
+        log=parts.log, keeper=parts.log, vault=vault,
+        states=states_of(parts.declared, vault), views=parts.views, latest=parts.latest,
         versions=parts.versions, passes=passes, clock=parts.clock, tables=line_up.tables,
         folded=folded, runs=runs,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from msgspec import Struct
 from privacy_ledger import _erasing, _passes
 from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.books import NOTHING, RegistryBooks
+from privacy_ledger.adapters.books import RegistryBooks
 from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.ids import SystemIds
@@ -47,6 +47,7 @@ from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.app.versions import VersionList
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
+from privacy_ledger.domain.key_release import COLLECT, OPERATE, READ_VIEWS, SUMS, Caller
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, TOPICS, Topic
 from privacy_ledger.domain.versions import pass_of
@@ -133,9 +134,13 @@ class Runtime(Struct, frozen=True, kw_only=True):
         """The number of partitions of the ledger."""
         return self.log.partitions(LEDGER_EVENTS)
 
-    def state_codec(self, declaration: PassDeclaration) -> PassStateCodec:
-        """Return the state codec of a pass."""
-        return _passes.codec_of(declaration, self.vault)
+    def state_codec(self, declaration: PassDeclaration, caller: Caller = OPERATE) -> PassStateCodec:
+        """Return the state codec of a pass, for who looks on: `SUMS` opens its partial sums."""
+        return _passes.codec_of(declaration, self.released_to(caller))
+
+    def released_to(self, caller: Caller) -> KeyVault:
+        """Return the keystore with the keys that are released to a caller, and no others."""
+        return self.keystore.released_to(caller)
 
 
 @cache
@@ -201,7 +206,7 @@ async def open_runtime(
         if runtime.embedded is not None:
             runtime.embedded.release()
         await runtime.log.close()
-        runtime.vault.close()
+        runtime.keystore.close()
         for _, file in runtime.held:
             os.close(file)
 
@@ -225,7 +230,8 @@ async def open_worker(
         open_runtime(settings, meters=watch) as runtime,
         serving(settings.health, watch.pages) as address,
     ):
-        watch.ask_keys(lambda: runtime.keystore.bare.cache_figures)
+        bare = runtime.keystore.bare
+        watch.ask_keys(lambda: bare.cache_figures, lambda: bare.release_figures)
         on_serving(address)
         yield runtime
 
@@ -267,7 +273,7 @@ def _embedded(
     log = wrap("log", LocalLog(home.path / "ledger.db", partitions=partitions, clock=home.clock))
     keystore = open_vault(places, ids=ids, wrap=wrap)
     parts = _passes.parts_of(
-        log, keystore.vault, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
+        log, keystore, declared=declared, latest=IndexedLatest(log), ids=ids, clock=home.clock,
         wrap=wrap, meters=meters,
     )  # fmt: skip
     embedded = EmbeddedPasses(
@@ -291,8 +297,9 @@ def _runtime(
     return Runtime(
         settings=settings, home=home, clock=parts.clock, ids=parts.ids, log=parts.log,
         vault=parts.vault, codec=parts.codec, views=parts.views, latest=parts.latest, passes=passes,
-        states=_passes.states_of(parts.declared, parts.vault), embedded=embedded, local=local,
-        kafka=kafka, books=parts.books, registrar=parts.registrar, declared=parts.declared,
+        states=_passes.states_of(parts.declared, parts.vaults.released_to(READ_VIEWS)),
+        embedded=embedded, local=local, kafka=kafka, books=parts.books, registrar=parts.registrar,
+        declared=parts.declared,
         line_up=parts.line_up, parts=parts, keystore=keystore, wrap=parts.wrap, meters=parts.meters,
     )  # fmt: skip
 
@@ -315,12 +322,12 @@ async def _on_kafka(
     try:
         await log.start()
         parts = _passes.parts_of(
-            log, keystore.vault, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
+            log, keystore, declared=declared, latest=TailedLatest(log), ids=ids, clock=clock,
             wrap=wrap, meters=meters,
         )  # fmt: skip
     except BaseException:
         await log.close()
-        keystore.vault.close()
+        keystore.close()
         raise
     passes = RemotePasses(log, parts.views, parts.line_up, source=LEDGER_EVENTS)
     return _runtime(settings, parts, keystore, passes=passes, kafka=log)
@@ -435,10 +442,7 @@ def replay_of(runtime: Runtime) -> Replay:
 
 def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
     """Return a muted rebuild of a pass beside its live state."""
-    return Rebuild(
-        declaration, log=runtime.log, codec=runtime.codec, books=runtime.books, initial=NOTHING,
-        sampling_key=runtime.vault.secret("sampling"),
-    )  # fmt: skip
+    return _passes.rebuild_over(runtime.parts, declaration)
 
 
 async def subjects_of(runtime: Runtime) -> Subjects:
@@ -451,10 +455,10 @@ async def subjects_of(runtime: Runtime) -> Subjects:
 
 async def ingest_of(runtime: Runtime) -> Ingest:
     """Return the ingest use case; duplicates are exact when embedded."""
-    local = runtime.local
+    local, vault = runtime.local, runtime.released_to(COLLECT)
     return Ingest(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec,
-        lane_codec=LedgerCodec(runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
+        log=runtime.log, vault=vault, codec=LedgerCodec(vault, partitions=runtime.partitions),
+        lane_codec=LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
         views=runtime.views, clock=runtime.clock, ids=runtime.ids,
         rules=await rules_in_force(runtime), passes=runtime.passes,
         seen=None if local is None else local.live_tags,
@@ -468,15 +472,14 @@ async def release_of(runtime: Runtime) -> Release:
         runtime.log, passes=runtime.passes, clock=runtime.clock,
         rules=await rules_in_force(runtime), noise=OpenDpNoise(), registrar=runtime.registrar,
         catalogue=CurrentCatalogue(runtime.registrar.catalogue),
-        open_partial=runtime.state_codec(declaration).open_partial,
+        open_partial=runtime.state_codec(declaration, SUMS).open_partial,
     )  # fmt: skip
 
 
 def erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()) -> Erasure:
     """Return the erasure saga; `wait_s` bounds each of its waits, `beside` are further stores."""
-    return _erasing.erasure_over(
-        runtime.parts, runtime.passes, audit_of(runtime), wait_s=wait_s, beside=beside
-    )  # fmt: skip
+    audit = audit_of(runtime)
+    return _erasing.erasure_over(runtime.parts, runtime.passes, audit, wait_s=wait_s, beside=beside)
 
 
 def erasure_care_of(runtime: Runtime) -> ErasureCare:

@@ -14,6 +14,7 @@ from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore import FileKeks, PostgresAddress, StoredKeyVault, open_keystore
 from privacy_ledger.app.key_care import KeyCare
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyWant, Shredded
 from privacy_ledger.testing.postgres import PostgresUnavailable, running_postgres
@@ -117,13 +118,15 @@ def _opened(task: KeyRoll) -> Iterator[StoredKeyVault]:
         with running_postgres() as server:
             address = PostgresAddress(server.url())
             with closing(open_keystore(address, FileKeks(folder / "keys"), ids=SystemIds())) as vault:
-                yield vault
+                yield vault.released_to(RIGHTS)
     except PostgresUnavailable as missing:
         raise SystemExit(f"POSTGRESQL: NOT RUN: {missing}") from missing
 
 
 def _in_file(folder: Path) -> StoredKeyVault:
-    return open_keystore(folder / "keystore.db", FileKeks(folder / "keys"), ids=SystemIds())
+    return open_keystore(folder / "keystore.db", FileKeks(folder / "keys"), ids=SystemIds()).released_to(
+        RIGHTS
+    )
 
 
 def _make(vault: StoredKeyVault, count: int) -> None:

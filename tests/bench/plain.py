@@ -24,6 +24,7 @@ from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.sqlite import SqliteKeyVault
 from privacy_ledger.adapters.rocks_store import RocksFolder
 from privacy_ledger.adapters.state_codec import PassStateCodec
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import CONTROL_HINTS, DLQ, TOPICS, state_topic, view_topic
 from privacy_ledger.engine import collector
@@ -164,7 +165,9 @@ class PlainWiring:
         self._is_exact = is_exact
         self.gate: Gate | None = None
         self.cycles: dict[int, PartitionCycle] = {}
-        self.vault = SqliteKeyVault(folder / "keystore.db", FileKeks(folder / "keys"), ids=SystemIds())
+        self.vault = SqliteKeyVault(
+            folder / "keystore.db", FileKeks(folder / "keys"), ids=SystemIds()
+        ).released_to(RIGHTS)
         never = cast("Any", Progress())  # the plain fold calls no step
         self.declaration = PassDeclaration(
             name=PASS, source=SOURCE, publishes=frozenset({VIEW.name}),

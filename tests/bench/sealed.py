@@ -17,6 +17,7 @@ from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.app.ingest import Source
 from privacy_ledger.bootstrap import Runtime, engine_for, ingest_of, open_runtime, rules_in_force
+from privacy_ledger.domain.key_release import SUMS
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS, LEDGER_EVENTS, LEDGER_REGISTRY, TOPICS
 from privacy_ledger.domain.values import NOBODY, SubjectRef
@@ -255,7 +256,7 @@ async def _compare(runtime: Runtime, log: KafkaLog, ledger: Ledger) -> tuple[boo
             live[ref],
         )
     row = await log.latest(ANALYTICS_PARTIALS, 0, bytes.fromhex(_RELEASE) + bytes(4))
-    partial = runtime.state_codec(runtime.declared["analytics"]).open_partial(row) if row else None
+    partial = runtime.state_codec(runtime.declared["analytics"], SUMS).open_partial(row) if row else None
     same_views = digest(views, str) == ledger.views
     same_cells = partial is not None and partial.cells == ledger.cells
     says = {True: "equal to the oracle's", False: "DIFFERENT from the oracle's"}

@@ -31,6 +31,7 @@ from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
 from privacy_ledger.app.ingest import LINES_PER_BATCH, Ingest, Source
 from privacy_ledger.bootstrap import Runtime, open_runtime, rules_in_force
+from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, TOPICS
 from privacy_ledger.settings import Settings
 from privacy_ledger.testing.broker import BrokerUnavailable, running_broker
@@ -158,9 +159,10 @@ def _lines(learners: int, talk: Talk) -> Iterator[bytes]:
 
 async def _ingest(runtime: Runtime) -> Ingest:
     """Return an ingest that does not wait for the passes, which are to stay behind."""
-    lane = LedgerCodec(runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED)
+    vault = runtime.released_to(COLLECT)
+    lane = LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED)
     return Ingest(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec, lane_codec=lane,
+        log=runtime.log, vault=vault, codec=runtime.codec, lane_codec=lane,
         views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
     )  # fmt: skip
 

@@ -1,5 +1,8 @@
 """`keys`, as an operator uses it."""
 
+import os
+import time
+
 from tests.cli.cli import Cli, enrolled, subject
 
 
@@ -15,6 +18,21 @@ def test_a_rotation_is_due_once_a_day(used: Cli) -> None:
     assert rotated.document == {"due": False, "final": 0}
     (epoch,) = status.document["standing"]["epochs"]
     assert (epoch["number"], epoch["live"] > 1, status.document["overdue"]) == (1, True, [])
+
+
+def test_a_worker_rolls_an_epoch_that_is_a_day_old(used: Cli) -> None:
+    """Beside the passes, and it goes on running."""
+    long_ago = time.time() - 90_000
+    os.utime(used.keys / "epoch-1.kek", (long_ago, long_ago))
+    assert used.run("keys", "status").code == 3
+    ends_at = time.monotonic() + 60
+    with used.worker() as worker:
+        while (rolled := used.run("keys", "status")).code != 0:
+            assert time.monotonic() < ends_at
+            time.sleep(0.2)
+        assert worker.poll() is None
+    assert [epoch["live"] == 0 for epoch in rolled.document["standing"]["epochs"]] == [True, False]
+    assert used.run("subject", "show", subject(1)).code == 0
 
 
 def test_a_final_roll_wants_a_word_and_leaves_one_epoch(used: Cli) -> None:
@@ -57,3 +75,19 @@ def test_what_is_no_backup_is_refused(used: Cli) -> None:
     codes = [used.run("keys", "restore", path, "--yes").code for path in (foreign, used.folder / "none")]
     assert codes == [1, 1]
     assert used.run("subject", "show", subject(1)).code == 0
+
+
+def test_every_release_of_keys_is_accounted_for(used: Cli) -> None:
+    """A closed report has its leaf in the audit log, and what comes later goes into the next one."""
+    before = used.run("keys", "releases")
+    closed = used.run("keys", "releases", "--close")
+    assert used.run("subject", "show", subject(1)).code == 0
+    after, audit = used.run("keys", "releases"), used.run("audit", "verify")
+    assert (before.code, closed.code, after.code, audit.code) == (0, 0, 0, 0)
+    (first,) = closed.document["closed"]
+    assert first["index"] == 0
+    assert audit.document["leaves"] == 1
+    told = {(one["role"], one["outcome"]) for one in before.document["running"]}
+    assert told >= {("ingest", "released"), ("worker", "released"), ("worker", "withheld")}
+    assert after.document["closed"] == closed.document["closed"]
+    assert {one["role"] for one in after.document["running"]} == {"privacy"}

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -16,9 +17,12 @@ from privacy_ledger.adapters.keystore._postgres import translated
 from privacy_ledger.adapters.keystore.postgres import PostgresKeyVault
 from privacy_ledger.adapters.keystore.restoring import Restored, restore_keystore
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, RefusedByPolicy
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
+from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
+from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 from privacy_ledger.testing.postgres import (
     PostgresProcess,
@@ -67,7 +71,7 @@ class Keystore:
         """Open the keystore once more; the test's end closes it."""
         vault = PostgresKeyVault(self.address, FileKeks(self.keys), ids=SystemIds(), clock=self.clock)
         self._stack.callback(vault.close)
-        return vault
+        return vault.released_to(RIGHTS)
 
     def restore(self, backup: Path) -> Restored:
         """Put a backup in the place of the keystore."""
@@ -136,6 +140,24 @@ class TestPostgresKeyVault(KeyVaultContract):
     def open_vault(self, keystore: Keystore) -> Callable[[], KeyVault]:
         """Return what opens the test's keystore."""
         return keystore.open
+
+
+class TestPostgresRelease(KeyReleaseContract):
+    """The contract of who gets which keys, kept by the PostgreSQL keystore."""
+
+    @pytest.fixture
+    def open_vault(self, keystore: Keystore) -> OpenVault:
+        """Return what opens the test's own keystore."""
+        return keystore.open
+
+
+class TestPostgresSharing(KeySharingContract):
+    """The contract of processes that share a keystore, kept by the PostgreSQL one."""
+
+    @pytest.fixture
+    def place(self, keystore: Keystore) -> Place:
+        """Return the test's own place."""
+        return keystore
 
 
 class TestPostgresKeeper(KeyKeeperContract):
@@ -298,7 +320,7 @@ def test_what_was_acknowledged_is_on_the_synchronous_standby(tmp_path: Path, own
         shutil.copytree(own.keys, tmp_path / "moved-keys")
         after = PostgresKeyVault(
             PostgresAddress(standby.url(own.database)), FileKeks(tmp_path / "moved-keys"), ids=SystemIds()
-        )
+        ).released_to(RIGHTS)
         stack.callback(after.close)
         found = after.open_keys([key.kid for key in (*keys, shredded)])
     assert [found.pop(key.kid) for key in keys] == keys
@@ -341,7 +363,7 @@ def test_a_lease_ends_on_the_servers_clock(keystore: Keystore) -> None:
 
 def mint_many(address: str, keys: Path, barrier: "multiprocessing.synchronize.Barrier", answer: Path) -> None:
     """Mint the same 500 identities as another process, at the same moment, in batches."""
-    vault = PostgresKeyVault(PostgresAddress(address), FileKeks(keys), ids=SystemIds())
+    vault = PostgresKeyVault(PostgresAddress(address), FileKeks(keys), ids=SystemIds()).released_to(RIGHTS)
     barrier.wait(60)
     refs: list[SubjectRef] = []
     for first in range(0, 500, 10):
@@ -370,3 +392,34 @@ def test_two_processes_that_mint_the_same_people_agree(keystore: Keystore) -> No
     assert len({first[at : at + 32] for at in range(0, len(first), 32)}) == 500
     assert keystore.sql("SELECT count(*), count(DISTINCT (ref, grp)) FROM keys") == "500|500"
     assert os.environ.get("PRIVACY_LEDGER_KEYSTORE") is None
+
+
+def hold(address: str, keys: Path, kid: bytes, answer: Path) -> None:
+    """Hold a key as another process, on a clock that stands still, until it is destroyed."""
+    vault = PostgresKeyVault(
+        PostgresAddress(address), FileKeks(keys), ids=SystemIds(), clock=lambda: 1000.0
+    ).released_to(RIGHTS)
+    held = vault.open_keys([kid])[kid]
+    answer.with_suffix(".ready").touch()
+    ends_at = time.monotonic() + 30
+    while isinstance(held, DataKey) and time.monotonic() < ends_at:
+        held = vault.open_keys([kid])[kid]
+    vault.close()
+    answer.write_text(type(held).__name__)
+
+
+def test_another_process_forgets_a_destroyed_key_at_once(keystore: Keystore) -> None:
+    """Its lease is good and its next look is due never: only the notification tells it."""
+    vault = keystore.open()
+    key, answer = sealing(vault), keystore.keys.parent / "answer"
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold, args=(keystore.server.url(keystore.database), keystore.keys, key.kid, answer)
+    )
+    process.start()
+    ends_at = time.monotonic() + 60
+    while not answer.with_suffix(".ready").exists():
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+    vault.shred(REF, now=NOW)
+    process.join(timeout=60)
+    assert answer.read_text() == "Shredded"

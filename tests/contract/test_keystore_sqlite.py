@@ -1,8 +1,11 @@
+import ctypes
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +26,7 @@ from privacy_ledger.domain.errors import (
     RefusedByPolicy,
     StoreFull,
 )
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import (
     DataKey,
@@ -33,6 +37,8 @@ from privacy_ledger.ports.keys import (
     Shredded,
 )
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
+from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
+from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -77,7 +83,7 @@ class Home:
         """Open the keystore once more; the test's end closes it."""
         vault = SqliteKeyVault(self.path, FileKeks(self.keys), ids=RandomIds(), clock=self.clock)
         self._stack.callback(vault.close)
-        return vault
+        return vault.released_to(RIGHTS)
 
     def connect(self) -> sqlite3.Connection:
         """Open the file behind the keystore's back."""
@@ -143,6 +149,24 @@ class TestSqliteKeyVault(KeyVaultContract):
     def open_vault(self, home: Home) -> Callable[[], KeyVault]:
         """Return what opens the test's home."""
         return home.open
+
+
+class TestSqliteRelease(KeyReleaseContract):
+    """The contract of who gets which keys, kept by the SQLite keystore."""
+
+    @pytest.fixture
+    def open_vault(self, home: Home) -> OpenVault:
+        """Return what opens the test's own keystore."""
+        return home.open
+
+
+class TestSqliteSharing(KeySharingContract):
+    """The contract of processes that share a keystore, kept by the SQLite one."""
+
+    @pytest.fixture
+    def place(self, home: Home) -> Place:
+        """Return the test's own place."""
+        return home
 
 
 class TestSqliteKeeper(KeyKeeperContract):
@@ -531,6 +555,77 @@ def test_the_journal_of_another_keystore_is_refused(home: Home, tmp_path: Path) 
         home.open()
 
 
+def test_a_large_backup_is_opened_by_several_processes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its keys are, and one that does not open is found by whichever has it."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    vault = home.open()
+    keys = vault.sealing_keys(many(100), now=NOW)
+    backups = home.directory / "backups"
+    note = vault.keeper.back_up(backups, now=NOW)
+    assert note.keys == 100
+    assert home.restore(backups / note.name) == Restored(keys=100, applied=0)
+    for row in (1, 100):
+        copy = backups / f"changed-{row}"
+        shutil.copy(backups / note.name, copy)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as behind:
+            behind.execute("UPDATE keys SET grp = 'profile' WHERE id = ?", (row,))
+        with pytest.raises(InvariantViolation, match="does not open in its row"):
+            home.restore(copy)
+    assert home.open().open_keys([key.kid for key in keys]) == {key.kid: key for key in keys}
+
+
+class WatchedIds(RandomIds):
+    """Identifiers that note, in each process to which they are handed, whether it can be dumped."""
+
+    def __init__(self, notes: Path) -> None:
+        """Take the folder of the notes."""
+        self.notes = notes
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        """Arrive in another process."""
+        self.notes = state["notes"]
+        dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+        limits = resource.getrlimit(resource.RLIMIT_CORE)
+        (self.notes / str(os.getpid())).write_text(f"{limits} {dumpable}")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
+def test_no_process_that_opens_a_backup_can_be_dumped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was started anew, so that none has it from the process that asked."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    with closing(
+        SqliteKeyVault(tmp_path / "keystore.sqlite", FileKeks(tmp_path / "keys"), ids=WatchedIds(notes))
+    ) as opened:
+        vault = opened.released_to(RIGHTS)
+        vault.sealing_keys(many(100), now=NOW)
+        vault.keeper.back_up(tmp_path / "backups", now=NOW)
+    found = {int(note.name): note.read_text() for note in notes.iterdir()}
+    assert set(found.values()) == {"(0, 0) 0"}
+    assert os.getpid() not in found
+
+
+def test_a_backup_whose_opener_is_killed_is_not_noted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system does when memory runs out: the error is ours, and the next call goes on."""
+    vault = home.open()
+    keys = vault.sealing_keys(many(100), now=NOW)
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._copies.SIDE_BY_SIDE", 100)
+    with monkeypatch.context() as killing:
+        killing.setattr("privacy_ledger.adapters.keystore._copies.forbid_dumps", end_at_once)
+        with pytest.raises(KeyUnavailable, match="run the command again"):
+            vault.keeper.back_up(home.directory / "backups", now=NOW)
+    assert vault.keeper.standing().backup is None
+    assert vault.keeper.back_up(home.directory / "backups", now=NOW).keys == len(keys)
+
+
+def end_at_once() -> None:
+    """End this process as a kill does."""
+    os._exit(1)
+
+
 # Several processes ----------------------------------------------------------------------------
 
 
@@ -624,7 +719,7 @@ def wait_for(path: Path) -> None:
 
 def mint_many(path: Path, keys: Path, start: str, answer: str) -> None:
     """Mint the same 500 identities as another process, at the same moment, in batches."""
-    vault = SqliteKeyVault(path, FileKeks(keys), ids=RandomIds())
+    vault = SqliteKeyVault(path, FileKeks(keys), ids=RandomIds()).released_to(RIGHTS)
     Path(answer + ".ready").touch()
     wait_for(Path(start))
     refs: list[str] = []
@@ -673,3 +768,29 @@ def test_a_person_who_is_ended_while_a_key_is_looked_for_gets_none(home: Home) -
         other.execute("COMMIT")
         with pytest.raises(RefusedByPolicy):
             sought.result()
+
+
+def hold(path: Path, keys: Path, kid: bytes, answer: str) -> None:
+    """Hold a key as another process, on a clock that stands still, until it is destroyed."""
+    vault = SqliteKeyVault(path, FileKeks(keys), ids=RandomIds(), clock=Clock()).released_to(RIGHTS)
+    held = vault.open_keys([kid])[kid]
+    Path(answer + ".ready").touch()
+    ends_at = time.monotonic() + 30
+    while isinstance(held, DataKey) and time.monotonic() < ends_at:
+        held = vault.open_keys([kid])[kid]
+    vault.close()
+    Path(answer).write_text(type(held).__name__)
+
+
+def test_another_process_forgets_a_destroyed_key_at_once(home: Home) -> None:
+    """Its lease is good and its next look is due never: only the hint tells it."""
+    vault = home.open()
+    key, answer = sealing(vault), home.directory / "answer"
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold, args=(home.path, home.keys, key.kid, str(answer))
+    )
+    process.start()
+    wait_for(Path(f"{answer}.ready"))
+    vault.shred(REF, now=NOW)
+    process.join(timeout=60)
+    assert answer.read_text() == "Shredded"

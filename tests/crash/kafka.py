@@ -13,6 +13,7 @@ from msgspec import structs
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.app.ingest import Ingest, Source
 from privacy_ledger.bootstrap import Runtime, engine_for, open_runtime, rules_in_force, subjects_of
+from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.engine.declaration import CORE
 from privacy_ledger.engine.kafka import KafkaEngine
@@ -107,9 +108,10 @@ class Engines:
     async def _take(self, lines: Iterable[bytes], *, consents: tuple[str, ...] = ()) -> None:
         """Ingest as an edge that knows no copies, and that waits for no pass."""
         r = self._runtime
-        lane = LedgerCodec(r.vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED)
+        vault = r.released_to(COLLECT)
+        lane = LedgerCodec(vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED)
         ingest = Ingest(
-            log=r.log, vault=r.vault, codec=r.codec, lane_codec=lane, views=r.views, clock=r.clock,
+            log=r.log, vault=vault, codec=r.codec, lane_codec=lane, views=r.views, clock=r.clock,
             ids=r.ids, rules=await rules_in_force(r),
         )  # fmt: skip
         source = Source(name="test", parse=parse, default_consents=consents)

@@ -18,6 +18,7 @@ from privacy_ledger.app._own import OwnRecords
 from privacy_ledger.app.ingest import Ingest, Source
 from privacy_ledger.bootstrap import Runtime, open_runtime, rules_in_force, subjects_of
 from privacy_ledger.domain.events import ConsentGranted
+from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED, view_topic
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.declaration import CORE
@@ -180,9 +181,9 @@ async def _measured(runtime: Runtime, records: int, quiet_s: float) -> FairnessR
 async def _load(runtime: Runtime, lines: Sequence[bytes]) -> None:
     """Ingest as an edge that waits for no pass."""
     r = runtime
-    lane = LedgerCodec(r.vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED)
+    lane = LedgerCodec(r.released_to(COLLECT), partitions=r.partitions, stream=LEDGER_UNATTRIBUTED)
     ingest = Ingest(
-        log=r.log, vault=r.vault, codec=r.codec, lane_codec=lane, views=r.views, clock=r.clock,
+        log=r.log, vault=r.released_to(COLLECT), codec=r.codec, lane_codec=lane, views=r.views, clock=r.clock,
         ids=r.ids, rules=await rules_in_force(r),
     )  # fmt: skip
     source = Source(name="test", parse=parse, default_consents=(PURPOSE,))

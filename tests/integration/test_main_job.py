@@ -19,6 +19,7 @@ from privacy_ledger.bootstrap import (
     ingest_of,
     subjects_of,
 )
+from privacy_ledger.domain.key_release import SUMS
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS, LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.rebuild import live_digests
@@ -201,7 +202,7 @@ async def _check_windows(runtime: Runtime, witness: Witness) -> None:
     await runtime.passes.settle(timeout_s=60)
     await witness.look(runtime.log, runtime.codec)
     expected = await Evidence(runtime, writes=(), witness=witness).expected()
-    codec = runtime.state_codec(runtime.declared["analytics"])
+    codec = runtime.state_codec(runtime.declared["analytics"], SUMS)
     for partition, said in expected.items():
         row = await runtime.log.latest(
             ANALYTICS_PARTIALS, partition, bytes.fromhex(release) + partition.to_bytes(4, "big")

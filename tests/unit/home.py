@@ -28,6 +28,7 @@ from privacy_ledger.domain.events import (
     VideoPlayed,
     event_type,
 )
+from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import AUDIT_LEAVES, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
@@ -244,11 +245,10 @@ async def home(
             assert await runtime.embedded.hold()
         await runtime.passes.settle()
         rules = await bootstrap.rules_in_force(runtime)
-        lane_codec: Codec = LedgerCodec(
-            runtime.vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED
-        )
+        vault = runtime.released_to(COLLECT)
+        lane_codec: Codec = LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED)
         ingest = Ingest(
-            log=runtime.log, vault=runtime.vault, codec=runtime.codec, lane_codec=lane_codec,
+            log=runtime.log, vault=vault, codec=runtime.codec, lane_codec=lane_codec,
             views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=rules,
             passes=runtime.passes, seen=runtime.local.live_tags if runtime.local and is_exact else None,
         )  # fmt: skip

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Final, get_args, get_origin, get_type_hints
 
 import pytest
+from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 
 from privacy_ledger import bootstrap
@@ -23,6 +24,7 @@ from privacy_ledger.engine.meter import PartitionMeter
 from privacy_ledger.engine.progress import RestoreProgress
 from privacy_ledger.engine.progress import Restoring as Restored
 from privacy_ledger.engine.rebuild import MemoryStore
+from privacy_ledger.ports.keeping import ReleaseCount, ReleaseOutcome
 from privacy_ledger.ports.log import Headers, Row, received_at
 from privacy_ledger.ports.observe import (
     LABELS,
@@ -47,6 +49,9 @@ from tests.unit.home import home, played, settings
 
 NOON: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROJECTIONS: Final = {"core": ("progress", "subject_view"), "analytics": ("course_views",)}
+RELEASED: Final = ReleaseCount(
+    role="worker", purpose="analytics", category="usage", outcome=ReleaseOutcome.RELEASED, keys=7
+)
 PEOPLE: Final = ("4711001", "4711002", "grace.hopper-4711")
 Labels = Mapping[str, str]
 
@@ -118,7 +123,7 @@ def test_a_declaration_that_breaks_a_rule_is_refused(
 def test_what_is_declared_is_what_is_exposed() -> None:
     """No metric of ours is exposed beside the declaration, and none is missing."""
     meters = PrometheusMeters(PROJECTIONS)
-    meters.ask_keys(lambda: KeyCacheFigures(opened=1, sealing=2, asked=9, missed=4))
+    meters.ask_keys(lambda: KeyCacheFigures(opened=1, sealing=2, asked=9, missed=4), lambda: (RELEASED,))
     exposed = {line.split()[2] for line in meters.expose().decode().splitlines() if line.startswith("# HELP")}
     ours = {name for name in exposed if name.startswith("privacy_ledger_")}
     assert ours == {metric.name for metric in METRICS}
@@ -383,11 +388,23 @@ def test_the_key_cache_is_asked_when_somebody_looks() -> None:
     """Its figures are of that moment."""
     meters = PrometheusMeters(PROJECTIONS)
     asked = [KeyCacheFigures(opened=5, sealing=2, asked=10, missed=4)]
-    meters.ask_keys(lambda: asked[-1])
+    meters.ask_keys(lambda: asked[-1], tuple)
     first = (total(meters, "key_cache_keys", state="opened"), total(meters, "key_cache_lookups_total"))
     asked.append(KeyCacheFigures(opened=7, sealing=2, asked=30, missed=6))
     hits = total(meters, "key_cache_lookups_total", outcome="hit")
     assert (first, hits) == ((5, 10), 24)
+
+
+def test_releases_are_told_apart_by_who_asked_and_what_was_answered() -> None:
+    """A role that is refused keys stands beside one that gets them."""
+    withheld = structs.replace(RELEASED, outcome=ReleaseOutcome.WITHHELD, keys=3)
+    meters = PrometheusMeters(PROJECTIONS)
+    meters.ask_keys(
+        lambda: KeyCacheFigures(opened=0, sealing=0, asked=0, missed=0), lambda: (RELEASED, withheld)
+    )
+    labels = {"role": "worker", "purpose": "analytics", "category": "usage"}
+    counts = [total(meters, "key_releases_total", **labels, outcome=one) for one in ("released", "withheld")]
+    assert counts == [RELEASED.keys, 3]
 
 
 async def test_the_keystore_counts_what_it_was_asked(tmp_path: Path) -> None:

@@ -35,14 +35,16 @@ from privacy_ledger.domain.values import (
     record_key,
     split_key,
 )
+from privacy_ledger.ports import keys as released
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Origin, Payload
 from privacy_ledger.ports.keys import DataKey, KeyVault, Shredded
 from privacy_ledger.ports.log import Headers, NewRecord, Row
-from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable
+from privacy_ledger.streams.record import Body, Erased, Heartbeat, Record, Removed, Undecodable, Withheld
 
 __all__ = ["LedgerCodec", "describe", "stamp"]
 
 T = TypeVar("T")
+_Keys = dict[bytes, DataKey | Shredded | released.Withheld]
 PAYLOAD_BYTES_MAX: Final = 1 << 20
 DEPTH_MAX: Final = 64
 _AnyControl = Union[CONTROL_FACTS + CONTROL_RECORDS]  # type: ignore[valid-type] # noqa: UP007
@@ -177,7 +179,7 @@ class LedgerCodec:
         keys = self._vault.open_keys(tuple(kids)) if kids else {}
         return [self._record(row, keys) for row in rows]
 
-    def _record(self, row: Row, keys: dict[bytes, DataKey | Shredded]) -> Record:
+    def _record(self, row: Row, keys: _Keys) -> Record:
         """Return one record; never raises for bad bytes."""
         if len(row.key) != 32:  # noqa: PLR2004 - ref and record id
             is_beat = row.key.startswith(HEARTBEAT_KEY)
@@ -188,9 +190,7 @@ class LedgerCodec:
                 return self._fact_record(row, values, keys)
         return self._other_record(row, keys)
 
-    def _fact_record(
-        self, row: Row, values: tuple[bytes, ...], keys: dict[bytes, DataKey | Shredded]
-    ) -> Record:
+    def _fact_record(self, row: Row, values: tuple[bytes, ...], keys: _Keys) -> Record:
         """Return a sealed record with exactly the headers that `fact` writes: nearly every one."""
         _, _, kind, _, time, _, category, purposes, _, _, _, received, _, _, generation, tag, digest = values
         key = row.key
@@ -207,7 +207,9 @@ class LedgerCodec:
                 ref=ref,
                 record_id=record_id,
                 type=name,
-                body=self._open(row, name, keys, envelope.aad_of(self._stream, key, _FACT_HEADERS, values)),
+                body=self._open(
+                    row, name, keys, envelope.aad_of(self._stream, key, _FACT_HEADERS, values), category
+                ),
                 occurred_at=occurred_at,
                 received_at=received_at,
                 category=_CATEGORIES[category],
@@ -223,7 +225,7 @@ class LedgerCodec:
                 return _bare(row, Undecodable("headers"))
             raise
 
-    def _other_record(self, row: Row, keys: dict[bytes, DataKey | Shredded]) -> Record:
+    def _other_record(self, row: Row, keys: _Keys) -> Record:
         """Return a tombstone, a control record, or one with headers of its own."""
         if any(value is None for _, value in row.headers):
             return _bare(row, Removed(is_ours=False) if row.value is None else Undecodable("headers"))
@@ -248,7 +250,7 @@ class LedgerCodec:
                 ref=ref,
                 record_id=record_id,
                 type=kind.decode(),
-                body=self._open(row, kind.decode(), keys, bound),
+                body=self._open(row, kind.decode(), keys, bound, headers["category"]),
                 occurred_at=occurred_at,
                 received_at=received_at,
                 category=_CATEGORIES[headers["category"]],
@@ -260,7 +262,7 @@ class LedgerCodec:
         except (KeyError, ValueError):
             return _bare(row, Undecodable("headers"))
 
-    def _open(self, row: Row, kind: str, keys: dict[bytes, DataKey | Shredded], bound: bytes) -> Body:
+    def _open(self, row: Row, kind: str, keys: _Keys, bound: bytes, category: bytes) -> Body:
         """Return the sealed fact that is bound to `bound`, or why it cannot be had."""
         value = row.value or b""
         key = keys.get(value[1:33])
@@ -270,6 +272,10 @@ class LedgerCodec:
             return Undecodable("unknown_key" if value[:1] == b"\x01" else "envelope")
         if key.ref != row.key[:16]:
             return Undecodable("foreign_key")
+        if isinstance(key, released.Withheld):
+            # The headers are not checked by the seal here; the key at least is one of what they say.
+            is_of = key.group.partition("+")[0].encode() == category
+            return Withheld() if is_of else Undecodable("envelope")
         try:
             plain = envelope.open_sealed(key, value, bound)
             payload = _read_strictly(self._payload.decode, plain, kind)

@@ -11,18 +11,18 @@ from typing import Final, TypeVar, cast
 import msgspec
 
 from privacy_ledger.adapters import envelope
-from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
+from privacy_ledger.domain.errors import InvariantViolation, KeyWithheld, RefusedByPolicy
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.ports.codec import Partial
-from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
+from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant, Withheld
 from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.protocol import Emit
 from privacy_ledger.streams.states import Changes, Table
 
-__all__ = ["PassStateCodec", "ViewKeys", "view_group"]
+__all__ = ["PassStateCodec", "ViewKeys", "table_group", "view_group"]
 
 T = TypeVar("T")
 _PLAIN: Final = b"\0"
@@ -33,6 +33,11 @@ _PARTIALS: Final = "analytics.partials.v1"
 def view_group(table: Table[T]) -> str:
     """Return the key group of a view or of a pass's per-subject states: it names the version."""
     return f"view:{table.name}.v{table.version}"
+
+
+def table_group(pass_name: str, table: Table[T]) -> str:
+    """Return the key group that seals a table in a pass."""
+    return view_group(table) if table.sealing == "view" else f"state:{pass_name}"
 
 
 class PassStateCodec:
@@ -74,7 +79,7 @@ class PassStateCodec:
 
     def group(self, table: Table[T]) -> str:
         """Return the key group that seals a table in this pass."""
-        return view_group(table) if table.sealing == "view" else f"state:{self._pass}"
+        return table_group(self._pass, table)
 
     def unused_generation(self, table: Table[T]) -> int:
         """Return the first generation that no key of the table's group has reached, for anybody."""
@@ -146,7 +151,11 @@ class PassStateCodec:
             return found
 
     def open_many(self, table: Table[T], items: Sequence[tuple[bytes, bytes | None]]) -> list[T | None]:
-        """Return the values, in order; None where absent, shredded or of an ended person."""
+        """Return the values, in order; None where absent, shredded or of an ended person.
+
+        Raises:
+            KeyWithheld: the table's keys are not released to who looks: absent would be a wrong answer.
+        """
         kids = {value[1:33] for _, value in items if value is not None and value[:1] != _PLAIN}
         keys = self._vault.open_keys(tuple(kids)) if kids else {}
         decode = self._decoder(table)
@@ -158,6 +167,8 @@ class PassStateCodec:
                 opened.append(decode(value[1:]))
             else:
                 data_key = keys.get(value[1:33])
+                if isinstance(data_key, Withheld):
+                    raise KeyWithheld(role=data_key.role, purpose=data_key.purpose, category=data_key.group)
                 if not isinstance(data_key, DataKey):
                     opened.append(None)
                     continue
@@ -191,6 +202,8 @@ class PassStateCodec:
         """Return a partial aggregate, or None when its window's key is gone."""
         value = row.value or b""
         key = self._vault.open_keys((value[1:33],)).get(value[1:33])
+        if isinstance(key, Withheld):
+            raise KeyWithheld(role=key.role, purpose=key.purpose, category=key.group)
         if not isinstance(key, DataKey):
             return None
         plain = envelope.open_sealed(key, value, envelope.aad(_PARTIALS, row.key, ()))

@@ -7,7 +7,7 @@ from msgspec import Struct
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, event_type
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
-from privacy_ledger.ports.keys import DataKey, KeyVault
+from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
 from privacy_ledger.ports.log import EventLog, Row, header
 
 __all__ = ["Remains", "is_said", "remains_of", "rows_of", "without_request"]
@@ -21,8 +21,8 @@ _KID = slice(1, 33)
 class Remains(Struct, kw_only=True):
     """Sealed records of a person that the log still holds.
 
-    `live`: without a later tombstone. `readable`: for which a key still opens; `unknown`: whose
-    key this keystore never held. `kids` in hex.
+    `live`: without a later tombstone. `readable`: whose key is still there, for whomever it
+    opens; `unknown`: whose key this keystore never held. `kids` in hex.
     """
 
     records: int
@@ -55,7 +55,7 @@ async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains
             live.add(row.key)
     distinct = tuple(dict.fromkeys(kids.values()))
     opened = vault.open_keys(distinct)
-    readable = {kid for kid, key in opened.items() if isinstance(key, DataKey)}
+    readable = {kid for kid, key in opened.items() if isinstance(key, DataKey | Withheld)}
     return Remains(
         records=len(kids),
         live=len(live),

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.domain import merkle
+from privacy_ledger.domain.key_release import Kind
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyWant
 
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 _SALT_BYTES: Final = 16
-_GROUP: Final = "receipt"
 
 NOT_REACHED: Final = (
     "anonymised releases: what was published holds no record of anybody and is not changed",
@@ -111,7 +111,7 @@ def salt_want(ref: bytes, request: str) -> KeyWant:
     receipt is handed over, and nothing can be found by it without reference and request.
     """
     own = hashlib.sha256(b"receipt salt\0" + ref + bytes.fromhex(request)).digest()[:REF_BYTES]
-    return KeyWant(SubjectRef(own), _GROUP, 0)
+    return KeyWant(SubjectRef(own), Kind.RECEIPT, 0)
 
 
 def salt_of(key: DataKey) -> bytes:

@@ -13,7 +13,7 @@ from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
-from privacy_ledger.ports.keys import DataKey, KeyVault
+from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Latest, Passes, Views
 from privacy_ledger.ports.runtime import Clock
@@ -227,7 +227,7 @@ class LaneStore:
             kids += [row.value[_KID] for row in rows if row.value is not None and row.key[:REF_BYTES] == ref]
             after = rows[-1].offset
         opened = self._vault.open_keys(tuple(dict.fromkeys(kids))) if kids else {}
-        return sum(isinstance(opened.get(kid), DataKey) for kid in kids)
+        return sum(isinstance(opened.get(kid), DataKey | Withheld) for kid in kids)
 
     async def purge(self, ref: SubjectRef) -> None:
         """Destroy the keys of the reference, which is all that can be done in an append-only lane."""

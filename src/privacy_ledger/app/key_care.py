@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from privacy_ledger.ports.keeping import BackupNote, Epoch, KeyKeeper, KeystoreStanding
+from privacy_ledger.ports.keeping import BackupNote, KeyKeeper, KeystoreStanding
 from privacy_ledger.ports.runtime import Clock
 
 __all__ = ["EPOCH_LIVES", "ROLL_EVERY", "CarePlan", "KeyCare", "Rolled", "overdue"]
@@ -69,13 +69,24 @@ class KeyCare:
         return self._keeper.back_up(self._backups, now=self._clock.now())
 
     def rotate(self, *, on_step: OnStep | None = None) -> Rolled | None:
-        """Do what is due, once a day; return None when nothing is."""
+        """Do what is due, once a day; return None when nothing is.
+
+        Several processes may do so at once: who finds that another has just begun leaves it to that
+        one. Where that one ends in the middle, the next call goes on.
+        """
         standing = self._keeper.standing()
         plan = _planned(standing, self._clock.now())
         if plan.is_empty:
             return None
-        newest = self._create(on_step) if plan.new_epoch else standing.newest.number
-        return self._finish(newest, plan.to_destroy, on_step)
+        newest = standing.newest.number
+        if plan.new_epoch:
+            made = self._keeper.succeed_epoch(newest, now=self._clock.now())
+            if made is None:
+                return None
+            newest = made
+            if on_step is not None:
+                on_step("epoch", newest)
+        return self._finish(newest, plan.to_destroy, on_step, known=standing.backup)
 
     def roll(self, *, is_final: bool, on_step: OnStep | None = None) -> Rolled:
         """Roll at once. Final: every older epoch goes, and with it every older backup.
@@ -87,7 +98,8 @@ class KeyCare:
         newest, older = standing.newest.number, standing.older
         if standing.newest.shredded or not is_final or not older:
             newest, older = self._create(on_step), standing.epochs
-        due = tuple(epoch.number for epoch in older if is_final or _is_due(epoch, now))
+        born = _born(standing)
+        due = tuple(epoch.number for epoch in older if is_final or _is_due(born.get(epoch.number), now))
         return self._finish(newest, due, on_step)
 
     def _create(self, on_step: OnStep | None) -> int:
@@ -96,8 +108,18 @@ class KeyCare:
             on_step("epoch", epoch)
         return epoch
 
-    def _finish(self, newest: int, to_destroy: tuple[int, ...], on_step: OnStep | None) -> Rolled:
-        """Wrap the survivors anew, make a backup of them, and destroy the epochs up to the last of these."""
+    def _finish(
+        self,
+        newest: int,
+        to_destroy: tuple[int, ...],
+        on_step: OnStep | None,
+        *,
+        known: BackupNote | None = None,
+    ) -> Rolled:
+        """Wrap the survivors anew, make a backup of them, and destroy the epochs up to the last of these.
+
+        Where no key moved, and the `known` backup needs none of these epochs, it is backup enough.
+        """
         moved, after = 0, 0
         while True:
             step = self._keeper.rewrap(after=after)
@@ -107,9 +129,11 @@ class KeyCare:
             if step.after is None:
                 break
             after = step.after
-        backup = self.back_up()
-        if on_step is not None:
-            on_step("backup", backup.keys)
+        backup: BackupNote | None = None
+        if moved or known is None or known.oldest_epoch <= max(to_destroy, default=newest):
+            backup = self.back_up()
+            if on_step is not None:
+                on_step("backup", backup.keys)
         destroyed: tuple[int, ...] = ()
         if to_destroy:
             destroyed = self._keeper.destroy_epochs(through=max(to_destroy), now=self._clock.now())
@@ -120,24 +144,34 @@ class KeyCare:
 
 def _planned(standing: KeystoreStanding, now: datetime) -> CarePlan:
     newest = standing.newest.created_at
-    new_epoch = newest is None or now - newest >= ROLL_EVERY
+    # One from the future was made by another clock, such as a home's trial time: it says nothing here.
+    new_epoch = newest is None or abs(now - newest) >= ROLL_EVERY
     older = standing.epochs if new_epoch else standing.older
+    born = _born(standing)
     return CarePlan(
         new_epoch=new_epoch,
         to_rewrap=sum(epoch.live for epoch in older),
-        to_destroy=tuple(epoch.number for epoch in older if _is_due(epoch, now)),
+        to_destroy=tuple(epoch.number for epoch in older if _is_due(born.get(epoch.number), now)),
     )
 
 
-def _is_due(epoch: Epoch, now: datetime) -> bool:
+def _born(standing: KeystoreStanding) -> dict[int, datetime]:
+    """Return when each epoch was made at the latest: before every newer one, whatever its own clock said."""
+    born: dict[int, datetime] = {}
+    at: datetime | None = None
+    for epoch in reversed(standing.epochs):
+        if epoch.created_at is not None:
+            at = epoch.created_at if at is None else min(at, epoch.created_at)
+            born[epoch.number] = at
+    return born
+
+
+def _is_due(born: datetime | None, now: datetime) -> bool:
     """Return whether an epoch would be too old before the next roll."""
-    return epoch.created_at is not None and now - epoch.created_at > EPOCH_LIVES - ROLL_EVERY
+    return born is not None and now - born > EPOCH_LIVES - ROLL_EVERY
 
 
 def overdue(standing: KeystoreStanding, now: datetime) -> tuple[int, ...]:
     """Return the epochs that should have been destroyed by now."""
-    return tuple(
-        epoch.number
-        for epoch in standing.epochs
-        if epoch.created_at is not None and now - epoch.created_at > EPOCH_LIVES
-    )
+    born = _born(standing)
+    return tuple(number for number in sorted(born) if now - born[number] > EPOCH_LIVES)

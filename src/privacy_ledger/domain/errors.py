@@ -5,6 +5,7 @@ LedgerError
 │   └── SchemaMismatch
 ├── RefusedByPolicy       retriable=False   a rule says no
 ├── KeyUnavailable        retriable=True    the keystore or a KEK cannot be reached
+├── KeyWithheld           retriable=False   a role and purpose to which a key is not released
 ├── UnknownKey            retriable=False   a key id that this keystore never held
 ├── HomeUnusable          retriable=False   wrong, foreign or locked home
 ├── StoreFull             retriable=True    no space left on a device
@@ -33,6 +34,7 @@ __all__ = [
     "HomeUnusable",
     "InvariantViolation",
     "KeyUnavailable",
+    "KeyWithheld",
     "LedgerError",
     "LedgerRewound",
     "LedgerTruncated",
@@ -99,6 +101,20 @@ class KeyUnavailable(LedgerError):
     """The keystore or a key-encryption key cannot be reached: stop, keep the position, retry."""
 
     retriable = True
+
+
+class KeyWithheld(LedgerError):
+    """A key is not released to this role for this purpose; nothing was made and nothing opened."""
+
+    def __init__(self, *, role: str, purpose: str, category: str) -> None:
+        """Name the role, the purpose that it declared, and the category or kind of the key."""
+        self.role = role
+        self.purpose = purpose
+        self.category = category
+        super().__init__(
+            f"No key of {category} is released to the role {role} for {purpose}. "
+            "What a role needs is declared in privacy_ledger.domain.key_release, and for a pass by its steps."
+        )
 
 
 class UnknownKey(LedgerError):

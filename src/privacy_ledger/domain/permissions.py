@@ -4,6 +4,7 @@
 """
 
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct, structs
 
@@ -25,7 +26,10 @@ from privacy_ledger.domain.events import (
     SubjectReopened,
 )
 
-__all__ = ["ErasureStatus", "Permissions", "apply_control", "apply_fact"]
+__all__ = ["PERMISSION_FACTS", "ErasureStatus", "Permissions", "apply_control", "apply_fact"]
+
+PERMISSION_FACTS: Final[tuple[type[Fact], ...]] = (ConsentGranted, ConsentWithdrawn, ObjectionRaised)
+"""The facts of a person that change what may be done: every pass must be able to read them."""
 
 
 class ErasureStatus(Struct, frozen=True, kw_only=True):

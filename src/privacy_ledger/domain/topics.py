@@ -138,7 +138,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     Topic(name=product_topic("course_views_daily"), partitions=1, policy="compact",
           holds="anonymised daily course views", writers=("release",), readers=("analyst", "operator")),
     Topic(name=AUDIT_LEAVES, partitions=1, policy="delete", holds="Merkle leaf hashes and checkpoints",
-          writers=("eraser", "release"), readers=("operator", "privacy")),
+          writers=("core", "eraser", "release"), readers=("operator", "privacy")),
     Topic(name=CONTROL_HINTS, partitions=1, policy="delete", retention_ms=HOUR_MS,
           holds="hints whose loss is harmless", writers=("eraser", "operator"),
           readers=("core", "analytics")),

@@ -1,12 +1,22 @@
 """What an operator does to a keystore as a whole: epochs of its key-encryption keys, and backups."""
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
-__all__ = ["BackupNote", "Epoch", "KeyKeeper", "KeystoreStanding", "RewrapStep"]
+__all__ = [
+    "BackupNote",
+    "Epoch",
+    "KeyKeeper",
+    "KeystoreStanding",
+    "ReleaseCount",
+    "ReleaseOutcome",
+    "ReleaseReport",
+    "RewrapStep",
+]
 
 
 class Epoch(Struct, frozen=True, kw_only=True):
@@ -57,6 +67,34 @@ class RewrapStep(Struct, frozen=True, kw_only=True):
     after: int | None
 
 
+class ReleaseOutcome(StrEnum):
+    """What was answered to who asked for a key."""
+
+    RELEASED = "released"
+    WITHHELD = "withheld"
+
+
+class ReleaseCount(Struct, frozen=True, kw_only=True):
+    """How many keys of a category, or kind, were released or withheld; it tells of no person."""
+
+    role: str
+    purpose: str
+    category: str
+    outcome: ReleaseOutcome
+    keys: int
+
+
+class ReleaseReport(Struct, frozen=True, kw_only=True, tag="keys.released.v1"):
+    """What was released by all processes up to a moment, since the report before: it never changes.
+
+    Its hash is a leaf of the audit log.
+    """
+
+    number: int
+    closed_at: datetime
+    counts: tuple[ReleaseCount, ...]
+
+
 class KeyKeeper(Protocol):
     """The keystore of a `KeyVault`, for operators; every call is durable on return, and may be repeated.
 
@@ -69,6 +107,13 @@ class KeyKeeper(Protocol):
 
     def create_epoch(self, *, now: datetime) -> int:
         """Return the number of a new epoch, under which all processes wrap from now on."""
+        ...
+
+    def succeed_epoch(self, number: int, *, now: datetime) -> int | None:
+        """Return the number of a new epoch after this one, or None where it is not the newest any more.
+
+        Of several processes that do so at once, one gets a number.
+        """
         ...
 
     def rewrap(self, *, after: int) -> RewrapStep:
@@ -91,4 +136,18 @@ class KeyKeeper(Protocol):
             InvariantViolation: keys that are in use are wrapped under one, or it is the newest.
             KeyUnavailable: no verified backup could do without them.
         """
+        ...
+
+    # Releases ---------------------------------------------------------------------------------
+
+    def released(self) -> tuple[ReleaseCount, ...]:
+        """Return the running report: what processes have written of it, each every few seconds."""
+        ...
+
+    def close_report(self, *, now: datetime) -> int:
+        """Close the running report, unless nothing is in it, and begin another; return the last number."""
+        ...
+
+    def reports(self) -> tuple[ReleaseReport, ...]:
+        """Return the closed reports, oldest first."""
         ...

@@ -19,6 +19,7 @@ __all__ = [
     "KeyWant",
     "ShredReport",
     "Shredded",
+    "Withheld",
 ]
 
 
@@ -46,6 +47,16 @@ class Shredded(Struct, frozen=True, gc=False):
     ref: SubjectRef
     group: str
     generation: int
+
+
+class Withheld(Struct, frozen=True, gc=False):
+    """A key that is there, and is not released to this role for this purpose: nothing opens here."""
+
+    ref: SubjectRef
+    group: str
+    generation: int
+    role: str
+    purpose: str
 
 
 class KeyWant(Struct, frozen=True, gc=False):
@@ -110,7 +121,10 @@ class KeyStanding(Struct, frozen=True, kw_only=True):
 
 
 class KeyVault(Protocol):
-    """The keystore; synchronous, safe for several processes at once, durable on return.
+    """The keystore, as one role sees it for one purpose; synchronous, durable on return.
+
+    Safe for several processes at once. A key of a group that is not released to the caller comes as
+    `Withheld` where it would be opened, and is refused by `KeyWithheld` where it would seal.
 
     Every method raises `KeyUnavailable` when the store or the key-encryption key cannot be
     reached, which is never confused with `Shredded`.
@@ -157,12 +171,16 @@ class KeyVault(Protocol):
 
         With `generation` None: the current generation, younger than 30 days and below 2**24
         records. With a number: exactly that generation. Raises `RefusedByPolicy(SUBJECT_ERASED)`
-        for an ended reference, and `InvariantViolation` for a shredded generation.
+        for an ended reference, `InvariantViolation` for a shredded generation, and
+        `KeyWithheld` for a group that is not released to the caller.
         """
         ...
 
     def fresh_keys(self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime) -> tuple[DataKey, ...]:
-        """Return a new generation of its own for each (reference, group): record grain."""
+        """Return a new generation of its own for each (reference, group): record grain.
+
+        Raises what `sealing_keys` raises.
+        """
         ...
 
     def unused_generation(self, group: str) -> int:
@@ -172,7 +190,7 @@ class KeyVault(Protocol):
         """
         ...
 
-    def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded]:
+    def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded | Withheld]:
         """Return the keys of these ids; an id that was never held here is absent.
 
         The commitment is checked at unwrap: a wrong key raises `InvariantViolation`.

@@ -31,7 +31,20 @@ __all__ = [
 ]
 
 LABELS: Final = frozenset(
-    {"pass", "partition", "projection", "topic", "event_type", "state", "outcome", "reason", "command"}
+    {
+        "pass",
+        "partition",
+        "projection",
+        "topic",
+        "event_type",
+        "state",
+        "outcome",
+        "reason",
+        "command",
+        "role",
+        "purpose",
+        "category",
+    }
 )
 """The only names by which figures and spans are told apart; none of them can name a person."""
 

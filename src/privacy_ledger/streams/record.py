@@ -7,11 +7,18 @@ from msgspec import Struct
 from privacy_ledger.domain.events import ControlFact, ControlRecord, Fact
 from privacy_ledger.domain.values import Category, RecordId, SubjectRef
 
-__all__ = ["Body", "Broken", "Erased", "Heartbeat", "Record", "Removed", "Undecodable"]
+__all__ = ["Body", "Broken", "Erased", "Heartbeat", "Record", "Removed", "Undecodable", "Withheld"]
 
 
 class Erased(Struct, frozen=True):
     """The record's key was destroyed: it happened, and nobody can say what."""
+
+
+class Withheld(Struct, frozen=True):
+    """The record's key is not released to this pass, whose steps do not fold its category.
+
+    It is decided on by its headers, as every pass decides, and folded into nothing.
+    """
 
 
 class Undecodable(Struct, frozen=True):
@@ -34,7 +41,7 @@ class Heartbeat(Struct, frozen=True):
     """A keyed record whose only work is to let an idle partition compact."""
 
 
-Body = Fact | ControlFact | ControlRecord | Erased | Undecodable | Broken | Removed | Heartbeat
+Body = Fact | ControlFact | ControlRecord | Erased | Withheld | Undecodable | Broken | Removed | Heartbeat
 
 
 class Record(Struct, frozen=True, kw_only=True, gc=False):

@@ -21,6 +21,7 @@ from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 from msgspec import Struct
 
 from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.testing.checkers import Evidence, Ledger, violations
@@ -126,7 +127,7 @@ class History:
         """Note what a process has just written, and read the ledger on while it can be read."""
         self.writes += writes
         if any(write.topic == LEDGER_EVENTS for write in writes):
-            log, vault = seam.bare["log"], seam.bare["vault"]
+            log, vault = seam.bare["log"], seam.bare["vault"].released_to(RIGHTS)
             codec = LedgerCodec(vault, partitions=log.partitions(LEDGER_EVENTS))
             async with self._looking:
                 await self.witness.look(log, codec)

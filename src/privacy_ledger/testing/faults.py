@@ -47,7 +47,9 @@ EFFECTS: Final = {
     ),
     "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
-    "keeper": frozenset({"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore"}),
+    "keeper": frozenset(
+        {"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore", "close_report", "succeed_epoch"}
+    ),
 }
 """Calls that may leave something behind; a process can end before and after each."""
 READS: Final = {
@@ -67,12 +69,12 @@ READS: Final = {
     ),
     "store": frozenset({"get_many", "scan"}),
     "lock": frozenset[str](),
-    "keeper": frozenset({"standing"}),
+    "keeper": frozenset({"standing", "released", "reports"}),
 }
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {
     "log": frozenset({"partitions", "declare", "release", "start", "close", "compact"}),
-    "vault": frozenset({"close"}),
+    "vault": frozenset({"close", "released_to", "released_to_pass", "forget_idle"}),
     "store": frozenset({"close"}),
     "lock": frozenset({"release"}),
     "keeper": frozenset[str](),

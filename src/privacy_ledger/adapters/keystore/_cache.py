@@ -2,7 +2,8 @@
 
 What is promised: a key that another process shredded is gone from this cache at this process's
 first use of it one second or more after the shred; a process that slept longer than its lease, or
-cannot reach the keystore, forgets all of its keys before it answers. What is not: a caller that
+cannot reach the keystore, forgets all of its keys before it answers. On top of it the database hints
+at a shred: then it is gone at the very next use. What is not: a caller that
 keeps a `DataKey` itself, and Python's memory, which cannot be zeroed.
 """
 
@@ -15,9 +16,10 @@ from msgspec import Struct
 
 from privacy_ledger.adapters import envelope
 from privacy_ledger.adapters.keystore._database import Database
+from privacy_ledger.adapters.keystore._gate import Tally
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keys import DataKey, Shredded
+from privacy_ledger.ports.keys import DataKey, Shredded, Withheld
 from privacy_ledger.ports.observe import KeyCacheFigures
 
 __all__ = [
@@ -58,12 +60,16 @@ class CurrentKey(Struct):
 class KeyCache:
     """The keys of one process, bounded, with its lease row in the keystore."""
 
-    def __init__(self, store: Database, process: bytes, clock: Callable[[], float]) -> None:
-        """Take a random name of this process and a clock that all processes of the machine share."""
+    def __init__(self, store: Database, process: bytes, clock: Callable[[], float], *, tally: Tally) -> None:
+        """Take a random name of this process and a clock that all processes of the machine share.
+
+        `tally`: what is written into the keystore whenever the lease is.
+        """
         self._store = store
         self._process = process
         self._clock = clock
-        self._opened: OrderedDict[bytes, DataKey | Shredded] = OrderedDict()
+        self._tally = tally
+        self._opened: OrderedDict[bytes, DataKey | Shredded | Withheld] = OrderedDict()
         self._sealing: OrderedDict[Slot, CurrentKey] = OrderedDict()
         self._used: dict[bytes, int] = {}
         self._revision = -1
@@ -88,7 +94,31 @@ class KeyCache:
 
     def is_fresh(self) -> bool:
         """Return whether the keys may be used without asking the keystore."""
-        return self._clock() < self._check_at
+        if self._clock() >= self._check_at:
+            return False
+        if self._store.take_hint():
+            self._check_at = -1.0
+            return False
+        return True
+
+    def forget_idle(self) -> None:
+        """Forget what others shredded, and all keys once the lease has lapsed; renew nothing.
+
+        For a process that may use no key for a while: its memory follows all the same.
+
+        Raises:
+            KeyUnavailable: the keystore cannot be reached; the cache is empty then.
+        """
+        if not (self._opened or self._sealing):
+            return
+        if self._clock() >= self._lease_until:
+            self.drop()
+        elif not self.is_fresh():
+            try:
+                self._drop_shredded()
+            except BaseException:
+                self.drop()
+                raise
 
     def renew(self) -> None:
         """Drop what others shredded since the last look, and renew the lease when half is gone.
@@ -135,6 +165,7 @@ class KeyCache:
         try:
             with self._store.write():
                 self._write_uses()
+                self._tally.write(self._store)
                 begins = self._store.lease_now(now)
                 # A lease from beyond the longest possible one is of an earlier boot.
                 self._store.execute(
@@ -150,6 +181,7 @@ class KeyCache:
                 raise
             return  # Another process writes; the running lease covers this use.
         self._used.clear()
+        self._tally.settle()
         self._lease_until = now + LEASE_S
 
     def release(self) -> None:
@@ -159,8 +191,10 @@ class KeyCache:
             return
         with self._store.write():
             self._write_uses()
+            self._tally.write(self._store)
             self._store.execute("DELETE FROM leases WHERE process = ?", (self._process,))
         self._used.clear()
+        self._tally.settle()
 
     def _write_uses(self) -> None:
         self._store.execute_many(
@@ -169,14 +203,14 @@ class KeyCache:
 
     # Keys ------------------------------------------------------------------------------------
 
-    def opened(self, kid: bytes) -> DataKey | Shredded | None:
-        """Return a key that was opened before, or None."""
+    def opened(self, kid: bytes) -> DataKey | Shredded | Withheld | None:
+        """Return a key that was opened or withheld before, or None."""
         key = self._opened.get(kid)
         if key is not None:
             self._opened.move_to_end(kid)
         return key
 
-    def keep(self, kid: bytes, key: DataKey | Shredded) -> None:
+    def keep(self, kid: bytes, key: DataKey | Shredded | Withheld) -> None:
         """Keep an opened key, instead of the one used longest ago where there is no room."""
         self._opened[kid] = key
         if len(self._opened) > MAX_OPEN:

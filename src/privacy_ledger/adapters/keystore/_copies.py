@@ -6,8 +6,13 @@ as well, and the other way round.
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +27,17 @@ from privacy_ledger.adapters.keystore._material import (
     secret_place,
 )
 from privacy_ledger.adapters.keystore._store import PEPPER_ROW, Store, check_kind
-from privacy_ledger.adapters.keystore.kek import storage_error, sync_folder
-from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation
+from privacy_ledger.adapters.keystore.kek import FileKeks, storage_error, sync_folder
+from privacy_ledger.adapters.no_dumps import forbid_dumps
+from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable
+from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["Copied", "copy_to", "load", "verified"]
 
 SLICE: Final = 20_000
+SIDE_BY_SIDE: Final = 500_000
+"""From so many keys on more than one process is worth its start."""
+_PROCESSES: Final = min(4, os.cpu_count() or 1)
 TABLES: Final = {
     "numbers": 2, "secrets": 3, "keys": 11, "material": 2, "ended": 3, "refs": 5, "identities": 6,
 }  # fmt: skip
@@ -36,6 +46,10 @@ KEYS: Final = {
     "numbers": "name", "secrets": "name", "keys": "id", "material": "id", "ended": "mark", "refs": "id",
     "identities": "mark",
 }  # fmt: skip
+
+
+_Checked = tuple[int, int | None]
+"""How many keys opened, and the oldest epoch that they need."""
 
 
 class Copied(Struct, frozen=True, kw_only=True):
@@ -104,25 +118,60 @@ def load(database: Database, path: Path) -> None:
                 database.insert(table, _carried(rows, PEPPER_ROW, database.pepper_row))
 
 
-def verified(path: Path, wrapper: Wrapper) -> Copied:
+def verified(path: Path, keks: FileKeks, *, ids: Ids) -> Copied:
     """Open every secret and every key of a copy, and return what it holds.
+
+    A copy of very many keys is read by a process for each processor: opening is all that takes time.
 
     Raises:
         HomeUnusable: it is no whole copy of a keystore.
         InvariantViolation: a key in it does not open in its row, or does not match its id.
-        KeyUnavailable: it needs a key-encryption key that is not there.
+        KeyUnavailable: it needs a key-encryption key that is not there, or a process was ended.
     """
+    wrapper = Wrapper(keks, ids)
     with _opened(path) as connection:
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise HomeUnusable(f"The backup {path} is damaged. Use another one.")
         secrets = connection.execute("SELECT name, epoch, wrapped FROM secrets").fetchall()
         opened = {
             name: wrapper.unwrap(epoch, wrapped, PEPPER_PLACE if name == PEPPER_ROW else secret_place(name))
             for name, epoch, wrapped in secrets
         }
-        oldest = min((epoch for _, epoch, _ in secrets), default=0)
-        keys = 0
+        last, live = connection.execute(
+            "SELECT coalesce(max(id), 0), count(*) - count(shredded_at) FROM keys"
+        ).fetchone()
+    check = partial(_check, path, keks.directory, ids)
+    found = [check((0, last))] if live < SIDE_BY_SIDE else _side_by_side(check, last, path)
+    keys = sum(count for count, _ in found)
+    if PEPPER_ROW not in opened or live != keys:
+        raise InvariantViolation(f"{path} lacks rows that belong together. Make another backup.")
+    needed = [epoch for _, epoch in found if epoch is not None] + [row[1] for row in secrets]
+    return Copied(pepper=opened[PEPPER_ROW], keys=keys, oldest_epoch=min(needed))
+
+
+def _side_by_side(check: Callable[[tuple[int, int]], _Checked], last: int, path: Path) -> list[_Checked]:
+    """Return what a process for each processor found in its share of the rows; none of them can be dumped."""
+    bounds = [last * part // _PROCESSES for part in range(_PROCESSES + 1)]
+    try:
+        with ProcessPoolExecutor(
+            _PROCESSES, mp_context=get_context("spawn"), initializer=forbid_dumps
+        ) as pool:
+            return list(pool.map(check, pairwise(bounds)))
+    except BrokenProcessPool:
+        raise KeyUnavailable(
+            f"A process that opened the keys of {path} was ended before it was done: nothing is noted. "
+            "Look whether the machine has memory left, and run the command again."
+        ) from None
+
+
+def _check(path: Path, keys: Path, ids: Ids, bounds: tuple[int, int]) -> _Checked:
+    """Open the keys of these rows; return how many there are, and the oldest epoch that they need."""
+    wrapper, count, oldest = Wrapper(FileKeks(keys), ids), 0, None
+    with _opened(path) as connection:
         cursor = connection.execute(
             "SELECT k.kid, k.ref, k.grp, k.generation, k.epoch, m.wrapped FROM keys k "
-            "JOIN material m ON m.id = k.id WHERE k.shredded_at IS NULL"
+            "JOIN material m ON m.id = k.id WHERE k.id > ? AND k.id <= ? AND k.shredded_at IS NULL",
+            bounds,
         )
         while rows := cursor.fetchmany(SLICE):
             held = [
@@ -131,12 +180,9 @@ def verified(path: Path, wrapper: Wrapper) -> Copied:
             ]
             if list(map(commitment, wrapper.unwrap_all(held))) != [row[0] for row in rows]:
                 raise InvariantViolation(f"A key in {path} does not match its own id. Use another backup.")
-            oldest = min(oldest, *(row[4] for row in rows))
-            keys += len(rows)
-        (live,) = connection.execute("SELECT count(*) - count(shredded_at) FROM keys").fetchone()
-    if PEPPER_ROW not in opened or live != keys:
-        raise InvariantViolation(f"{path} lacks rows that belong together. Make another backup.")
-    return Copied(pepper=opened[PEPPER_ROW], keys=keys, oldest_epoch=oldest)
+            oldest = min(row[4] for row in rows) if oldest is None else min(oldest, *(r[4] for r in rows))
+            count += len(rows)
+    return count, oldest
 
 
 @contextmanager
@@ -147,8 +193,6 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             check_kind(connection, path)
-            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise HomeUnusable(f"The backup {path} is damaged. Use another one.")
             yield connection
     except sqlite3.Error:
         raise HomeUnusable(f"{path} is not a readable backup of a keystore. Use another one.") from None

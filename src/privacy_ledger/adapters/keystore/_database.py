@@ -96,6 +96,14 @@ class Database(Protocol):
         """Return a new revision: a shred or an end, which every other process must see."""
         ...
 
+    def announce(self) -> None:
+        """Tell other connections, when the running `write` is committed, that keys were destroyed."""
+        ...
+
+    def take_hint(self) -> bool:
+        """Return whether others may have destroyed keys since the last call; cheap, and never a promise."""
+        ...
+
     def lease_now(self, seconds: float) -> float:
         """Return the time on the clock of the leases, given this machine's since it started."""
         ...

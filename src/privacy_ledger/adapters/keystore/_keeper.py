@@ -14,9 +14,18 @@ from privacy_ledger.adapters.keystore._keyring import Keyring
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import PEPPER_PLACE, Wrapper, key_place, secret_place
 from privacy_ledger.adapters.keystore._recorder import Recorder
+from privacy_ledger.adapters.keystore._times import instant, microseconds
 from privacy_ledger.adapters.keystore.kek import FileKeks, storage_error
 from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable
-from privacy_ledger.ports.keeping import BackupNote, Epoch, KeystoreStanding, RewrapStep
+from privacy_ledger.ports.keeping import (
+    BackupNote,
+    Epoch,
+    KeystoreStanding,
+    ReleaseCount,
+    ReleaseOutcome,
+    ReleaseReport,
+    RewrapStep,
+)
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["REWRAP_SLICE", "Keeper"]
@@ -97,10 +106,21 @@ class Keeper:
     def create_epoch(self, *, now: datetime) -> int:
         """Make the key of a new epoch, while nobody else wraps anything."""
         with self._recorder.write():
-            epoch = max(self._wrapper.current_epoch(), self._store.number("epoch")) + 1
-            self._keks.create(epoch, ids=self._ids)
-            self._keyring.note_created(epoch, at=now)
-            self._store.set_number("epoch", epoch)
+            return self._create_epoch(self._newest() + 1, now=now)
+
+    def succeed_epoch(self, number: int, *, now: datetime) -> int | None:
+        """Make the key of a new epoch, unless another process did since the caller looked."""
+        with self._recorder.write():
+            return self._create_epoch(number + 1, now=now) if self._newest() == number else None
+
+    def _newest(self) -> int:
+        return max(self._wrapper.current_epoch(), self._store.number("epoch"))
+
+    def _create_epoch(self, epoch: int, *, now: datetime) -> int:
+        # Noted first: who looks meanwhile must not take the file's own time for the epoch's.
+        self._keyring.note_created(epoch, at=now)
+        self._keks.create(epoch, ids=self._ids)
+        self._store.set_number("epoch", epoch)
         return epoch
 
     def rewrap(self, *, after: int) -> RewrapStep:
@@ -211,13 +231,60 @@ class Keeper:
         except OSError as error:
             raise storage_error(error, folder) from error
         copy_to(self._store, path)
-        found = verified(path, self._wrapper)
+        found = verified(path, self._keks, ids=self._ids)
         note = BackupNote(
             made_at=now, oldest_epoch=found.oldest_epoch, keys=found.keys, name=name, digest=_digest(path)
         )
         with self._store.write():
             self._keyring.note_backup(note, store=self._name)
         return note
+
+    # Releases ---------------------------------------------------------------------------------
+
+    def released(self) -> tuple[ReleaseCount, ...]:
+        """Return what is in the running report."""
+        with self._store.read():
+            return self._counts(0)
+
+    def close_report(self, *, now: datetime) -> int:
+        """Give the running report a number, while nobody writes into it."""
+        with self._store.write():
+            last = self._store.number("report")
+            closed = self._store.execute(
+                "UPDATE releases SET report = ?, closed_at = ? WHERE report = 0",
+                (last + 1, microseconds(now)),
+            )
+            if closed:
+                last += 1
+                self._store.set_number("report", last)
+        return last
+
+    def reports(self) -> tuple[ReleaseReport, ...]:
+        """Return the closed reports, as they were closed."""
+        with self._store.read():
+            closed = cast(
+                "list[tuple[int, int]]",
+                self._store.select(
+                    "SELECT DISTINCT report, closed_at FROM releases WHERE report > 0 ORDER BY report"
+                ),
+            )
+            return tuple(
+                ReleaseReport(number=number, closed_at=instant(at), counts=self._counts(number))
+                for number, at in closed
+            )
+
+    def _counts(self, report: int) -> tuple[ReleaseCount, ...]:
+        rows = self._store.select(
+            "SELECT role, purpose, category, outcome, count FROM releases WHERE report = ?", (report,)
+        )
+        return tuple(
+            ReleaseCount(
+                role=role, purpose=purpose, category=category, outcome=ReleaseOutcome(outcome), keys=keys
+            )
+            for role, purpose, category, outcome, keys in sorted(
+                cast("list[tuple[str, str, str, str, int]]", rows)
+            )
+        )
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.keystore._cache import MAX_USES, KeyCache, KeyName, Slot
 from privacy_ledger.adapters.keystore._database import Cell, Database
+from privacy_ledger.adapters.keystore._gate import Gate
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import Wrapper, commitment, key_place
 from privacy_ledger.adapters.keystore._recorder import Recorder
@@ -15,7 +16,7 @@ from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keys import DataKey, KeyWant, Shredded, ShredReport
+from privacy_ledger.ports.keys import DataKey, KeyWant, Shredded, ShredReport, Withheld
 
 __all__ = ["GENERATION_AGE", "KeyTable"]
 
@@ -197,13 +198,22 @@ class KeyTable:
 
     # Opening -------------------------------------------------------------------------------------
 
-    def open(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded]:
-        """Return the keys of these ids; unknown ids are absent."""
-        found: dict[bytes, DataKey | Shredded] = {}
+    def open(self, kids: Sequence[bytes], *, gate: Gate) -> dict[bytes, DataKey | Shredded | Withheld]:
+        """Return the keys of these ids; unknown ids are absent.
+
+        What the gate does not admit is withheld, and not unwrapped for it.
+        """
+        found: dict[bytes, DataKey | Shredded | Withheld] = {}
         missing: dict[bytes, None] = {}
         for kid in kids:
             key = self._cache.opened(kid)
             if key is None:
+                missing[kid] = None
+            elif isinstance(key, Shredded):
+                found[kid] = key
+            elif not gate.admits(key.group):
+                found[kid] = gate.withheld(key.ref, key.group, key.generation)
+            elif isinstance(key, Withheld):  # from somebody else who shares this memory
                 missing[kid] = None
             else:
                 found[kid] = key
@@ -222,6 +232,8 @@ class KeyTable:
         ):
             if shredded_at is not None:
                 found[kid] = Shredded(ref, group, generation)
+            elif not gate.admits(group):
+                found[kid] = gate.withheld(ref, group, generation)
             else:
                 place = key_place(ref, group, generation)
                 secret = self._wrapper.unwrap_committed(epoch, wrapped, place, kid=kid)

@@ -30,6 +30,7 @@ __all__ = ["PostgresStore", "translated"]
 
 T = TypeVar("T")
 
+CHANNEL: Final = "privacy_ledger_keys"
 LAYOUT: Final = 1
 SCHEMA: Final = "privacy_ledger_keystore"
 CONNECT_TIMEOUT_S: Final = 4.0
@@ -72,6 +73,13 @@ CREATE INDEX identities_by_ref ON identities(ref);
 CREATE INDEX identities_by_erasure ON identities(erasure) WHERE erasure IS NOT NULL;
 CREATE TABLE leases(process BYTEA PRIMARY KEY, until DOUBLE PRECISION NOT NULL, revision BIGINT NOT NULL);
 """
+_RELEASES: Final = """
+CREATE TABLE IF NOT EXISTS releases(
+    report BIGINT NOT NULL, role TEXT NOT NULL, purpose TEXT NOT NULL, category TEXT NOT NULL,
+    outcome TEXT NOT NULL, count BIGINT NOT NULL, closed_at BIGINT,
+    PRIMARY KEY(report, role, purpose, category, outcome));
+"""
+"""Added to a keystore that was made before there was one: nothing else reads it."""
 _DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -108,6 +116,7 @@ class PostgresStore(Numbered):
         self._asked = count()
         self._is_closed = False
         self._must_end = False
+        self._is_hinted = False
         self.connections = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="keystore", daemon=True)
@@ -138,6 +147,7 @@ class PostgresStore(Numbered):
             )
             self._check_server()
             self._check_layout()
+            self._run(self._live().add_listener(CHANNEL, self._hear))
         self.connections += 1
 
     def _check_server(self) -> None:
@@ -164,6 +174,10 @@ class PostgresStore(Numbered):
                 self._run(self._live().execute(f"CREATE SCHEMA {SCHEMA}; {_TABLES}"))
                 first = [("layout", LAYOUT), *((name, 0) for name in NUMBERS)]
                 self.execute_many("INSERT INTO numbers VALUES (?, ?)", first)
+            if not self.select(
+                "SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = 'releases'", (SCHEMA,)
+            ):
+                self._run(self._live().execute(_RELEASES))
             layout = self.number("layout")
         if layout != LAYOUT:
             raise HomeUnusable(
@@ -260,6 +274,19 @@ class PostgresStore(Numbered):
     def others_changes(self) -> int:
         """Return another number each time: a server tells nothing as cheap as looking again."""
         return next(self._asked)
+
+    def announce(self) -> None:
+        """Notify every connection that listens, when the transaction is committed, and not before."""
+        self.execute("SELECT pg_notify(?, '')", (CHANNEL,))
+
+    def take_hint(self) -> bool:
+        """Return whether a notification came since the last call; the server is not asked."""
+        is_new, self._is_hinted = self._is_hinted, False
+        return is_new
+
+    def _hear(self, *_: object) -> None:
+        """Note a notification, on the connection's thread."""
+        self._is_hinted = True
 
     def lease_now(self, seconds: float) -> float:  # noqa: ARG002 - this machine's clock says nothing to others
         """Return the seconds on the server's clock: the processes may be on many machines."""

@@ -108,6 +108,7 @@ class Recorder:
             InvariantViolation: a key was not live; nothing changes.
         """
         revision = self._store.next_revision()
+        self._store.announce()
         self._store.ask((number, None, None, key_id) for number, key_id in enumerate(key_ids))
         shredded = self._store.execute(
             "UPDATE keys SET shredded_at = ?, revision = ? "
@@ -128,6 +129,7 @@ class Recorder:
         """Write the row of an ended reference; a second one changes nothing."""
         if not self._store.select("SELECT 1 FROM ended WHERE mark = ?", (mark,)):
             revision = self._store.next_revision()
+            self._store.announce()
             self._store.execute("INSERT INTO ended VALUES (?, ?, ?)", (mark, at, revision))
 
     # Catching up ---------------------------------------------------------------------------

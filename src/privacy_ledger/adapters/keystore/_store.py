@@ -35,6 +35,11 @@ OPEN_TIMEOUT_S: Final = 10.0
 CACHE_KIB: Final = 32_768
 PEPPER_ROW: Final = "\0identity-pepper"
 
+RELEASES: Final = """CREATE TABLE IF NOT EXISTS releases(
+        report INTEGER NOT NULL, role TEXT NOT NULL, purpose TEXT NOT NULL, category TEXT NOT NULL,
+        outcome TEXT NOT NULL, count INTEGER NOT NULL, closed_at INTEGER,
+        PRIMARY KEY(report, role, purpose, category, outcome)) WITHOUT ROWID"""
+"""Added to a keystore that was made before there was one: nothing else reads it."""
 SCHEMA: Final = (
     "CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE secrets(
@@ -90,6 +95,7 @@ class Store(Numbered):
             )
             try:
                 self._prepare()
+                self._seen = self.others_changes()
             except BaseException:
                 self._connection.close()
                 raise
@@ -111,6 +117,7 @@ class Store(Numbered):
         with self.write():
             if not self._pragma("user_version"):
                 self._create()
+            self._connection.execute(RELEASES)
         self._check_identity()
         self._connection.execute(WANTED)
 
@@ -209,6 +216,18 @@ class Store(Numbered):
     def others_changes(self) -> int:
         """Return a number that is another one after any other connection's commit."""
         return self._pragma("data_version")
+
+    def announce(self) -> None:
+        """Do nothing: every commit is seen by `take_hint`."""
+
+    def take_hint(self) -> bool:
+        """Return whether another connection has committed since the last call; no file is read for it."""
+        if self._is_closed:
+            return True
+        with _translated(self._path):
+            changes = self.others_changes()
+        is_new, self._seen = changes != self._seen, changes
+        return is_new
 
     def clear(self, tables: Sequence[str]) -> None:
         """Remove every row of these tables; their pages are overwritten."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from datetime import datetime
-from typing import Final, cast
+from typing import Final, Self, cast
 
 from privacy_ledger.adapters.keystore._cache import KeyCache, boot_seconds
 from privacy_ledger.adapters.keystore._database import Database
+from privacy_ledger.adapters.keystore._gate import Gate, Tally
 from privacy_ledger.adapters.keystore._identities import IdentityTable
 from privacy_ledger.adapters.keystore._journal import Op, ShredJournal
 from privacy_ledger.adapters.keystore._keeper import Keeper
@@ -17,7 +19,9 @@ from privacy_ledger.adapters.keystore._recorder import Recorder
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.adapters.keystore.kek import FIRST_EPOCH, FileKeks
 from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable, LedgerError
+from privacy_ledger.domain.key_release import NOTHING, Caller, Grant, Releases
 from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.ports.keeping import ReleaseCount
 from privacy_ledger.ports.keys import (
     DataKey,
     Identity,
@@ -26,6 +30,7 @@ from privacy_ledger.ports.keys import (
     KeyWant,
     Shredded,
     ShredReport,
+    Withheld,
 )
 from privacy_ledger.ports.observe import KeyCacheFigures
 from privacy_ledger.ports.runtime import Ids
@@ -41,6 +46,8 @@ class StoredKeyVault:
     A process that only reads sees another's shred after at most one second of use (`_cache` says
     what that means); its own shreds hold at once. The shred journal lies beside the
     key-encryption keys, and what it holds is re-applied before this class answers anything.
+
+    It releases no key until it is told who asks: `released_to`.
     """
 
     def __init__(
@@ -56,13 +63,16 @@ class StoredKeyVault:
         self._is_closed = False
         self._secrets: dict[str, bytes] = {}
         self._store = store
+        self._releases = Releases()
+        self._tally = Tally()
+        self._gate = Gate(None, NOTHING, self._tally)
         try:
             self._wrapper = Wrapper(keks, ids)
             journal = ShredJournal(keks.directory / JOURNAL_NAME)
             self._marks = Marks(self._pepper(keks, journal, ids))
             self._recorder = Recorder(self._store, journal, self._marks, ids)
             self._recorder.follow()
-            self._cache = KeyCache(self._store, ids.token(), clock)
+            self._cache = KeyCache(self._store, ids.token(), clock, tally=self._tally)
             self._identities = IdentityTable(self._store, self._recorder, self._marks, ids)
             self._keys = KeyTable(
                 self._store,
@@ -82,6 +92,29 @@ class StoredKeyVault:
     def __repr__(self) -> str:
         """Return where it is and nothing that is in it."""
         return f"{type(self).__name__}({self._store.name!r})"
+
+    # Who asks ------------------------------------------------------------------------------------
+
+    def released_to(self, caller: Caller) -> Self:
+        """Return this open keystore as one caller sees it: with the keys that its purpose needs.
+
+        Connection, memory and lease are shared; to close one is to close all.
+        """
+        bound = copy(self)
+        bound._gate = Gate(caller, self._releases.grant(caller), self._tally)  # noqa: SLF001 - its own class
+        return bound
+
+    def released_to_pass(self, name: str, grant: Grant) -> Self:
+        """Return this open keystore as a worker's pass sees it: with the keys that its steps need.
+
+        For the wiring, which derives the grant from the declaration of the pass.
+        """
+        return self.released_to(self._releases.admit(name, grant))
+
+    @property
+    def release_figures(self) -> tuple[ReleaseCount, ...]:
+        """How many keys this process was asked for, by role, purpose, category and outcome."""
+        return self._tally.counts()
 
     # Identities ----------------------------------------------------------------------------------
 
@@ -128,6 +161,16 @@ class StoredKeyVault:
         """How many keys this process holds open, and how often it was asked for one."""
         return self._cache.figures
 
+    def forget_idle(self) -> None:
+        """Forget keys that others shredded, and every key once the lease has lapsed; cheap.
+
+        A process calls it now and then, for no key leaves the memory of one that asks for none.
+
+        Raises:
+            KeyUnavailable: the keystore cannot be reached; no key is left in memory then.
+        """
+        self._cache.forget_idle()
+
     # Data keys -----------------------------------------------------------------------------------
 
     def sealing_keys(self, wants: Sequence[KeyWant], *, now: datetime) -> tuple[DataKey, ...]:
@@ -137,21 +180,32 @@ class StoredKeyVault:
         group is refused like a shredded one (`InvariantViolation`).
         """
         self._be_fresh()
-        return self._keys.sealing(wants, now=now)
+        self._gate.require(want.group for want in wants)
+        keys = self._keys.sealing(wants, now=now)
+        self._gate.note(keys)
+        return keys
 
     def fresh_keys(self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime) -> tuple[DataKey, ...]:
         """Return a new generation for each want; `sealing_keys` never hands it out as the current one."""
         self._be_fresh()
-        return self._keys.fresh(wants, now=now)
+        self._gate.require(group for _, group in wants)
+        keys = self._keys.fresh(wants, now=now)
+        self._gate.note(keys)
+        return keys
 
     def unused_generation(self, group: str) -> int:
         """Return the first generation that no key of this group has, shredded ones included."""
         return self._keys.unused_generation(group)
 
-    def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded]:
-        """Return the keys of these ids; an id that was never held here is absent."""
+    def open_keys(self, kids: Sequence[bytes]) -> dict[bytes, DataKey | Shredded | Withheld]:
+        """Return the keys of these ids; an id that was never held here is absent.
+
+        What is not released to the caller is not even unwrapped.
+        """
         self._be_fresh()
-        return self._keys.open(kids)
+        found = self._keys.open(kids, gate=self._gate)
+        self._gate.note(found.values())
+        return found
 
     def shred(
         self,

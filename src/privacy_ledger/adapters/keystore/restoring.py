@@ -10,7 +10,6 @@ from privacy_ledger.adapters.keystore._copies import load, verified
 from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import ShredJournal
 from privacy_ledger.adapters.keystore._marks import Marks
-from privacy_ledger.adapters.keystore._material import Wrapper
 from privacy_ledger.adapters.keystore._recorder import Recorder
 from privacy_ledger.adapters.keystore._vault import JOURNAL_NAME
 from privacy_ledger.adapters.keystore.address import KeystorePlace
@@ -21,8 +20,10 @@ from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["Restored", "restore_keystore"]
 
-_NUMBERS: Final = ("revision", "restored", "epoch")
+_NUMBERS: Final = ("revision", "restored", "epoch", "report")
 """What only grows, whatever copy takes the place of which."""
+_NEXT: Final = ("revision", "restored")
+"""What a restore itself counts up."""
 
 
 class Restored(Struct, frozen=True, kw_only=True):
@@ -47,8 +48,7 @@ def restore_keystore(
         InvariantViolation: a key in it does not open.
         KeyUnavailable: it needs an epoch that was destroyed, or its journal is not the one here.
     """
-    wrapper = Wrapper(keks, ids)
-    found = verified(backup, wrapper)
+    found = verified(backup, keks, ids=ids)
     database = open_database(place)
     try:
         recorder = Recorder(database, ShredJournal(keks.directory / JOURNAL_NAME), Marks(found.pepper), ids)
@@ -58,7 +58,7 @@ def restore_keystore(
             before = {name: database.number(name) for name in _NUMBERS}
             load(database, backup)
             for name in _NUMBERS:
-                database.set_number(name, max(before[name], database.number(name)) + (name != "epoch"))
+                database.set_number(name, max(before[name], database.number(name)) + (name in _NEXT))
             applied = recorder.catch_up()
         database.scrub()
     finally:

@@ -173,6 +173,12 @@ METRICS: Final = (
         name="privacy_ledger_key_cache_lookups_total", kind="counter", labels=("outcome",),
         says="Keys asked for, by where they were: hit (in memory), miss (in the keystore, or new)",
     ),
+    Metric(
+        name="privacy_ledger_key_releases_total", kind="counter",
+        labels=("role", "purpose", "category", "outcome"),
+        says="Keys asked for, by role, declared purpose (of a worker: its pass), category or kind, and "
+        "whether they were released or withheld",
+    ),
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from privacy_ledger.adapters.observe.metrics import METRICS, Metric
+from privacy_ledger.ports.keeping import ReleaseCount
 from privacy_ledger.ports.observe import (
     Assigned,
     Cycle,
@@ -39,7 +40,10 @@ __all__ = ["CONTENT_TYPE_LATEST", "PrometheusMeters"]
 _CODE: Final = re.compile(r"[A-Za-z_]{1,60}")
 """What a reason or an outcome looks like: no digit, so that no reference, key or number passes."""
 _OTHER: Final = "other"
-_PULLED: Final = ("privacy_ledger_key_cache_keys", "privacy_ledger_key_cache_lookups_total")
+_PULLED: Final = (
+    "privacy_ledger_key_cache_keys", "privacy_ledger_key_cache_lookups_total",
+    "privacy_ledger_key_releases_total",
+)  # fmt: skip
 """Metrics that are asked for when somebody looks, and not noted."""
 _OF_ASSIGNED: Final = (
     "lag_records", "lag_seconds", "partition_state", "position", "tombstones_outstanding",
@@ -79,9 +83,11 @@ class PrometheusMeters:
                     metric.name, metric.says, metric.labels, registry=self._registry, buckets=metric.buckets
                 )
 
-    def ask_keys(self, keys: Callable[[], KeyCacheFigures]) -> None:
-        """Expose the key cache from now on: `keys` is asked whenever somebody looks."""
-        self._registry.register(_KeyCache(keys))
+    def ask_keys(
+        self, keys: Callable[[], KeyCacheFigures], releases: Callable[[], Iterable[ReleaseCount]]
+    ) -> None:
+        """Expose the key cache and the releases of keys from now on: both are asked at each look."""
+        self._registry.register(_KeyCache(keys, releases))
 
     def expose(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -179,21 +185,27 @@ class PrometheusMeters:
 class _KeyCache(Collector):
     """Asks the key cache when somebody looks."""
 
-    def __init__(self, keys: Callable[[], KeyCacheFigures]) -> None:
+    def __init__(
+        self, keys: Callable[[], KeyCacheFigures], releases: Callable[[], Iterable[ReleaseCount]]
+    ) -> None:
         self._keys = keys
+        self._releases = releases
 
     def collect(self) -> Iterable[Family]:
         """Yield the figures of this moment."""
         says = {metric.name: metric for metric in METRICS if metric.name in _PULLED}
         figures = self._keys()
-        held, asked = (says[name] for name in _PULLED)
+        held, asked, released = (says[name] for name in _PULLED)
         gauge = GaugeMetricFamily(held.name, held.says, labels=held.labels)
         gauge.add_metric(("opened",), figures.opened)
         gauge.add_metric(("sealing",), figures.sealing)
         counter = CounterMetricFamily(asked.name, asked.says, labels=asked.labels)
         counter.add_metric(("hit",), figures.asked - figures.missed)
         counter.add_metric(("miss",), figures.missed)
-        return gauge, counter
+        answers = CounterMetricFamily(released.name, released.says, labels=released.labels)
+        for one in self._releases():
+            answers.add_metric((one.role, one.purpose, one.category, one.outcome), one.keys)
+        return gauge, counter, answers
 
 
 def _code(value: str) -> str:

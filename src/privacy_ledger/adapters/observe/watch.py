@@ -1,10 +1,11 @@
 """Puts together what watches one worker: its board, its metrics, and whoever else looks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from privacy_ledger.adapters.observe.board import Board
 from privacy_ledger.adapters.observe.health import HealthPages
 from privacy_ledger.adapters.observe.prometheus import CONTENT_TYPE_LATEST, PrometheusMeters
+from privacy_ledger.ports.keeping import ReleaseCount
 from privacy_ledger.ports.observe import KeyCacheFigures, Meters, Seen
 
 __all__ = ["Watch"]
@@ -25,9 +26,11 @@ class Watch:
         for meters in self._all:
             meters.note(seen)
 
-    def ask_keys(self, keys: Callable[[], KeyCacheFigures]) -> None:
-        """Ask about the key cache from now on."""
-        self._metrics.ask_keys(keys)
+    def ask_keys(
+        self, keys: Callable[[], KeyCacheFigures], releases: Callable[[], Iterable[ReleaseCount]]
+    ) -> None:
+        """Ask about the key cache and the releases of keys from now on."""
+        self._metrics.ask_keys(keys, releases)
 
     @property
     def pages(self) -> HealthPages:

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from privacy_ledger.app.key_care import CarePlan, Rolled, overdue
-from privacy_ledger.bootstrap import care_of, erasure_care_of, erasure_of, restorer_for
+from privacy_ledger.bootstrap import audit_of, care_of, erasure_care_of, erasure_of, restorer_for
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.keeping import KeystoreStanding
 
@@ -15,6 +15,7 @@ __all__ = [
     "keys",
     "keys_backup",
     "keys_reconcile",
+    "keys_releases",
     "keys_restore",
     "keys_roll",
     "keys_rotate",
@@ -191,6 +192,32 @@ async def keys_reconcile(shell: Shell) -> int:
         f"Erased again in the log: {len(outcomes)} references, {still_open} of them not complete yet.",
     )
     return Exit.PARTLY_DONE if still_open else Exit.DONE
+
+
+@keys.command("releases")
+@click.option("--close", "is_closing", is_flag=True, help="Close the running report, as happens once a day.")
+@command
+async def keys_releases(shell: Shell, is_closing: bool) -> None:  # noqa: FBT001 - click
+    """Show which roles were given or refused keys, for what; each closed report is in the audit log.
+
+    The hash of a report, as --json prints it in `closed`, is a leaf there.
+    """
+    async with shell.open() as runtime:
+        shell.announce(runtime)
+        releases = runtime.keystore.releases(audit_of(runtime), clock=runtime.clock)
+        if is_closing:
+            await releases.account()
+        running, closed = releases.running(), await releases.closed()
+    lines = [
+        f"{one.role:<9} {one.purpose:<18} {one.category:<14} {one.outcome:<9} {one.keys:>12,}"
+        for one in running
+    ]
+    lines += [
+        f"report {one.report.number}, closed {one.report.closed_at.isoformat(timespec='seconds')}: leaf "
+        f"{one.leaf[:16]}, {'not in the audit log yet' if one.index is None else f'number {one.index} there'}"
+        for one in closed
+    ]
+    shell.result({"running": running, "closed": closed}, "\n".join(lines) or "No key was asked for yet.")
 
 
 class _Progress:

@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.compaction import idle_partitions, late_partitions
+from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.app.key_care import overdue
 from privacy_ledger.bootstrap import (
     Runtime,
+    audit_of,
     care_of,
     changelogs_of,
     declared_passes,
@@ -29,6 +31,7 @@ from privacy_ledger.bootstrap import (
 from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT
 from privacy_ledger.engine.declaration import PassDeclaration
+from privacy_ledger.engine.embedded import EmbeddedPasses
 from privacy_ledger.engine.inspection import inspect, joining
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.engine.soundness import Place
@@ -55,6 +58,7 @@ __all__ = [
 ]
 
 IDLE_POLL_S = 0.2
+KEYS_CHECK_S = 30.0
 TEND_S = 60.0
 """How often a home's worker looks for erasures that are to be taken up again."""
 FINAL_S = 3600.0
@@ -164,6 +168,30 @@ async def fold_home(runtime: Runtime, stop: asyncio.Event, *, say: Callable[[str
     if embedded is None or not await embedded.hold():
         raise HomeUnusable("Another process runs the passes of this home. Stop it, or let it do the work.")
     say("Running all passes of this home. Ctrl-C stops.")
+    daily = runtime.keystore.daily(lambda: audit_of(runtime), clock=runtime.clock, ids=runtime.ids)
+    keys = asyncio.create_task(_roll(daily, say))
+    try:
+        await _fold(runtime, embedded, stop)
+    finally:
+        daily.end()
+        keys.cancel()
+        await asyncio.gather(keys, return_exceptions=True)
+
+
+async def _roll(daily: DailyKeys, say: Callable[[str], None]) -> None:
+    """Roll the keystore's epoch once a day, beside the passes."""
+    while True:
+        try:
+            rolled = await daily.tend()
+        except LedgerError as error:
+            log_line.warning("epoch not rolled", reason=type(error).__name__)
+        else:
+            if rolled is not None:
+                say(f"Rolled the keystore's epoch: {rolled.epoch}.")
+        await asyncio.sleep(KEYS_CHECK_S)
+
+
+async def _fold(runtime: Runtime, embedded: EmbeddedPasses, stop: asyncio.Event) -> None:
     tended = finalised = time.monotonic()
     while not stop.is_set():
         if await runtime.registrar.tick():
@@ -173,6 +201,7 @@ async def fold_home(runtime: Runtime, stop: asyncio.Event, *, say: Callable[[str
             finalised = now if is_late else finalised
             await _tend(runtime, with_final=is_late)
         if not await embedded.drain():
+            runtime.keystore.forget_idle()
             try:
                 await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
             except TimeoutError:

@@ -3,7 +3,7 @@
 from privacy_ledger.domain.events import ErasureCompleted
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
-from privacy_ledger.ports.keys import DataKey
+from privacy_ledger.ports.keys import DataKey, Withheld
 from privacy_ledger.ports.log import header
 from privacy_ledger.streams.states import GENERATIONS, PERMISSIONS
 from privacy_ledger.testing.checkers.evidence import Evidence, Ledger, short
@@ -56,7 +56,7 @@ async def _in_ledger(ledger: Ledger, ref: SubjectRef) -> list[str]:
     found = []
     if live:
         found.append(f"{len(live)} records without tombstone")
-    if any(isinstance(key, DataKey) for key in opened.values()):
+    if any(isinstance(key, DataKey | Withheld) for key in opened.values()):
         found.append("keys")
     return found
 

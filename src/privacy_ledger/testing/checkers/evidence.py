@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 from privacy_ledger.adapters.books import RegistryBooks
 from privacy_ledger.adapters.views import TailedLatest
+from privacy_ledger.domain.key_release import OPERATE, Caller
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, Codec, PartialCodec, StateCodec
 from privacy_ledger.ports.keys import KeyVault
@@ -73,8 +74,8 @@ class Ledger(Protocol):
         """The number of partitions of the ledger."""
         ...
 
-    def state_codec(self, declaration: PassDeclaration, /) -> PassCodec:
-        """Return the state codec of a pass."""
+    def state_codec(self, declaration: PassDeclaration, caller: Caller = OPERATE, /) -> PassCodec:
+        """Return the state codec of a pass, for who looks on."""
         ...
 
 

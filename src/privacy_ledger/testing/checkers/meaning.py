@@ -1,5 +1,6 @@
 """Every projection, live, says what the oracle says of the records that were written."""
 
+from privacy_ledger.domain.key_release import SUMS
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS
 from privacy_ledger.domain.values import NOBODY, SubjectRef
@@ -80,7 +81,7 @@ async def _partials(ledger: Ledger, said: Expected, *, partition: int) -> list[s
             continue
         key = bytes.fromhex(release) + partition.to_bytes(4, "big")
         row = await ledger.log.latest(ANALYTICS_PARTIALS, partition, key)
-        states = ledger.state_codec(ledger.declared["analytics"])
+        states = ledger.state_codec(ledger.declared["analytics"], SUMS)
         partial = None if row is None else states.open_partial(row)
         if partial is None:
             found.append(f"no partial sum of a window in partition {partition}")

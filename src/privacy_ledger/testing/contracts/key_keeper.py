@@ -18,7 +18,8 @@ from privacy_ledger.app.key_care import CarePlan, KeyCare, overdue
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keeping import KeyKeeper
-from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
+from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded, Withheld
+from privacy_ledger.ports.observe import KeyCacheFigures
 
 __all__ = ["KeptVault", "KeyKeeperContract", "Place"]
 
@@ -39,6 +40,15 @@ class KeptVault(KeyVault, Protocol):
     @property
     def keeper(self) -> KeyKeeper:
         """The same keystore, for operators."""
+        ...
+
+    @property
+    def cache_figures(self) -> KeyCacheFigures:
+        """How many keys are in memory."""
+        ...
+
+    def forget_idle(self) -> None:
+        """Forget what needs to be forgotten though nobody asks."""
         ...
 
 
@@ -84,7 +94,7 @@ def _sealed(vault: KeyVault, count: int = PEOPLE) -> tuple[DataKey, ...]:
     return vault.sealing_keys([KeyWant(ref, "usage") for ref in refs], now=NOW)
 
 
-def _opened(vault: KeyVault, keys: tuple[DataKey, ...]) -> list[DataKey | Shredded | None]:
+def _opened(vault: KeyVault, keys: tuple[DataKey, ...]) -> list[DataKey | Shredded | Withheld | None]:
     found = vault.open_keys([key.kid for key in keys])
     return [found.get(key.kid) for key in keys]
 

@@ -228,7 +228,7 @@ class KeyVaultContract(ABC):
 
     def test_a_kid_is_derived_from_its_key(self, vault: KeyVault) -> None:
         """As RFC 5869 says, by another implementation of it."""
-        wants = [KeyWant(REF, f"group-{number}") for number in range(MANY)]
+        wants = [KeyWant(REF, f"view:made-up-{number}.v1") for number in range(MANY)]
         for key in vault.sealing_keys(wants, now=NOW):
             assert HKDFExpand(SHA256(), SECRET_BYTES, b"kid/v1").derive(key.secret) == key.kid
 
@@ -364,7 +364,7 @@ class KeyVaultContract(ABC):
         vault.end(REF, now=NOW)
         vault.end(REF, now=LATER)
         assert (vault.is_ended(REF), vault.is_ended(OTHER)) == (True, False)
-        for want in (KeyWant(REF, "usage"), KeyWant(REF, "usage", GENERATION), KeyWant(REF, "new")):
+        for want in (KeyWant(REF, "usage"), KeyWant(REF, "usage", GENERATION), KeyWant(REF, "profile")):
             with pytest.raises(RefusedByPolicy) as refused:
                 vault.sealing_keys([KeyWant(OTHER, "usage"), want], now=NOW)
             assert refused.value.refusal is Refusal.SUBJECT_ERASED

@@ -1,7 +1,9 @@
 """Erasure at the command line: idempotent, resumable wherever it is killed, and physical."""
 
 import shutil
+import signal
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +45,13 @@ OF_THE_SAGA: Final = 40
 """After so many effects an erasure has been opened and is not complete."""
 POINTS_MAX: Final = 400
 NAME: Final = "grace-hopper"
+IMPATIENT: Final = (
+    "from privacy_ledger import bootstrap as b; "
+    "from privacy_ledger.engine.embedded import EmbeddedPasses as P; "
+    "P.settle.__kwdefaults__['timeout_s'] = b.erasure_of.__kwdefaults__['wait_s'] = 1.0; "
+    "from privacy_ledger.interfaces.cli import main; main()"
+)
+"""The command with one second of patience instead of thirty."""
 EMAIL: Final = "grace.hopper@example.com"
 OF_THE_PERSON: Final = 60
 WRAPPED_BYTES: Final = 60
@@ -216,6 +225,27 @@ def test_the_next_command_of_a_home_goes_on_with_an_erasure_that_was_killed(
     assert killed.code == KILLED
     assert (soon[0].code, soon[1].code, later[0].code, later[1].code) == (0, 5, 0, 0)
     assert [one["state"] for one in later[1].document["erasures"]] == ["completed"]
+
+
+async def test_keys_are_destroyed_also_while_nobody_folds(used: Cli) -> None:
+    """The worker stands still: exit code 5, nothing opens any more, and the rest follows when it is gone."""
+    cli = used
+    async with cli.opened() as runtime:
+        sealed = [row for row in await rows_about(runtime, ref_of(runtime, 1)) if is_sealed(row)]
+        readable = [runtime.codec.payload(row) is not None for row in sealed]
+    with cli.worker() as holder:
+        holder.send_signal(signal.SIGSTOP)
+        words = cli.arguments("erase", subject(1), "--yes")
+        begun = cli.execute([sys.executable, "-c", IMPATIENT, *words[3:]])
+        async with cli.opened() as runtime:
+            left = [runtime.codec.payload(row) is not None for row in sealed]
+        shown = cli.run("--no-wait", "erase", subject(1), "--status")
+    done, verified = cli.run("erase", subject(1), "--yes"), cli.run("replay", "verify")
+    assert (begun.code, begun.document["completed"]) == (5, False)
+    assert {"fenced", "derived", "state core: unreachable"} <= set(begun.document["open"])
+    assert (shown.code, [one["state"] for one in shown.document["erasures"]]) == (5, ["incomplete"])
+    assert (any(readable), any(left)) == (True, False)
+    assert (done.code, done.document["completed"], verified.document["equal"]) == (0, True, True)
 
 
 async def test_the_doctor_names_an_erasure_that_is_open_for_a_day(tmp_path: Path, forks: Forks) -> None:

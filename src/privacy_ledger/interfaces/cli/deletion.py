@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from privacy_ledger.app.erasure import STEPS, ErasureOutcome, ErasurePlan
 from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.export import MANIFEST
 from privacy_ledger.bootstrap import Runtime, erasure_care_of, erasure_of, export_of, subjects_of
-from privacy_ledger.domain.errors import HomeUnusable
+from privacy_ledger.domain.errors import HomeUnusable, NotCaughtUp
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli.operate import compact
 from privacy_ledger.interfaces.cli.proof import receipt_files
@@ -58,7 +59,10 @@ async def erase(
         shell.announce(runtime)
         person = (await subjects_of(runtime)).find(subject)
         use_case = erasure_of(runtime)
-        await shell.settle(runtime)
+        if yes and not is_plan:
+            await _settled(shell, runtime)
+        else:
+            await shell.settle(runtime)
         plan = await use_case.plan(person.refs)
         if is_plan or not (yes or _confirmed(shell, subject, plan)):
             shell.result(msgspec.to_builtins(plan), _plan_text(plan))
@@ -73,7 +77,7 @@ async def erase(
                 shell.talk.print(f"[{len(done)}/{total}] {step}", markup=False)
 
         outcomes = await use_case.erase(person.refs, on_step=note)
-        await shell.settle(runtime)
+        await _settled(shell, runtime)
         # A home has no broker that cleans: what the receipt promises is done here.
         if not await compact(runtime):
             shell.talk.print(
@@ -85,6 +89,12 @@ async def erase(
         return _report(shell, outcomes)
 
 
+async def _settled(shell: Shell, runtime: Runtime) -> None:
+    """Wait for the views as far as they come: keys are destroyed also while nobody folds."""
+    with suppress(NotCaughtUp):  # the erasure stays open, and says what it waits for
+        await shell.settle(runtime)
+
+
 async def _resume(shell: Shell) -> int:
     """Go on with every open erasure at once, whatever its pause, and say what became final."""
     async with shell.open() as runtime:
@@ -92,7 +102,7 @@ async def _resume(shell: Shell) -> int:
         outcomes = await erasure_of(runtime).resume()
         care = erasure_care_of(runtime)
         final, seen = await care.finalise(), await care.look()
-        await shell.settle(runtime)
+        await _settled(shell, runtime)
         if outcomes:
             await compact(runtime)
     still_open = sorted({step for one in outcomes for step in one.open_steps})

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from privacy_ledger.app.daily_keys import LOOK_EVERY, RETRY_AFTER, DailyKeys
 from privacy_ledger.app.key_care import KeyCare, Rolled
 from privacy_ledger.domain.errors import KeyUnavailable
+from processors import app
 from tests.unit.home import TestHome, home, played, videos_of
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -144,3 +147,36 @@ async def test_a_home_on_trial_time_lets_no_epoch_grow_old(tmp_path: Path) -> No
             clock.at += DAY
             await daily_of(it, clock).tend()
         assert 1 not in epochs(it)
+
+
+class Counting:
+    """A daily roll that fails at first, and counts how often it was looked at."""
+
+    def __init__(self) -> None:
+        """Begin with no look."""
+        self.looks = 0
+
+    async def tend(self) -> None:
+        """Look once more."""
+        self.looks += 1
+        if self.looks == 1:
+            raise KeyUnavailable("The keystore is away.")
+
+
+@pytest.mark.parametrize("is_registrar", [True, False])
+async def test_on_a_cluster_the_registrar_alone_looks(
+    monkeypatch: pytest.MonkeyPatch, *, is_registrar: bool
+) -> None:
+    """A keystore that is away for a moment does not end its looking."""
+    monkeypatch.setattr(app, "TICK_CHECK_S", 0.001)
+    counting, engine = Counting(), SimpleNamespace(is_registrar=is_registrar)
+    looking = asyncio.create_task(
+        app._tend(cast("DailyKeys", counting), cast("app.EngineService", SimpleNamespace(engines=[engine])))  # noqa: SLF001 - the host's own
+    )
+    for _ in range(1000 if is_registrar else 20):
+        if counting.looks > 1:
+            break
+        await asyncio.sleep(0.01)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert (counting.looks > 1) is is_registrar

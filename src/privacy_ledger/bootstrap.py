@@ -340,7 +340,7 @@ class _KafkaWiring:
         self._runtime = runtime
         self._declaration = declaration
         self._cluster = cluster
-        self._slot = take_slot(_state_folder(runtime.settings) / declaration.name, ids=runtime.ids)
+        self._slot = take_slot(runtime.settings.state_folder / declaration.name, ids=runtime.ids)
         runtime.held.append((declaration.name, self._slot.lock))
         self.folder = WrappedFolder(RocksFolder(self._slot.path), runtime.wrap, f"store.{declaration.name}")
         self.means = _passes.means_of(runtime.parts, declaration)
@@ -391,13 +391,9 @@ def changelogs_of(runtime: Runtime, declaration: PassDeclaration) -> dict[str, b
     return runtime.state_codec(declaration).changelogs(declaration.tables)
 
 
-def _state_folder(settings: Settings) -> Path:
-    return settings.state or settings.data_home / "privacy-ledger" / "state"
-
-
 def host_folder(runtime: Runtime) -> Path:
     """Return the folder that the host may write to; it holds nothing of ours."""
-    return _state_folder(runtime.settings) / "host"
+    return runtime.settings.state_folder / "host"
 
 
 def engine_for(runtime: Runtime, declaration: PassDeclaration) -> KafkaEngine:
@@ -422,7 +418,7 @@ async def forget_stores(runtime: Runtime) -> None:
     """Remove this machine's stores of versions that were dropped."""
     for version in (await runtime.parts.versions.read()).values():
         if version.status == "dropped":
-            forget_slots(_state_folder(runtime.settings) / pass_of(version.projection, version.version))
+            forget_slots(runtime.settings.state_folder / pass_of(version.projection, version.version))
 
 
 async def sweep_keys(runtime: Runtime, declaration: PassDeclaration) -> None:

@@ -41,6 +41,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     health: HealthAddress | None = None
     traces: str | None = None
 
+    @property
+    def state_folder(self) -> Path:
+        """Where workers keep their stores."""
+        return self.state or self.data_home / "privacy-ledger" / "state"
+
 
 def from_environment(*, home: str | None = None, kafka: str | None = None) -> Settings:
     """Return the settings of this process; arguments win over the environment.

@@ -1,7 +1,8 @@
 """Committed projections, read from their topics: indexed when embedded, tailed on Kafka."""
 
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import structs
@@ -19,6 +20,8 @@ from privacy_ledger.streams.states import INDEX, META, IndexRow, Meta, Table
 __all__ = ["IndexedLatest", "LaterVersions", "LogViews", "TailedLatest"]
 
 T = TypeVar("T")
+FOLLOWED_S: Final = 60.0
+"""So long a key is followed since it was last asked for."""
 _POSITION_KEY = b"\0pos"
 _CORE = "core"
 
@@ -58,7 +61,7 @@ class TailedLatest:
         """Start with nothing read."""
         self._log = log
         self._read: dict[tuple[str, int], tuple[int, dict[bytes, bytes]]] = {}
-        self._followed: dict[tuple[str, int, bytes], tuple[int, bytes | None]] = {}
+        self._followed: dict[tuple[str, int, bytes], tuple[int, bytes | None, float]] = {}
 
     async def _caught_up(self, topic: str, partition: int) -> dict[bytes, bytes]:
         after, values = self._read.get((topic, partition), (-1, {}))
@@ -77,16 +80,20 @@ class TailedLatest:
         return (await self._caught_up(topic, partition)).get(key)
 
     async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
-        """Return the newest committed value of a key: once from the end, then what came since."""
-        place = (topic, partition, key)
-        if place not in self._followed:
+        """Return the newest committed value of a key: from the end, then what came since.
+
+        After a while it looks from the end again: to read all that came in an hour would take long.
+        """
+        place, now = (topic, partition, key), time.monotonic()
+        after, value, looked_at = self._followed.get(place, (-1, None, -FOLLOWED_S))
+        if now - looked_at >= FOLLOWED_S:
+            after = await self._log.end(topic, partition) - 1
             row = await self._log.latest(topic, partition, key)
-            self._followed[place] = (-1, None) if row is None else (row.offset, row.value)
-        after, value = self._followed[place]
+            after, value = (after, None) if row is None else (max(after, row.offset), row.value)
         while rows := await self._log.read(topic, partition, after=after, limit=5000):
             value = next((row.value for row in reversed(rows) if row.key == key), value)
             after = rows[-1].offset
-        self._followed[place] = (after, value)
+        self._followed[place] = (after, value, now)
         return value
 
     async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
@@ -208,7 +215,7 @@ class LogViews:
     async def meta(self, partition: int) -> Meta:
         """Return what the core pass knows of a partition."""
         key = self._states.changelog_key(META, b"")
-        sealed = await self._latest.get(self._states.topic(META), partition, key)
+        sealed = await self._latest.newest(self._states.topic(META), partition, key)
         return self._states.open_many(META, ((b"", sealed),))[0] or Meta()
 
     async def position(self, pass_name: str, partition: int) -> PassPosition:

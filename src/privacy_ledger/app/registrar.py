@@ -33,6 +33,7 @@ TICK_PERIOD: Final = timedelta(hours=1)
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 REGISTRAR: Final = "registrar"
 """The one writer of control records."""
+_CORE: Final = "core"
 _DOCUMENT: Final = b"registry:"
 _COURSE: Final = b"course:"
 _CLOCK: Final = b"clock:"
@@ -118,6 +119,7 @@ class Registrar:
         self._ids = ids
         self._views = views
         self._registry = RegistryReader(log)
+        self._told: datetime | None = None
 
     # Rules ----------------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class Registrar:
             return False
         await self._check_clock(now)
         await self._write(Tick(at=now), now=now)
+        self._told = now
         return True
 
     async def confirm_time(self) -> None:
@@ -163,12 +166,25 @@ class Registrar:
         await self._write(TimeConfirmed(at=now), now=now)
 
     async def _last_tick(self) -> datetime | None:
-        """Return the time that the last Tick of partition 0 has told, confirmed or not."""
+        """Return the time that the last Tick of partition 0 has told, confirmed or not.
+
+        One that is known here and not an hour old is taken for it: whether a later one was written
+        changes nothing. Beyond the ledger's tail it is found by the position of the core pass, for
+        a worker must not read that pass's states to learn the time.
+        """
+        if self._told is not None and self._clock.now() - self._told <= TICK_PERIOD:
+            return self._told
         newest = await self._newest(0, Tick)
-        if newest is not None or self._views is None:
-            return None if newest is None else newest.at
-        meta = await self._views.meta(0)
-        return meta.unconfirmed or meta.last_tick
+        if newest is None and self._views is not None:
+            newest = await self._tick_at((await self._views.position(_CORE, 0)).tick_offset)
+        self._told = None if newest is None else newest.at
+        return self._told
+
+    async def _tick_at(self, offset: int) -> Tick | None:
+        """Return the Tick at an offset of partition 0; None: there is none."""
+        rows = await self._log.read_at(LEDGER_EVENTS, 0, (offset,)) if offset >= 0 else ()
+        bodies = [record.body for record in self._codec.decode(rows)]
+        return next((body for body in bodies if isinstance(body, Tick)), None)
 
     async def _newest(self, partition: int, kind: type[T]) -> T | None:
         """Return the newest control record of a kind: in the tail, or anywhere where no view tells."""

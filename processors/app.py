@@ -8,7 +8,7 @@ import asyncio
 import signal
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, cast
 
 import faust
@@ -42,6 +42,8 @@ __all__ = ["EngineService", "check_host", "create_app", "run_worker"]
 TICK_CHECK_S: Final = 30.0
 TEND_S: Final = 300.0
 """How often open erasures are looked for, to be taken up again."""
+FINAL_S: Final = 3600.0
+"""How often completed erasures are looked at, which may be final."""
 HOST_STOP_S: Final = 2.0
 LINE_UP_CHECK_S: Final = 1.0
 log_line = get_logger()
@@ -142,6 +144,12 @@ class EngineService(Service):
         rate = await self._runtime.line_up.rate(engine.declaration)
         share = max(1, len(engine.running)) / self._runtime.partitions
         engine.pace.rate = None if rate is None else rate * share
+
+    def guard(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run work of the worker beside its engines; when it fails, the worker goes down as with them."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
 
     def _version_ended(self, task: asyncio.Task[None]) -> None:
         """Leave a version to workers of another build, where this one may not fold it."""
@@ -259,14 +267,15 @@ async def run_worker(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     names = ", ".join(engine.declaration.name for engine in service.engines)
     say(f"Running {names}. SIGTERM or Ctrl-C stops.")
-    ticks = asyncio.create_task(_tick(runtime, service))
+    ticks, rolled = service.guard(_tick(runtime, service)), asyncio.Event()
     daily = runtime.keystore.daily(lambda: audit_of(runtime), clock=runtime.clock, ids=runtime.ids)
-    keys = asyncio.create_task(_tend(daily, service))
+    keys = service.guard(_tend(daily, service, rolled))
+    erasures = service.guard(_look_after_erasures(runtime, service, rolled))
     stopped = asyncio.create_task(stop.wait())
     failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait((life, stopped, failed), return_when=asyncio.FIRST_COMPLETED)
     daily.end()
-    for task in (ticks, keys, stopped, failed):
+    for task in (ticks, keys, erasures, stopped, failed):
         task.cancel()
     await service.stop()
     try:
@@ -281,29 +290,48 @@ async def run_worker(
 
 
 async def _tick(runtime: Runtime, service: EngineService) -> None:
-    """Let the worker that folds partition 0 of core write the hourly ticks, and look after erasures."""
-    tended = time.monotonic()
+    """Let the worker that folds partition 0 of core write the hourly ticks."""
     while True:
         await asyncio.sleep(TICK_CHECK_S)
         if any(engine.is_registrar for engine in service.engines):
             try:
                 await runtime.registrar.tick()
-                if time.monotonic() - tended > TEND_S:
-                    tended = time.monotonic()
-                    await erasure_care_of(runtime).tend()
             except LedgerError as error:
                 log_line.warning("no tick", reason=str(error))
 
 
-async def _tend(daily: DailyKeys, service: EngineService) -> None:
-    """Let that worker also roll the keystore's epoch once a day."""
+async def _tend(daily: DailyKeys, service: EngineService, rolled: asyncio.Event) -> None:
+    """Let that worker also roll the keystore's epoch once a day, and tell of each roll by `rolled`."""
     while True:
         await asyncio.sleep(TICK_CHECK_S)
         if any(engine.is_registrar for engine in service.engines):
             try:
-                rolled = await daily.tend()
+                done = await daily.tend()
             except LedgerError as error:
                 log_line.warning("epoch not rolled", reason=str(error))
                 continue
-            if rolled is not None:
-                log_line.info("epoch rolled", state=str(rolled.epoch))
+            if done is not None:
+                rolled.set()
+                log_line.info("epoch rolled", state=str(done.epoch))
+
+
+async def _look_after_erasures(runtime: Runtime, service: EngineService, rolled: asyncio.Event) -> None:
+    """Let that worker also take up open erasures, and say hourly and after each roll which are final.
+
+    By itself, for an erasure waits for passes and stores, and the ticks do not wait for it.
+    """
+    tended = finalised = time.monotonic()
+    while True:
+        await asyncio.sleep(TICK_CHECK_S)
+        if not any(engine.is_registrar for engine in service.engines):
+            continue
+        try:
+            if time.monotonic() - tended > TEND_S:
+                tended = time.monotonic()
+                await erasure_care_of(runtime).tend()
+            if rolled.is_set() or time.monotonic() - finalised > FINAL_S:
+                finalised = time.monotonic()
+                await erasure_care_of(runtime).finalise()
+                rolled.clear()
+        except LedgerError as error:
+            log_line.warning("erasures not looked after", reason=str(error))

@@ -170,8 +170,11 @@ async def test_on_a_cluster_the_registrar_alone_looks(
     """A keystore that is away for a moment does not end its looking."""
     monkeypatch.setattr(app, "TICK_CHECK_S", 0.001)
     counting, engine = Counting(), SimpleNamespace(is_registrar=is_registrar)
+    rolled = asyncio.Event()
     looking = asyncio.create_task(
-        app._tend(cast("DailyKeys", counting), cast("app.EngineService", SimpleNamespace(engines=[engine])))  # noqa: SLF001 - the host's own
+        app._tend(  # noqa: SLF001 - the host's own
+            cast("DailyKeys", counting), cast("app.EngineService", SimpleNamespace(engines=[engine])), rolled
+        )
     )
     for _ in range(1000 if is_registrar else 20):
         if counting.looks > 1:

@@ -4,7 +4,8 @@ import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from privacy_ledger.app import _requests
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.stores import Found
-from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.errors import BadInput, LogUnavailable
 from privacy_ledger.domain.merkle import leaf_hash
 from privacy_ledger.domain.topics import REQUESTS
 from privacy_ledger.domain.values import SubjectRef
@@ -22,6 +23,7 @@ from privacy_ledger.interfaces.cli import operate
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.ports.observe import Erasures, Seen
 from privacy_ledger.streams.states import PERMISSIONS
+from processors import app
 from tests.unit.home import NOW, TestHome, home, played, registered
 
 ADA: Final = "openedx:username:ada"
@@ -31,6 +33,7 @@ LINES: Final = [
     played("8", event="b1"),
 ]
 LOOKS: Final = 1000
+FEW: Final = 2
 LINK: Final = [played("nick", event="n1")]
 
 
@@ -159,6 +162,122 @@ async def test_a_worker_of_a_home_goes_on_with_what_others_left(
         state, unfinished = await state_of(it, nick), await it.erasure().unfinished()
     assert (state, unfinished) == ("final", 0)
     assert said == ["Running all passes of this home. Ctrl-C stops."]
+
+
+class Care:
+    """What looks after erasures on a cluster: one is never done with, or fails; it counts its calls."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        """Take how it fails."""
+        self.failure = failure
+        self.tended = self.finalised = 0
+
+    async def tend(self) -> None:
+        """Fail, or go on for ever."""
+        self.tended += 1
+        if self.failure is not None:
+            raise self.failure
+        await asyncio.Event().wait()
+
+    async def finalise(self) -> int:
+        """Say nothing."""
+        self.finalised += 1
+        return 0
+
+
+class Registrar:
+    """It counts its ticks."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.ticks = 0
+
+    async def tick(self) -> None:
+        """Tick once more."""
+        self.ticks += 1
+
+
+def a_worker(
+    care: Care, monkeypatch: pytest.MonkeyPatch, *, tend_s: float, final_s: float = 3600.0
+) -> tuple[bootstrap.Runtime, app.EngineService, Registrar]:
+    """Return the parts of a worker that writes the ticks, without a cluster."""
+    monkeypatch.setattr(app, "TICK_CHECK_S", 0.001)
+    monkeypatch.setattr(app, "TEND_S", tend_s)
+    monkeypatch.setattr(app, "FINAL_S", final_s)
+    monkeypatch.setattr(app, "erasure_care_of", lambda _: care)
+    monkeypatch.setattr(app.EngineService, "engines", [SimpleNamespace(is_registrar=True)])
+    registrar = Registrar()
+    runtime = cast("bootstrap.Runtime", SimpleNamespace(registrar=registrar))
+    return runtime, app.EngineService(runtime, ()), registrar
+
+
+async def test_on_a_cluster_an_erasure_that_is_not_done_holds_no_tick_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits for passes and stores, and the ticks do not wait for it."""
+    care = Care()
+    runtime, service, registrar = a_worker(care, monkeypatch, tend_s=0.0)
+    tasks = [
+        service.guard(app._tick(runtime, service)),  # noqa: SLF001 - the host's own
+        service.guard(app._look_after_erasures(runtime, service, asyncio.Event())),  # noqa: SLF001
+    ]
+    for _ in range(LOOKS):
+        if care.tended and registrar.ticks > FEW:
+            break
+        await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (care.tended, registrar.ticks > FEW, service.failure) == (1, True, None)
+
+
+@pytest.mark.parametrize(
+    ("is_rolled", "final_s", "is_asked"), [(False, 3600.0, False), (False, 0.0, True), (True, 3600.0, True)]
+)
+async def test_on_a_cluster_finality_is_asked_for_hourly_and_after_each_roll(
+    monkeypatch: pytest.MonkeyPatch, *, is_rolled: bool, final_s: float, is_asked: bool
+) -> None:
+    """Once for a roll."""
+    care, rolled = Care(), asyncio.Event()
+    runtime, service, _ = a_worker(care, monkeypatch, tend_s=3600.0, final_s=final_s)
+    if is_rolled:
+        rolled.set()
+    task = service.guard(app._look_after_erasures(runtime, service, rolled))  # noqa: SLF001 - the host's own
+    for _ in range(LOOKS if is_asked else 20):
+        if care.finalised and not rolled.is_set():
+            break
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (care.finalised > 0, rolled.is_set()) == (is_asked, False)
+
+
+async def test_on_a_cluster_a_foreign_error_in_looking_after_erasures_takes_the_worker_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must not pass unseen: nobody else there takes erasures up."""
+    care = Care(OSError())
+    runtime, service, _ = a_worker(care, monkeypatch, tend_s=0.0)
+    task = service.guard(app._look_after_erasures(runtime, service, asyncio.Event()))  # noqa: SLF001 - the host's own
+    await asyncio.wait_for(service.failed.wait(), 10.0)
+    await asyncio.gather(task, return_exceptions=True)
+    assert service.failure is care.failure
+
+
+async def test_on_a_cluster_erasures_are_tried_again_when_the_ledger_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the ledger itself says is no end."""
+    care = Care(LogUnavailable("The log is away."))
+    runtime, service, _ = a_worker(care, monkeypatch, tend_s=0.0)
+    task = service.guard(app._look_after_erasures(runtime, service, asyncio.Event()))  # noqa: SLF001 - the host's own
+    for _ in range(LOOKS):
+        if care.tended > 1:
+            break
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (care.tended > 1, service.failure) == (True, None)
 
 
 @pytest.mark.parametrize(

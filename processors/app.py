@@ -335,3 +335,6 @@ async def _look_after_erasures(runtime: Runtime, service: EngineService, rolled:
                 rolled.clear()
         except LedgerError as error:
             log_line.warning("erasures not looked after", reason=str(error))
+        finally:
+            # The stores of passes are looked through by reading whole partitions: no worker keeps them.
+            runtime.latest.forget()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +12,17 @@ import msgspec
 import pytest
 
 from privacy_ledger import bootstrap
+from privacy_ledger.adapters.views import TailedLatest
 from privacy_ledger.app import _requests
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.errors import BadInput, LogUnavailable
 from privacy_ledger.domain.merkle import leaf_hash
-from privacy_ledger.domain.topics import REQUESTS
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.topics import REQUESTS, view_topic
+from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.interfaces.cli import operate
-from privacy_ledger.ports.log import NewRecord
+from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.observe import Erasures, Seen
 from privacy_ledger.streams.states import PERMISSIONS
 from processors import app
@@ -170,7 +172,7 @@ class Care:
     def __init__(self, failure: Exception | None = None) -> None:
         """Take how it fails."""
         self.failure = failure
-        self.tended = self.finalised = 0
+        self.tended = self.finalised = self.forgot = 0
 
     async def tend(self) -> None:
         """Fail, or go on for ever."""
@@ -183,6 +185,10 @@ class Care:
         """Say nothing."""
         self.finalised += 1
         return 0
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self.forgot += 1
 
 
 class Registrar:
@@ -207,7 +213,8 @@ def a_worker(
     monkeypatch.setattr(app, "erasure_care_of", lambda _: care)
     monkeypatch.setattr(app.EngineService, "engines", [SimpleNamespace(is_registrar=True)])
     registrar = Registrar()
-    runtime = cast("bootstrap.Runtime", SimpleNamespace(registrar=registrar))
+    latest = SimpleNamespace(forget=care.forget)
+    runtime = cast("bootstrap.Runtime", SimpleNamespace(registrar=registrar, latest=latest))
     return runtime, app.EngineService(runtime, ()), registrar
 
 
@@ -261,7 +268,7 @@ async def test_on_a_cluster_a_foreign_error_in_looking_after_erasures_takes_the_
     task = service.guard(app._look_after_erasures(runtime, service, asyncio.Event()))  # noqa: SLF001 - the host's own
     await asyncio.wait_for(service.failed.wait(), 10.0)
     await asyncio.gather(task, return_exceptions=True)
-    assert service.failure is care.failure
+    assert (service.failure, care.forgot) == (care.failure, 1)
 
 
 async def test_on_a_cluster_erasures_are_tried_again_when_the_ledger_is_away(
@@ -278,6 +285,36 @@ async def test_on_a_cluster_erasures_are_tried_again_when_the_ledger_is_away(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert (care.tended > 1, service.failure) == (True, None)
+
+
+class Reading:
+    """A log that notes behind which offset each read began."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Take the log."""
+        self.log = log
+        self.begun: list[int] = []
+
+    async def read(self, topic: str, partition: int, *, after: int, limit: int) -> Sequence[Row]:
+        """Read on."""
+        self.begun.append(after)
+        return await self.log.read(topic, partition, after=after, limit=limit)
+
+
+async def test_partitions_that_were_let_go_are_read_again_from_the_beginning(tmp_path: Path) -> None:
+    """And what they answer is the same; without that they are read on."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        reading, place = Reading(it.runtime.log), partition_of(it.ref("7"), it.runtime.partitions)
+        latest, topic = TailedLatest(cast("EventLog", reading)), view_topic(PERMISSIONS.name)
+        first = await latest.scan(topic, place, b"")
+        again = await latest.scan(topic, place, b"")
+        kept = reading.begun.count(-1)
+        latest.forget()
+        anew = await latest.scan(topic, place, b"")
+    assert first
+    assert (again, anew) == (first, first)
+    assert (kept, reading.begun.count(-1)) == (1, 2)
 
 
 @pytest.mark.parametrize(

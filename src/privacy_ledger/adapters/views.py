@@ -53,9 +53,12 @@ class IndexedLatest:
         """Return live pairs under a prefix, in key order."""
         return list(self._log.scan_latest(topic, partition, prefix))
 
+    def forget(self) -> None:
+        """Do nothing: the log keeps its own index."""
+
 
 class TailedLatest:
-    """`Latest` on Kafka: one partition at a time is read to its stable end and kept."""
+    """`Latest` on Kafka: one partition at a time is read to its stable end and kept until `forget`."""
 
     def __init__(self, log: EventLog) -> None:
         """Start with nothing read."""
@@ -100,6 +103,10 @@ class TailedLatest:
         """Return live pairs under a prefix, in key order."""
         values = await self._caught_up(topic, partition)
         return sorted((key, value) for key, value in values.items() if key.startswith(prefix))
+
+    def forget(self) -> None:
+        """Let go of the partitions that were read; keys that are followed stay so."""
+        self._read.clear()
 
 
 class LaterVersions:

@@ -49,6 +49,10 @@ class Latest(Protocol):
         """Return live (key, value) pairs under a prefix, in key order."""
         ...
 
+    def forget(self) -> None:
+        """Let go of what `get` and `scan` keep for the next time: they read it again then."""
+        ...
+
 
 class Views(Protocol):
     """Committed projections, read by commands."""

@@ -5,29 +5,28 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 import pytest
 
 from privacy_ledger import bootstrap
-from privacy_ledger.adapters.views import TailedLatest
 from privacy_ledger.app import _requests
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.stores import Found
-from privacy_ledger.domain.errors import BadInput, LogUnavailable
+from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.merkle import leaf_hash
-from privacy_ledger.domain.topics import REQUESTS, view_topic
-from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.domain.topics import REQUESTS
+from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli import operate
-from privacy_ledger.ports.log import EventLog, NewRecord, Row
+from privacy_ledger.ports.log import EventLog, NewRecord
 from privacy_ledger.ports.observe import Erasures, Seen
+from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.streams.states import PERMISSIONS
-from processors import app
 from tests.unit.home import NOW, TestHome, home, played, registered
 
+P = TypeVar("P")
 ADA: Final = "openedx:username:ada"
 LINES: Final = [
     registered("7", "ada", event="r1", email="ada@example.com"),
@@ -35,7 +34,6 @@ LINES: Final = [
     played("8", event="b1"),
 ]
 LOOKS: Final = 1000
-FEW: Final = 2
 LINK: Final = [played("nick", event="n1")]
 
 
@@ -164,157 +162,6 @@ async def test_a_worker_of_a_home_goes_on_with_what_others_left(
         state, unfinished = await state_of(it, nick), await it.erasure().unfinished()
     assert (state, unfinished) == ("final", 0)
     assert said == ["Running all passes of this home. Ctrl-C stops."]
-
-
-class Care:
-    """What looks after erasures on a cluster: one is never done with, or fails; it counts its calls."""
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        """Take how it fails."""
-        self.failure = failure
-        self.tended = self.finalised = self.forgot = 0
-
-    async def tend(self) -> None:
-        """Fail, or go on for ever."""
-        self.tended += 1
-        if self.failure is not None:
-            raise self.failure
-        await asyncio.Event().wait()
-
-    async def finalise(self) -> int:
-        """Say nothing."""
-        self.finalised += 1
-        return 0
-
-    def forget(self) -> None:
-        """Let go of what was read."""
-        self.forgot += 1
-
-
-class Registrar:
-    """It counts its ticks."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.ticks = 0
-
-    async def tick(self) -> None:
-        """Tick once more."""
-        self.ticks += 1
-
-
-def a_worker(
-    care: Care, monkeypatch: pytest.MonkeyPatch, *, tend_s: float, final_s: float = 3600.0
-) -> tuple[bootstrap.Runtime, app.EngineService, Registrar]:
-    """Return the parts of a worker that writes the ticks, without a cluster."""
-    monkeypatch.setattr(app, "TICK_CHECK_S", 0.001)
-    monkeypatch.setattr(app, "TEND_S", tend_s)
-    monkeypatch.setattr(app, "FINAL_S", final_s)
-    monkeypatch.setattr(app, "erasure_care_of", lambda _: care)
-    monkeypatch.setattr(app.EngineService, "engines", [SimpleNamespace(is_registrar=True)])
-    registrar = Registrar()
-    latest = SimpleNamespace(forget=care.forget)
-    runtime = cast("bootstrap.Runtime", SimpleNamespace(registrar=registrar, latest=latest))
-    return runtime, app.EngineService(runtime, ()), registrar
-
-
-async def test_on_a_cluster_an_erasure_that_is_not_done_holds_no_tick_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It waits for passes and stores, and the ticks do not wait for it."""
-    care = Care()
-    runtime, service, registrar = a_worker(care, monkeypatch, tend_s=0.0)
-    tasks = [
-        service.guard(app._tick(runtime, service)),  # noqa: SLF001 - the host's own
-        service.guard(app._look_after_erasures(runtime, service, asyncio.Event())),  # noqa: SLF001
-    ]
-    for _ in range(LOOKS):
-        if care.tended and registrar.ticks > FEW:
-            break
-        await asyncio.sleep(0.01)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert (care.tended, registrar.ticks > FEW, service.failure) == (1, True, None)
-
-
-@pytest.mark.parametrize(
-    ("is_rolled", "final_s", "is_asked"), [(False, 3600.0, False), (False, 0.0, True), (True, 3600.0, True)]
-)
-async def test_on_a_cluster_finality_is_asked_for_hourly_and_after_each_roll(
-    monkeypatch: pytest.MonkeyPatch, *, is_rolled: bool, final_s: float, is_asked: bool
-) -> None:
-    """Once for a roll."""
-    care, rolled = Care(), asyncio.Event()
-    runtime, service, _ = a_worker(care, monkeypatch, tend_s=3600.0, final_s=final_s)
-    if is_rolled:
-        rolled.set()
-    task = service.guard(app._look_after_erasures(runtime, service, rolled))  # noqa: SLF001 - the host's own
-    for _ in range(LOOKS if is_asked else 20):
-        if care.finalised and not rolled.is_set():
-            break
-        await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert (care.finalised > 0, rolled.is_set()) == (is_asked, False)
-
-
-async def test_on_a_cluster_a_foreign_error_in_looking_after_erasures_takes_the_worker_down(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It must not pass unseen: nobody else there takes erasures up."""
-    care = Care(OSError())
-    runtime, service, _ = a_worker(care, monkeypatch, tend_s=0.0)
-    task = service.guard(app._look_after_erasures(runtime, service, asyncio.Event()))  # noqa: SLF001 - the host's own
-    await asyncio.wait_for(service.failed.wait(), 10.0)
-    await asyncio.gather(task, return_exceptions=True)
-    assert (service.failure, care.forgot) == (care.failure, 1)
-
-
-async def test_on_a_cluster_erasures_are_tried_again_when_the_ledger_is_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What the ledger itself says is no end."""
-    care = Care(LogUnavailable("The log is away."))
-    runtime, service, _ = a_worker(care, monkeypatch, tend_s=0.0)
-    task = service.guard(app._look_after_erasures(runtime, service, asyncio.Event()))  # noqa: SLF001 - the host's own
-    for _ in range(LOOKS):
-        if care.tended > 1:
-            break
-        await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert (care.tended > 1, service.failure) == (True, None)
-
-
-class Reading:
-    """A log that notes behind which offset each read began."""
-
-    def __init__(self, log: EventLog) -> None:
-        """Take the log."""
-        self.log = log
-        self.begun: list[int] = []
-
-    async def read(self, topic: str, partition: int, *, after: int, limit: int) -> Sequence[Row]:
-        """Read on."""
-        self.begun.append(after)
-        return await self.log.read(topic, partition, after=after, limit=limit)
-
-
-async def test_partitions_that_were_let_go_are_read_again_from_the_beginning(tmp_path: Path) -> None:
-    """And what they answer is the same; without that they are read on."""
-    async with home(tmp_path) as it:
-        await it.take(LINES)
-        reading, place = Reading(it.runtime.log), partition_of(it.ref("7"), it.runtime.partitions)
-        latest, topic = TailedLatest(cast("EventLog", reading)), view_topic(PERMISSIONS.name)
-        first = await latest.scan(topic, place, b"")
-        again = await latest.scan(topic, place, b"")
-        kept = reading.begun.count(-1)
-        latest.forget()
-        anew = await latest.scan(topic, place, b"")
-    assert first
-    assert (again, anew) == (first, first)
-    assert (kept, reading.begun.count(-1)) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -481,6 +328,82 @@ async def test_a_salt_that_was_lost_with_a_keystore_gives_a_new_receipt(tmp_path
     assert again == (second,)
     assert leaves == [bytes.fromhex(first.leaf or ""), bytes.fromhex(second.leaf or "")]
     assert types.count("erasure.completed.v1") == 1
+
+
+class Held:
+    """A log that holds the first receipt note up until it is told to go on."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Take the log."""
+        self._log = log
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> object:
+        """Be the log in everything else."""
+        return getattr(self._log, name)
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[int]:
+        """Append; of a receipt's note, only when it may go on."""
+        is_receipt = topic == REQUESTS and b'"step":"receipt"' in (records[0].value or b"")
+        if is_receipt and not self.reached.is_set():
+            self.reached.set()
+            await self.go.wait()
+        return await self._log.append(topic, records)
+
+
+async def both_run(it: TestHome, ref: SubjectRef, held: Held) -> tuple[ErasureOutcome, ErasureOutcome]:
+    """Run one erasure twice: the second wholly while the first is about to write its receipt."""
+    slow = asyncio.create_task(it.erasure().erase((ref,)))
+    await held.reached.wait()
+    (second,) = await it.erasure().erase((ref,))
+    held.go.set()
+    (first,) = await slow
+    return first, second
+
+
+def holding(held: list[Held]) -> Wrap:
+    """Return what puts such a log in front of a home's log."""
+
+    def wrap(name: str, port: P) -> P:
+        if name != "log":
+            return port
+        held.append(Held(cast("EventLog", port)))
+        return cast("P", held[0])
+
+    return wrap
+
+
+async def test_two_who_run_one_erasure_make_one_receipt(tmp_path: Path) -> None:
+    """The one that was written first is both's: one leaf, and the file of either is accepted."""
+    held: list[Held] = []
+    async with home(tmp_path, wrap=holding(held)) as it:
+        await it.take(LINES)
+        first, second = await both_run(it, it.ref("7"), held[0])
+        leaves, types = await it.leaves(), await it.types("7")
+        handed = await bootstrap.erasure_care_of(it.runtime).hand_over(file_of(first))
+    assert first == second
+    assert leaves == [bytes.fromhex(second.leaf or "")]
+    assert types.count("erasure.completed.v1") == 1
+    assert (handed.is_handed_over, handed.leaf) == (True, second.leaf)
+
+
+async def test_two_who_make_a_lost_receipt_anew_make_one(tmp_path: Path) -> None:
+    """The first that replaces it counts for both."""
+    held: list[Held] = []
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        ref = it.ref("7")
+        keys = bootstrap.care_of(it.runtime.keystore, it.runtime.clock)
+        backup = it.runtime.keystore.places.backups / keys.back_up().name
+        (lost,) = await it.erasure().erase((ref,))
+        it.runtime.keystore.restorer.restore(backup, beside_others=True)
+    async with home(tmp_path, wrap=holding(held)) as it:
+        first, second = await both_run(it, ref, held[0])
+        leaves = await it.leaves()
+        handed = await bootstrap.erasure_care_of(it.runtime).hand_over(file_of(first))
+    assert first == second
+    assert leaves == [bytes.fromhex(lost.leaf or ""), bytes.fromhex(second.leaf or "")]
+    assert handed.is_handed_over
 
 
 async def test_a_saga_of_an_earlier_build_is_read_as_it_was(tmp_path: Path) -> None:

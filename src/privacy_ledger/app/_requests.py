@@ -32,7 +32,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One step of one saga that is done, or its opening or end. Ids in hex.
 
     `held`: what each store held at the opening. `receipt`: without its salt, which is made from
-    the key `salt`. `epoch`: the newest one that wrapped a key of the person.
+    the key `salt`. `replaces`: the leaf of the receipt whose salt was lost, for which this one is
+    made anew. `epoch`: the newest one that wrapped a key of the person.
     """
 
     request: str
@@ -45,6 +46,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     identities: int = 0
     receipt: str | None = None
     leaf: str | None = None
+    replaces: str | None = None
     open_steps: tuple[str, ...] = ()
     held: dict[str, int] | None = None
     salt: str | None = None
@@ -152,7 +154,10 @@ async def read_sagas(log: EventLog, *, near: str | None = None) -> dict[tuple[st
 
 
 def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> None:
-    """Fold one progress record; the first opening counts."""
+    """Fold one progress record; the first opening counts, and the first receipt.
+
+    Of those that replace a receipt the first counts as well.
+    """
     ref = SubjectRef(bytes.fromhex(progress.ref))
     name = (progress.request, ref)
     saga = found.get(name)
@@ -169,8 +174,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     saga.last_at = progress.at if saga.last_at is None else max(saga.last_at, progress.at)
     saga.held = saga.held if progress.held is None else progress.held
     saga.epoch = max((e for e in (saga.epoch, progress.epoch) if e is not None), default=None)
-    saga.salt = progress.salt or saga.salt
-    if progress.receipt is not None:
-        saga.receipt = progress.receipt.encode()
-    if progress.leaf is not None:
+    is_first = saga.receipt is None
+    if progress.receipt is not None and (is_first or progress.replaces == (saga.leaf or "")):
+        saga.receipt, saga.salt = progress.receipt.encode(), progress.salt
         saga.leaf = progress.leaf

@@ -271,10 +271,7 @@ class Erasure:
 
     async def _complete(self, saga: Saga, stores: Sequence[StoreOutcome], on_step: OnStep | None) -> None:
         """Write the receipt, its leaf and the completion; each once, whatever crashed before."""
-        if saga.receipt is None:
-            # Somebody else may have gone on with it meanwhile: there is one receipt.
-            written = (await read_sagas(self._log, near=saga.request))[saga.request, saga.ref]
-            saga.receipt, saga.salt, saga.leaf = written.receipt, written.salt, written.leaf
+        await self._catch_up(saga)
         if saga.receipt is None or self._has_lost_salt(saga):
             await self._issue(saga, stores)
             if on_step is not None:
@@ -296,15 +293,22 @@ class Erasure:
         """Make the receipt, and keep it without its salt, which is made from a key of its own.
 
         That key exists before the note: after a crash between the two the same salt is made again.
+        Somebody else may write a receipt meanwhile: the first one is the saga's, for both.
         """
         want = _receipt.salt_want(saga.ref, saga.request)
         (key,) = self._vault.sealing_keys((want,), now=self._clock.now())
         document = _receipt.canonical(await self._receipt(saga, stores, salt=_receipt.salt_of(key)))
-        saga.receipt, saga.salt = _receipt.without_salt(document), key.kid.hex()
-        saga.leaf = _receipt.leaf_hash(document)
         await self._notes.note(
-            saga, "receipt", receipt=saga.receipt.decode(), leaf=saga.leaf, salt=saga.salt
+            saga, "receipt", receipt=_receipt.without_salt(document).decode(), salt=key.kid.hex(),
+            leaf=_receipt.leaf_hash(document), replaces=saga.leaf,
         )  # fmt: skip
+        await self._catch_up(saga)
+
+    async def _catch_up(self, saga: Saga) -> None:
+        """Take over what is written of a saga's end: somebody else may have gone on with it meanwhile."""
+        written = (await read_sagas(self._log, near=saga.request))[saga.request, saga.ref]
+        saga.receipt, saga.salt, saga.leaf = written.receipt, written.salt, written.leaf
+        saga.done = {**saga.done, **written.done}
 
     def _document(self, saga: Saga) -> bytes | None:
         """Return the receipt as the person gets it; None where there is none, or it was handed over."""

@@ -120,7 +120,8 @@ def main(arguments: Sequence[str]) -> int:
     if key is None:
         sys.stdout.write("The key came with the file: compare it with the one that the ledger publishes.\n")
     for store in receipt["stores"]:
-        sys.stdout.write("  {count:>8}  {outcome:<14} {store}\n".format(**store))
+        count = "not counted" if store["count"] is None else store["count"]
+        sys.stdout.write("  {:>11}  {outcome:<14} {store}\n".format(count, **store))
         if "ground" in store:
             sys.stdout.write(
                 "            kept: " + store["ground"] + ", until " + str(store.get("until")) + "\n"

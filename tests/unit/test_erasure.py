@@ -4,6 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import msgspec
+
+from privacy_ledger import receipt_verifier
 from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app.erasure import STEPS
 from privacy_ledger.domain.topics import LEDGER_EVENTS
@@ -118,3 +121,23 @@ async def test_one_who_was_linked_to_an_erased_person_is_erased_by_resume(tmp_pa
         (done,) = await it.erasure().resume()
         assert done.is_completed
         await assert_gone(it, nick)
+
+
+async def test_a_receipt_claims_no_count_where_the_request_came_before_it(tmp_path: Path) -> None:
+    """The ingest requested, and the passes cleared everything before anybody could look."""
+    async with home(tmp_path) as it:
+        await it.take([*LINES, played("nick", event="n1")])
+        await it.erasure().erase(it.subjects.find(ADA).refs)
+        await it.take([played("7", "nick", event="n2")])
+        (done,) = await it.erasure().resume()
+        proof = await it.audit().prove(bytes.fromhex(done.leaf or ""))
+        bundle = msgspec.json.encode({"receipt": msgspec.Raw(done.receipt or b""), "proof": proof})
+        receipt, _, _ = receipt_verifier.verify(bundle, it.audit().verifier_key)
+    file = tmp_path / "receipt.json"
+    file.write_bytes(bundle)
+    said = {store["store"]: (store["outcome"], store["count"]) for store in receipt["stores"]}
+    identities = said.pop("keystore identities")
+    assert receipt["records"] is None
+    assert set(said.values()) == {("erased", None)}
+    assert identities == ("erased", 1)
+    assert receipt_verifier.main([str(file)]) == 0

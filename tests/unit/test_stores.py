@@ -38,15 +38,17 @@ class Stub:
     topics: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
-    def __init__(self, found: Found | Exception, *, held: int = 0) -> None:
+    def __init__(self, found: Found | Exception, *, held: int | Exception = 0) -> None:
         """Take what a look finds, or how it fails."""
         self.name = "search"
         self.found = found
         self.held = held
 
     async def count(self, ref: SubjectRef) -> int:
-        """Return what it is said to hold."""
+        """Return what it is said to hold, or raise."""
         del ref
+        if isinstance(self.held, Exception):
+            raise self.held
         return self.held
 
     async def purge(self, ref: SubjectRef) -> None:
@@ -152,6 +154,7 @@ def _named(path: str, places: dict[str, str]) -> str:
     [
         (Found(left=0), 0, "nothing held", 0),
         (Found(left=0), 4, "erased", 4),
+        (Found(left=0), None, "erased", None),
         (Found(left=2), 4, "unreachable", 2),
         (Found(left=2, hindrance="retained", ground="tax", until=UNTIL), 4, "retained", 2),
         (Found(left=0, hindrance="unreachable"), 4, "unreachable", 0),
@@ -162,7 +165,7 @@ def _named(path: str, places: dict[str, str]) -> str:
     ],
 )
 async def test_a_store_has_one_of_five_outcomes(
-    found: Found | Exception, held: int, outcome: str, count: int
+    found: Found | Exception, held: int | None, outcome: str, count: int | None
 ) -> None:
     """Only what was looked at and found empty counts as done."""
     (one,) = await registry_of(Stub(found)).verify(REF, held={"search": held})
@@ -205,6 +208,21 @@ async def test_no_erasure_is_complete_while_a_store_is_not_done(
     assert (done.is_completed, done.open_steps, view.erasure.state) == (True, (), "completed")
     stores = {store["store"]: store for store in json.loads(done.receipt or b"")["stores"]}
     assert stores["search"] == {"store": "search", "outcome": "erased", "count": 1}
+
+
+async def test_a_store_that_was_away_at_the_opening_is_not_said_to_have_held_nothing(tmp_path: Path) -> None:
+    """What it held is unknown for good, also to whoever goes on with the erasure."""
+    stub = Stub(Found(left=1), held=LogUnavailable("away"))
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        await it.erasure(stub).erase(it.subjects.find(ADA).refs)
+        stub.held, stub.found = 0, Found(left=0)
+        (done,) = await it.erasure(stub).resume()
+    receipt = json.loads(done.receipt or b"")
+    stores = {store["store"]: store for store in receipt["stores"]}
+    assert stores["search"] == {"store": "search", "outcome": "erased", "count": None}
+    assert stores["ledger"]["count"] > 0
+    assert receipt["records"] is not None
 
 
 async def test_two_who_run_one_erasure_give_one_receipt(tmp_path: Path) -> None:

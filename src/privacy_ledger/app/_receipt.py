@@ -46,18 +46,21 @@ NOT_REACHED: Final = (
 class StoreOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one store; `count`: how many things of the person it held, or still holds.
 
-    What is retained has a ground, and an end where one is known.
+    None: nothing is left there, and what it held was not counted before the request. What is
+    retained has a ground, and an end where one is known.
     """
 
     store: str
     outcome: Literal["erased", "nothing held", "retained", "unreachable", "unsupported"]
-    count: int
+    count: int | None
     ground: str = ""
     until: datetime | None = None
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
     """The receipt. `records` counts live records by category, `keys` salted hashes of key ids.
+
+    `records` None: they were not counted before the request, which an ingest made.
 
     `epoch`: the newest key-encryption key under which a key of the person lay; None: there was no key.
     """
@@ -70,7 +73,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     requested_at: datetime
     unreadable_at: datetime
     completed_at: datetime
-    records: dict[str, int]
+    records: dict[str, int] | None
     stores: tuple[StoreOutcome, ...]
     keys: tuple[str, ...]
     epoch: int | None

@@ -31,9 +31,9 @@ Cause = Literal["request", "retention", "restore", "link"]
 class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One step of one saga that is done, or its opening or end. Ids in hex.
 
-    `held`: what each store held at the opening. `receipt`: without its salt, which is made from
-    the key `salt`. `replaces`: the leaf of the receipt whose salt was lost, for which this one is
-    made anew. `epoch`: the newest one that wrapped a key of the person.
+    `held`: what each store held at the opening; null: it could not be looked at. `receipt`: without
+    its salt, which is made from the key `salt`. `replaces`: the leaf of the receipt whose salt was
+    lost, for which this one is made anew. `epoch`: the newest one that wrapped a key of the person.
     """
 
     request: str
@@ -48,7 +48,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     leaf: str | None = None
     replaces: str | None = None
     open_steps: tuple[str, ...] = ()
-    held: dict[str, int] | None = None
+    held: dict[str, int | None] | None = None
     salt: str | None = None
     epoch: int | None = None
 
@@ -57,6 +57,7 @@ class Saga(Struct, kw_only=True):
     """An erasure of one reference as its progress records tell it; `done` in order.
 
     `tries`: how often it was left incomplete; `last_at`: when something was last written of it.
+    `held` None: nobody looked into the stores before the request.
     """
 
     request: str
@@ -70,11 +71,16 @@ class Saga(Struct, kw_only=True):
     receipt: bytes | None = None
     leaf: str | None = None
     open_steps: tuple[str, ...] = ()
-    held: dict[str, int] | None = None
+    held: dict[str, int | None] | None = None
     salt: str | None = None
     epoch: int | None = None
     tries: int = 0
     last_at: datetime | None = None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether records were counted before the request: an ingest requests, and counts nothing."""
+        return self.cause != "link"
 
     @property
     def is_completed(self) -> bool:

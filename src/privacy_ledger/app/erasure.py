@@ -182,16 +182,18 @@ class Erasure:
     async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
         """Make the request durable in the subject's own partition; a second one has no effect.
 
-        An ingest that opens a saga asks no store: what they hold is asked for here, and noted.
+        An ingest that opens a saga has requested it already, and the passes may have begun: to look
+        into the stores then would count what they left.
         """
         if "requested" in saga.done:
             return
-        is_new = saga.held is None
-        held = saga.held = await self._stores.count(saga.ref) if saga.held is None else saga.held
+        is_new = saga.is_counted and saga.held is None
+        if is_new:  # opened by a build that asked no store
+            saga.held = await self._stores.count(saga.ref)
         cause = "request" if saga.cause == "link" else saga.cause
         fact = ErasureRequested(request=saga.request, occurred_at=saga.opened_at, cause=cause)
         await self._notes.fact(saga, fact)
-        await self._notes.note(saga, "requested", held=held if is_new else None)
+        await self._notes.note(saga, "requested", held=saga.held if is_new else None)
         if on_step is not None:
             on_step(saga.ref, "requested")
 
@@ -201,8 +203,6 @@ class Erasure:
         """Run what is left of a saga; a store that cannot be reached leaves its step open."""
         if saga.is_completed and not self._has_lost_salt(saga):
             return self._outcome(saga)
-        if saga.held is None:  # requested by a build that asked no store
-            saga.held = await self._stores.count(saga.ref)
         open_steps: list[str] = []
         steps = (
             ("fenced", self._fence), ("shredded", self._shred), ("derived", self._derived),
@@ -339,7 +339,7 @@ class Erasure:
             requested_at=saga.opened_at,
             unreadable_at=saga.done["shredded"],
             completed_at=self._clock.now(),
-            records=saga.counts,
+            records=saga.counts if saga.is_counted else None,
             stores=(
                 *stores,
                 # Every reference was minted for an identity; a crash may have lost their number.

@@ -103,18 +103,18 @@ class StoreRegistry:
         """Take how the stores are found."""
         self._stores = stores
 
-    async def count(self, ref: SubjectRef) -> dict[str, int]:
+    async def count(self, ref: SubjectRef) -> dict[str, int | None]:
         """Return what each store holds of a reference before anything is destroyed; empty ones are left out.
 
-        A store that cannot be reached now is left out too: it is asked again when it is purged.
+        None: the store cannot be reached now, and nobody will know what it held.
         """
-        counts: dict[str, int] = {}
+        counts: dict[str, int | None] = {}
         for store in await self._stores():
             try:
                 count = await store.count(ref)
             except (NotCaughtUp, KeyUnavailable, LogUnavailable):
-                continue
-            if count:
+                count = None
+            if count != 0:
                 counts[store.name] = count
         return counts
 
@@ -126,12 +126,19 @@ class StoreRegistry:
             except (NotCaughtUp, KeyUnavailable, LogUnavailable):
                 continue
 
-    async def verify(self, ref: SubjectRef, *, held: Mapping[str, int]) -> tuple[StoreOutcome, ...]:
-        """Return the outcome of each store; `held` is what it held before.
+    async def verify(
+        self, ref: SubjectRef, *, held: Mapping[str, int | None] | None
+    ) -> tuple[StoreOutcome, ...]:
+        """Return the outcome of each store; `held` is what it held before, None: nobody looked.
 
         What is left without a hindrance is unreachable as well: its owner has not come to it.
         """
-        return tuple([await _outcome(store, ref, held.get(store.name, 0)) for store in await self._stores()])
+        return tuple(
+            [
+                await _outcome(store, ref, None if held is None else held.get(store.name, 0))
+                for store in await self._stores()
+            ]
+        )
 
     async def of_topic(self, topic: str) -> tuple[str, ...]:
         """Return the names of the stores that answer for a topic."""
@@ -146,7 +153,7 @@ class StoreRegistry:
         )
 
 
-async def _outcome(store: DerivedStore, ref: SubjectRef, held: int) -> StoreOutcome:
+async def _outcome(store: DerivedStore, ref: SubjectRef, held: int | None) -> StoreOutcome:
     try:
         found = await store.verify(ref)
     except (NotCaughtUp, KeyUnavailable, LogUnavailable):
@@ -158,4 +165,4 @@ async def _outcome(store: DerivedStore, ref: SubjectRef, held: int) -> StoreOutc
         )  # fmt: skip
     if found.left:
         return StoreOutcome(store=store.name, outcome="unreachable", count=found.left)
-    return StoreOutcome(store=store.name, outcome="erased" if held else "nothing held", count=held)
+    return StoreOutcome(store=store.name, outcome="nothing held" if held == 0 else "erased", count=held)

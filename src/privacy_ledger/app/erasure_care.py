@@ -127,8 +127,9 @@ class ErasureCare:
     async def hand_over(self, file: bytes) -> ErasureStatus:
         """Note that the person has a receipt, of which `file` is a whole copy, and destroy its salt here.
 
-        From then on nobody else can link the leaf with the person, and no receipt is given again.
-        Asked twice it changes nothing.
+        From then on the receipt's commitment can no longer be opened here, and no receipt is given
+        again. `requests.v1` keeps which random reference has which leaf; nobody is found by that
+        reference. Asked twice it changes nothing.
 
         Raises:
             BadInput: the file holds no receipt of a completed erasure of this ledger.

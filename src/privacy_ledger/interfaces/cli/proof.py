@@ -149,9 +149,10 @@ async def receipt_status(shell: Shell, file: Path) -> None:
 @click.argument("file", type=_FILE)
 @command
 async def receipt_handed(shell: Shell, file: Path) -> None:
-    """Say that the person has FILE: what links its leaf with them is destroyed here.
+    """Say that the person has FILE: its salt is destroyed here, and its commitment opens no more.
 
-    The ledger gives no receipt of that erasure again. Said twice, it changes nothing.
+    The ledger gives no receipt of that erasure again. It still knows which random reference has
+    which leaf. Said twice, it changes nothing.
     """
     async with shell.open() as runtime:
         shell.announce(runtime)

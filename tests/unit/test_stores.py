@@ -12,7 +12,7 @@ from msgspec import structs
 from privacy_ledger import bootstrap
 from privacy_ledger.app.stores import FILES_OF_NOBODY, TOPICS_OF_NOBODY, DerivedStore, Found, StoreRegistry
 from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
-from privacy_ledger.domain.topics import DLQ, TOPICS
+from privacy_ledger.domain.topics import AUDIT_LEAVES, DLQ, REQUESTS, TOPICS, Topic
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams.states import PERMISSIONS
@@ -81,6 +81,16 @@ async def test_every_topic_has_one_store_or_holds_nobody(topic: str, tmp_path: P
     async with home(tmp_path) as it:
         stores = await bootstrap.stores_of(it.runtime).of_topic(topic)
     assert len(stores) + (topic in TOPICS_OF_NOBODY) == 1
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: str(topic.name))
+async def test_whoever_looks_after_erasures_may_read_every_store(topic: Topic, tmp_path: Path) -> None:
+    """The worker of `core` looks into every store, and reads and writes how far erasures came."""
+    async with home(tmp_path) as it:
+        stores = await bootstrap.stores_of(it.runtime).of_topic(topic.name)
+    is_noted = topic.name in {REQUESTS, AUDIT_LEAVES}
+    assert "core" in topic.readers or not (stores or is_noted)
+    assert "core" in topic.writers or not is_noted
 
 
 def test_only_topics_of_the_declaration_are_said_to_hold_nobody() -> None:

@@ -121,29 +121,35 @@ _TEAM: Final = ("core", "privacy")
 TOPICS: Final[tuple[Topic, ...]] = (
     _compact(LEDGER_EVENTS, "the ledger", ("ingest", "core", "eraser"), ("core", "analytics", "eraser")),
     Topic(name=LEDGER_UNATTRIBUTED, partitions=None, policy="delete", retention_ms=14 * DAY_MS,
-          holds="events whose subject is unknown", writers=("ingest",), readers=("ingest",)),
+          holds="events whose subject is unknown", writers=("ingest",), readers=("ingest", "core")),
     Topic(name=LEDGER_REGISTRY, partitions=1, policy="delete", holds="facts about no person",
           writers=("operator", "core"), readers=("ingest", "core", "analytics", "eraser", "operator")),
     _compact(state_topic("core"), "position, tags, index and work of the core pass", ("core",), ("core",)),
     _compact(state_topic("analytics"), "position and window state of the analytics pass",
-             ("analytics",), ("analytics",)),
+             ("analytics",), ("analytics", "core")),
     _compact(view_topic("permissions"), "what may be done for whom, now", ("core",), ("ingest", *_TEAM)),
     _compact(view_topic("subject_view"), "profile, devices, location, counts", ("core",), _TEAM),
     _compact(view_topic("progress"), "enrolments, video, quizzes, certificates", ("core",), _TEAM),
     Topic(name=REQUESTS, partitions=None, policy="delete", retention_ms=1125 * DAY_MS,
-          holds="progress of rights requests", writers=("eraser", "privacy"), readers=("privacy", "eraser")),
+          holds="progress of rights requests", writers=("eraser", "privacy", "core"),
+          readers=("privacy", "eraser", "core")),
     _compact(ANALYTICS_PARTIALS, "sealed partial aggregates", ("analytics",), ("release",)),
     Topic(name=ANALYTICS_RELEASES, partitions=1, policy="delete", holds="budget and release ledger",
           writers=("release",), readers=("release", "operator")),
     Topic(name=product_topic("course_views_daily"), partitions=1, policy="compact",
           holds="anonymised daily course views", writers=("release",), readers=("analyst", "operator")),
     Topic(name=AUDIT_LEAVES, partitions=1, policy="delete", holds="Merkle leaf hashes and checkpoints",
-          writers=("core", "eraser", "release"), readers=("operator", "privacy")),
+          writers=("core", "eraser", "release"),
+          readers=("operator", "privacy", "core")),
     Topic(name=CONTROL_HINTS, partitions=1, policy="delete", retention_ms=HOUR_MS,
           holds="hints whose loss is harmless", writers=("eraser", "operator"),
           readers=("core", "analytics")),
     Topic(name=DLQ, partitions=None, policy="delete", retention_ms=14 * DAY_MS,
           holds="pointers and redacted refusals", writers=("ingest", "core", "analytics"),
-          readers=("operator",)),
+          readers=("operator", "core")),
 )  # fmt: skip
-"""Every topic. `partitions=None` follows the ledger's own count, so that passes co-partition."""
+"""Every topic. `partitions=None` follows the ledger's own count, so that passes co-partition.
+
+The worker of `core` takes erasures up again: it reads what their stores answer for, notes their
+progress and appends their leaves.
+"""

@@ -385,6 +385,31 @@ class KeyKeeperContract(ABC):
             assert row is not None
             assert row.status is IdentityStatus.ERASED
 
+    @pytest.mark.parametrize("order", ["backup-end", "end-backup"])
+    def test_a_key_that_the_erasure_could_not_find_is_destroyed_by_the_restore(
+        self, place: Place, backups: Path, order: str
+    ) -> None:
+        """An older backup lost it, the person was erased, and a younger backup has it still.
+
+        Whether the younger one was made before the reference was ended, or between that and the shred.
+        """
+        vault = place.open()
+        kept = _sealed(vault)
+        older = vault.keeper.back_up(backups, now=NOW)
+        (lost,) = vault.sealing_keys([KeyWant(REF, "usage")], now=NOW)
+        if order == "end-backup":
+            vault.end(REF, now=NOW + DAY)
+        younger = vault.keeper.back_up(backups, now=NOW + DAY)
+        place.restore(backups / older.name)
+        erasing = place.open()
+        erasing.end(REF, now=NOW + DAY)
+        assert erasing.shred(REF, now=NOW + DAY).kids == ()
+        place.restore(backups / younger.name)
+        place.pass_seconds(2)
+        expected = [*kept, Shredded(REF, "usage", 0)]
+        for reader in (vault, erasing, place.open()):
+            assert _opened(reader, (*kept, lost)) == expected
+
     def test_a_backup_that_is_no_backup_changes_nothing(self, place: Place, tmp_path: Path) -> None:
         """Neither a missing nor a foreign nor a damaged file."""
         vault = place.open()

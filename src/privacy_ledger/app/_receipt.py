@@ -59,7 +59,7 @@ class StoreOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Receipt(Struct, frozen=True, kw_only=True):
     """The receipt. `records` counts live records by category, `keys` salted hashes of key ids.
 
-    `epoch`: the newest key-encryption key under which a key of the person lay; None: there was no key.
+    `epoch`: the newest key-encryption key at the shred: no copy of a key lies under a younger one.
     """
 
     receipt: str

@@ -32,7 +32,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One step of one saga that is done, or its opening or end. Ids in hex.
 
     `held`: what each store held at the opening. `receipt`: without its salt, which is made from
-    the key `salt`. `epoch`: the newest one that wrapped a key of the person.
+    the key `salt`. `epoch`: the newest one of the keystore at the shred.
     """
 
     request: str

@@ -15,7 +15,7 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.restoring import Restored
 from privacy_ledger.app.key_care import CarePlan, KeyCare, overdue
-from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable
+from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, LedgerError
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.keys import (
@@ -290,6 +290,29 @@ class KeyKeeperContract(ABC):
         assert _opened(place.open(), keys) == list(keys)
         assert care.plan().is_empty
 
+    def test_a_rotation_that_ended_before_its_backup_makes_it_the_next_time(
+        self, place: Place, clock: _Clock, backups: Path
+    ) -> None:
+        """Also where an older backup would do without the epochs that are to go."""
+        vault = place.open()
+        _sealed(vault)
+        os.utime(place.keys / "epoch-1.kek", (NOW.timestamp(), NOW.timestamp()))
+        clock.at = NOW + DAY
+        self._care(vault.keeper, clock, backups).rotate()
+        away = backups.with_name("away")
+        away.touch()
+        clock.at = NOW + 7 * DAY
+        with pytest.raises(LedgerError):
+            self._care(vault.keeper, clock, away).rotate()
+        care = self._care(vault.keeper, clock, backups)
+        plan = care.plan()
+        rolled = care.rotate()
+        assert plan == CarePlan(new_epoch=False, to_rewrap=0, to_destroy=(1,), lacks_backup=True)
+        assert rolled is not None
+        assert rolled.backup is not None
+        assert (rolled.backup.oldest_epoch, rolled.destroyed) == (3, (1,))
+        assert care.rotate() is None
+
     def test_a_final_roll_takes_the_copies_of_the_destroyed_with_it(
         self, place: Place, clock: _Clock, backups: Path
     ) -> None:
@@ -429,6 +452,17 @@ class KeyKeeperContract(ABC):
         expected = [*kept, Shredded(REF, "usage", 0)]
         for reader in (vault, erasing, place.open()):
             assert _opened(reader, (*kept, lost)) == expected
+
+    def test_a_copy_that_does_not_open_is_no_backup(self, place: Place, backups: Path) -> None:
+        """It is neither noted nor left where backups lie."""
+        vault = place.open()
+        _sealed(vault)
+        vault.keeper.create_epoch(now=NOW)
+        (place.keys / "epoch-1.kek").unlink()
+        with pytest.raises(KeyUnavailable):
+            vault.keeper.back_up(backups, now=NOW)
+        assert list(backups.iterdir()) == []
+        assert vault.keeper.standing().backup is None
 
     def test_a_backup_that_is_no_backup_changes_nothing(self, place: Place, tmp_path: Path) -> None:
         """Neither a missing nor a foreign nor a damaged file."""

@@ -169,7 +169,10 @@ class StoredKeyVault:
         Raises:
             KeyUnavailable: the keystore cannot be reached; no key is left in memory then.
         """
-        self._cache.forget_idle()
+        try:
+            self._wrapper.forget_destroyed()
+        finally:
+            self._cache.forget_idle()
 
     # Data keys -----------------------------------------------------------------------------------
 

@@ -250,6 +250,19 @@ class KeyKeeperContract(ABC):
         assert _opened(other, keys) == list(keys)
         assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory
 
+    def test_a_process_that_asks_for_no_key_forgets_a_destroyed_epoch(
+        self, place: Place, backups: Path
+    ) -> None:
+        """By what it calls now and then."""
+        vault, other = place.open(), place.open()
+        _sealed(other)
+        vault.keeper.create_epoch(now=NOW)
+        _rewrapped(vault.keeper)
+        vault.keeper.back_up(backups, now=NOW)
+        vault.keeper.destroy_epochs(through=1, now=NOW)
+        other.forget_idle()
+        assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory
+
     # Care --------------------------------------------------------------------------------------
 
     def test_daily_rotations_keep_no_epoch_older_than_seven_days(

@@ -7,7 +7,6 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -28,7 +27,7 @@ from privacy_ledger.ports.keys import (
     Shredded,
     Withheld,
 )
-from privacy_ledger.ports.observe import KeyCacheFigures
+from privacy_ledger.testing.contracts.key_places import KeptVault, Place
 
 __all__ = ["KeptVault", "KeyKeeperContract", "Place"]
 
@@ -41,46 +40,6 @@ SECRETS = PEPPER + 1
 SYNCS = 5
 OWNERS_ALONE = 0o600
 REF = SubjectRef(b"r" * 16)
-
-
-class KeptVault(KeyVault, Protocol):
-    """A keystore with its operators' side."""
-
-    @property
-    def keeper(self) -> KeyKeeper:
-        """The same keystore, for operators."""
-        ...
-
-    @property
-    def cache_figures(self) -> KeyCacheFigures:
-        """How many keys are in memory."""
-        ...
-
-    def forget_idle(self) -> None:
-        """Forget what needs to be forgotten though nobody asks."""
-        ...
-
-
-class Place(Protocol):
-    """Where the test's own keystore is."""
-
-    keys: Path
-
-    def open(self) -> KeptVault:
-        """Open it once more; the test's end closes it."""
-        ...
-
-    def restore(self, backup: Path) -> Restored:
-        """Put a backup in its place."""
-        ...
-
-    def lose(self) -> None:
-        """Lose the keystore, but not its keys."""
-        ...
-
-    def pass_seconds(self, seconds: float) -> None:
-        """Let time pass for leases."""
-        ...
 
 
 class _Clock:

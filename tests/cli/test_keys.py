@@ -14,7 +14,12 @@ def test_a_rotation_is_due_once_a_day(used: Cli) -> None:
         used.run("keys", "rotate"),
     )
     assert (status.code, plan.code, rotated.code) == (0, 0, 0)
-    assert plan.document == {"new_epoch": False, "to_rewrap": 0, "to_destroy": []}
+    assert plan.document == {
+        "new_epoch": False,
+        "to_rewrap": 0,
+        "to_destroy": [],
+        "lacks_backup": False,
+    }
     assert rotated.document == {"due": False, "final": 0}
     (epoch,) = status.document["standing"]["epochs"]
     assert (epoch["number"], epoch["live"] > 1, status.document["overdue"]) == (1, True, [])

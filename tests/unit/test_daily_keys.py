@@ -135,6 +135,35 @@ async def test_a_keystore_that_cannot_be_used_is_tried_again_after_minutes() -> 
     assert tried == [START, START + RETRY_AFTER]
 
 
+async def test_an_account_that_failed_is_made_by_the_next_look(tmp_path: Path) -> None:
+    """Though nothing is left to roll then; and once."""
+    clock, accounts = Clock(), list[datetime]()
+
+    async def account() -> None:
+        accounts.append(clock.at)
+        if len(accounts) == 1:
+            raise KeyUnavailable("The keystore is away.")
+
+    async with home(tmp_path) as it:
+        begin_at_start(it)
+        clock.at += DAY
+        places = it.runtime.keystore.places
+
+        @contextmanager
+        def opened() -> Iterator[KeyCare]:
+            yield KeyCare(it.runtime.keystore.keeper, clock=clock, backups=places.backups)
+
+        daily = DailyKeys(opened, account=account, clock=clock)
+        with pytest.raises(KeyUnavailable):
+            await daily.tend()
+        looks: list[Rolled | None] = []
+        for wait in (RETRY_AFTER, LOOK_EVERY):
+            clock.at += wait
+            looks.append(await daily.tend())
+    assert looks == [None, None]
+    assert accounts == [START + DAY, START + DAY + RETRY_AFTER]
+
+
 async def test_a_home_on_trial_time_lets_no_epoch_grow_old(tmp_path: Path) -> None:
     """Its first key was made by a real clock, years ahead: that epoch goes like every other."""
     clock = Clock()

@@ -255,6 +255,30 @@ async def test_the_daily_roll_makes_final_what_is_a_week_old(tmp_path: Path) -> 
     assert said.index(1) + 1 <= 8
 
 
+async def test_no_erasure_is_final_while_a_younger_backup_opens(tmp_path: Path) -> None:
+    """Its keys lie under a newer epoch than the rows of the older backup in which they were destroyed."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        ref, keystore = it.ref("7"), it.runtime.keystore
+        keys = bootstrap.care_of(keystore, it.runtime.clock)
+        backup = keystore.places.backups / keys.back_up().name
+        keys.roll(is_final=False)
+        keystore.restorer.restore(backup, beside_others=True)
+    async with home(tmp_path) as it:
+        await it.erasure().erase((ref,))
+        care = bootstrap.erasure_care_of(it.runtime)
+        keeper = it.runtime.keystore.keeper
+        while keeper.rewrap(after=0).moved:
+            pass
+        keeper.back_up(it.runtime.keystore.places.backups, now=it.runtime.clock.now())
+        keeper.destroy_epochs(through=1, now=it.runtime.clock.now())
+        too_early = await care.finalise()
+        bootstrap.care_of(it.runtime.keystore, it.runtime.clock).roll(is_final=True)
+        said = await care.finalise()
+        (status,) = await care.status((ref,))
+    assert (too_early, said, status.epoch) == (0, 1, 2)
+
+
 # Receipts -------------------------------------------------------------------------------------
 
 
@@ -421,6 +445,9 @@ async def test_a_saga_of_an_earlier_build_is_read_as_it_was(tmp_path: Path) -> N
         (found,) = await it.erasure().erase((ref,))
         care = bootstrap.erasure_care_of(it.runtime)
         (status,) = await care.status((ref,))
+        said = await care.finalise()
+        (bounded,) = await care.status((ref,))
+    assert (said, bounded.state, bounded.epoch) == (0, "completed", 1)
     assert (found.receipt, found.leaf, found.is_handed_over) == (done.receipt, leaf, False)
     assert (status.state, status.epoch) == ("completed", None)
 

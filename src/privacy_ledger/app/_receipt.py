@@ -62,7 +62,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
     `records` None: they were not counted before the request, which an ingest made.
 
-    `epoch`: the newest key-encryption key under which a key of the person lay; None: there was no key.
+    `epoch`: the newest key-encryption key at the shred: no copy of a key lies under a younger one.
     """
 
     receipt: str

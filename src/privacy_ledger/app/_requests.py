@@ -33,7 +33,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `held`: what each store held at the opening; null: it could not be looked at. `receipt`: without
     its salt, which is made from the key `salt`. `replaces`: the leaf of the receipt whose salt was
-    lost, for which this one is made anew. `epoch`: the newest one that wrapped a key of the person.
+    lost, for which this one is made anew. `epoch`: the newest one of the keystore at the shred.
     """
 
     request: str

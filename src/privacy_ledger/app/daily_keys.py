@@ -44,6 +44,7 @@ class DailyKeys:
         self._clock = clock
         self._looked_at: datetime | None = None
         self._wait = LOOK_EVERY
+        self._owes_account = False
         self._must_end = threading.Event()
 
     async def tend(self) -> Rolled | None:
@@ -62,8 +63,10 @@ class DailyKeys:
             rolled = await asyncio.to_thread(self._rotate)
         except _Ending:
             return None
-        if rolled is not None:
+        if rolled is not None or self._owes_account:
+            self._owes_account = True
             await self._account()
+            self._owes_account = False
         self._wait = LOOK_EVERY
         return rolled
 

@@ -26,16 +26,20 @@ OnStep = Callable[[str, int], None]
 
 
 class CarePlan(Struct, frozen=True, kw_only=True):
-    """What a rotation would do now."""
+    """What a rotation would do now.
+
+    `lacks_backup`: a roll was cut short between its re-wrap and its backup.
+    """
 
     new_epoch: bool
     to_rewrap: int
     to_destroy: tuple[int, ...]
+    lacks_backup: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.new_epoch or self.to_rewrap or self.to_destroy)
+        return not (self.new_epoch or self.to_rewrap or self.to_destroy or self.lacks_backup)
 
 
 class Rolled(Struct, frozen=True, kw_only=True):
@@ -86,7 +90,8 @@ class KeyCare:
             newest = made
             if on_step is not None:
                 on_step("epoch", newest)
-        return self._finish(newest, plan.to_destroy, on_step, known=standing.backup)
+        known = None if plan.lacks_backup else standing.backup
+        return self._finish(newest, plan.to_destroy, on_step, known=known)
 
     def roll(self, *, is_final: bool, on_step: OnStep | None = None) -> Rolled:
         """Roll at once. Final: every older epoch goes, and with it every older backup.
@@ -147,11 +152,14 @@ def _planned(standing: KeystoreStanding, now: datetime) -> CarePlan:
     # One from the future was made by another clock, such as a home's trial time: it says nothing here.
     new_epoch = newest is None or abs(now - newest) >= ROLL_EVERY
     older = standing.epochs if new_epoch else standing.older
-    born = _born(standing)
+    born, backup = _born(standing), standing.backup
+    is_covered = backup is not None and backup.oldest_epoch >= standing.newest.number
     return CarePlan(
         new_epoch=new_epoch,
         to_rewrap=sum(epoch.live for epoch in older),
         to_destroy=tuple(epoch.number for epoch in older if _is_due(born.get(epoch.number), now)),
+        # One that has never rolled gets its first backup with its first roll.
+        lacks_backup=not new_epoch and bool(older) and not is_covered,
     )
 
 

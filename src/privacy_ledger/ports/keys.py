@@ -111,13 +111,14 @@ class ShredReport(Struct, frozen=True, kw_only=True):
 class KeyStanding(Struct, frozen=True, kw_only=True):
     """How many keys of a reference are in use, and how many were destroyed.
 
-    `epoch`: the newest one that wraps a key of it, or did when that key was destroyed; None: it
-    never had a key.
+    `epoch`: the newest one of the keystore. No copy that exists now holds a key of the reference
+    under a younger one; its rows say less, for a keystore from a backup has older rows than the
+    copies that were made since.
     """
 
     live: int
     destroyed: int
-    epoch: int | None
+    epoch: int
 
 
 class KeyVault(Protocol):
@@ -214,7 +215,7 @@ class KeyVault(Protocol):
         ...
 
     def standing_of(self, ref: SubjectRef) -> KeyStanding:
-        """Return how many keys of a reference there are and were, and their newest epoch."""
+        """Return how many keys of a reference there are and were, and the keystore's newest epoch."""
         ...
 
     def shred_group(self, group: str, *, now: datetime) -> int:

@@ -223,7 +223,7 @@ class Keeper:
     # Backups ----------------------------------------------------------------------------------
 
     def back_up(self, folder: Path, *, now: datetime) -> BackupNote:
-        """Write a backup, open every key in it, and only then note it."""
+        """Write a backup, open every key in it, and only then note it; one that does not open is removed."""
         name = f"keystore-{now:%Y%m%dT%H%M%SZ}-{self._ids.token(4).hex()}.backup"
         path = folder / name
         try:
@@ -231,10 +231,14 @@ class Keeper:
         except OSError as error:
             raise storage_error(error, folder) from error
         copy_to(self._store, path)
-        found = verified(path, self._keks, ids=self._ids)
-        note = BackupNote(
-            made_at=now, oldest_epoch=found.oldest_epoch, keys=found.keys, name=name, digest=_digest(path)
-        )
+        try:
+            found = verified(path, self._keks, ids=self._ids)
+            note = BackupNote(
+                made_at=now, oldest_epoch=found.oldest_epoch, keys=found.keys, name=name, digest=_digest(path)
+            )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         with self._store.write():
             self._keyring.note_backup(note, store=self._name)
         return note

@@ -1,8 +1,8 @@
 """Destruction in its order: journal, then keystore, then the write-ahead log."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._journal import MAX_MARKS, Entry, Op, ShredJournal
@@ -155,24 +155,42 @@ class Recorder:
                     self._erase(marks, at=entry.at, erasure=bytes.fromhex(entry.erasure))
         if shreds:
             self._shred(shreds)
+        self.destroy_ended()
         store.set_number("journal", entries[-1].sequence)
         store.set_number("journal_end", end)
         return len(entries)
 
+    def destroy_ended(self) -> None:
+        """Destroy every live key of an ended reference, inside `write`, in a keystore from a backup.
+
+        The journal names the keys that an erasure found. Where an older backup was in use meanwhile,
+        that is not every key that a younger one holds.
+        """
+        ended = dict(cast("list[tuple[bytes, int]]", self._store.select("SELECT mark, ended_at FROM ended")))
+        if ended:
+            self._destroy_named("ref", self._marks.ref, ended)
+
     def _shred(self, shreds: dict[bytes, int]) -> None:
-        """Destroy every live key whose mark is among these; reads all live keys once."""
+        """Destroy every live key whose mark is among these."""
+        self._destroy_named("kid", self._marks.kid, shreds)
+
+    def _destroy_named(
+        self, column: Literal["ref", "kid"], to_mark: Callable[[bytes], bytes], times: dict[bytes, int]
+    ) -> None:
+        """Destroy every live key whose column has one of these marks; reads all live keys once."""
         last = 0
         while rows := cast(
             "list[tuple[int, bytes]]",
             self._store.select(
-                "SELECT id, kid FROM keys WHERE id > ? AND shredded_at IS NULL ORDER BY id LIMIT ?",
+                f"SELECT id, {column} FROM keys "  # noqa: S608 - a name of ours
+                "WHERE id > ? AND shredded_at IS NULL ORDER BY id LIMIT ?",
                 (last, _SLICE),
             ),
         ):
             last = rows[-1][0]
             due: dict[int, list[int]] = {}
-            for key_id, kid in rows:
-                at = shreds.get(self._marks.kid(kid))
+            for key_id, name in rows:
+                at = times.get(to_mark(name))
                 if at is not None:
                     due.setdefault(at, []).append(key_id)
             for at, key_ids in due.items():

@@ -169,7 +169,10 @@ class StoredKeyVault:
         Raises:
             KeyUnavailable: the keystore cannot be reached; no key is left in memory then.
         """
-        self._cache.forget_idle()
+        try:
+            self._wrapper.forget_destroyed()
+        finally:
+            self._cache.forget_idle()
 
     # Data keys -----------------------------------------------------------------------------------
 
@@ -233,14 +236,13 @@ class StoredKeyVault:
         return self._keys.shred_group(group, now=now)
 
     def standing_of(self, ref: SubjectRef) -> KeyStanding:
-        """Return how many keys of a reference there are and were, and their newest epoch."""
+        """Return how many keys of a reference there are and were, and the keystore's newest epoch."""
         with self._store.read():
-            ((held, destroyed, epoch),) = cast(
-                "list[tuple[int, int, int | None]]",
-                self._store.select(
-                    "SELECT count(*), count(shredded_at), max(epoch) FROM keys WHERE ref = ?", (ref,)
-                ),
+            ((held, destroyed),) = cast(
+                "list[tuple[int, int]]",
+                self._store.select("SELECT count(*), count(shredded_at) FROM keys WHERE ref = ?", (ref,)),
             )
+            epoch = max(self._wrapper.current_epoch(), self._store.number("epoch"))
         return KeyStanding(live=held - destroyed, destroyed=destroyed, epoch=epoch)
 
     def end(self, ref: SubjectRef, *, now: datetime) -> None:

@@ -60,6 +60,8 @@ def restore_keystore(
             for name in _NUMBERS:
                 database.set_number(name, max(before[name], database.number(name)) + (name in _NEXT))
             applied = recorder.catch_up()
+            if not applied:  # otherwise it was done with the rest
+                recorder.destroy_ended()
         database.scrub()
     finally:
         database.close()

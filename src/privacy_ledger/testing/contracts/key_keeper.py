@@ -7,7 +7,6 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -15,11 +14,20 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.restoring import Restored
 from privacy_ledger.app.key_care import CarePlan, KeyCare, overdue
-from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable
+from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, LedgerError
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keeping import KeyKeeper
-from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded, Withheld
-from privacy_ledger.ports.observe import KeyCacheFigures
+from privacy_ledger.ports.keys import (
+    DataKey,
+    Identity,
+    IdentityStatus,
+    KeyStanding,
+    KeyVault,
+    KeyWant,
+    Shredded,
+    Withheld,
+)
+from privacy_ledger.testing.contracts.key_places import KeptVault, Place
 
 __all__ = ["KeptVault", "KeyKeeperContract", "Place"]
 
@@ -32,46 +40,6 @@ SECRETS = PEPPER + 1
 SYNCS = 5
 OWNERS_ALONE = 0o600
 REF = SubjectRef(b"r" * 16)
-
-
-class KeptVault(KeyVault, Protocol):
-    """A keystore with its operators' side."""
-
-    @property
-    def keeper(self) -> KeyKeeper:
-        """The same keystore, for operators."""
-        ...
-
-    @property
-    def cache_figures(self) -> KeyCacheFigures:
-        """How many keys are in memory."""
-        ...
-
-    def forget_idle(self) -> None:
-        """Forget what needs to be forgotten though nobody asks."""
-        ...
-
-
-class Place(Protocol):
-    """Where the test's own keystore is."""
-
-    keys: Path
-
-    def open(self) -> KeptVault:
-        """Open it once more; the test's end closes it."""
-        ...
-
-    def restore(self, backup: Path) -> Restored:
-        """Put a backup in its place."""
-        ...
-
-    def lose(self) -> None:
-        """Lose the keystore, but not its keys."""
-        ...
-
-    def pass_seconds(self, seconds: float) -> None:
-        """Let time pass for leases."""
-        ...
 
 
 class _Clock:
@@ -148,8 +116,6 @@ class KeyKeeperContract(ABC):
         assert _rewrapped(vault.keeper) == PEOPLE - 1 + SECRETS
         old, new = vault.keeper.standing().epochs
         assert ((old.live, old.shredded), (new.live, new.shredded)) == ((0, 1), (PEOPLE + 1, 0))
-        epochs = [vault.standing_of(key.ref).epoch for key in keys[:2]]
-        assert epochs == [old.number, new.number]
         expected = [Shredded(keys[0].ref, "usage", 0), *keys[1:]]
         fresh = place.open()
         assert _opened(vault, keys) == _opened(other, keys) == _opened(fresh, keys) == expected
@@ -243,6 +209,19 @@ class KeyKeeperContract(ABC):
         assert _opened(other, keys) == list(keys)
         assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory
 
+    def test_a_process_that_asks_for_no_key_forgets_a_destroyed_epoch(
+        self, place: Place, backups: Path
+    ) -> None:
+        """By what it calls now and then."""
+        vault, other = place.open(), place.open()
+        _sealed(other)
+        vault.keeper.create_epoch(now=NOW)
+        _rewrapped(vault.keeper)
+        vault.keeper.back_up(backups, now=NOW)
+        vault.keeper.destroy_epochs(through=1, now=NOW)
+        other.forget_idle()
+        assert 1 not in other._wrapper._ciphers  # type: ignore[attr-defined] # noqa: SLF001 - what is in memory
+
     # Care --------------------------------------------------------------------------------------
 
     def test_daily_rotations_keep_no_epoch_older_than_seven_days(
@@ -282,6 +261,29 @@ class KeyKeeperContract(ABC):
         assert (rolled.epoch, rolled.rewrapped, rolled.destroyed) == (2, PEOPLE + 1, (1,))
         assert _opened(place.open(), keys) == list(keys)
         assert care.plan().is_empty
+
+    def test_a_rotation_that_ended_before_its_backup_makes_it_the_next_time(
+        self, place: Place, clock: _Clock, backups: Path
+    ) -> None:
+        """Also where an older backup would do without the epochs that are to go."""
+        vault = place.open()
+        _sealed(vault)
+        os.utime(place.keys / "epoch-1.kek", (NOW.timestamp(), NOW.timestamp()))
+        clock.at = NOW + DAY
+        self._care(vault.keeper, clock, backups).rotate()
+        away = backups.with_name("away")
+        away.touch()
+        clock.at = NOW + 7 * DAY
+        with pytest.raises(LedgerError):
+            self._care(vault.keeper, clock, away).rotate()
+        care = self._care(vault.keeper, clock, backups)
+        plan = care.plan()
+        rolled = care.rotate()
+        assert plan == CarePlan(new_epoch=False, to_rewrap=0, to_destroy=(1,), lacks_backup=True)
+        assert rolled is not None
+        assert rolled.backup is not None
+        assert (rolled.backup.oldest_epoch, rolled.destroyed) == (3, (1,))
+        assert care.rotate() is None
 
     def test_a_final_roll_takes_the_copies_of_the_destroyed_with_it(
         self, place: Place, clock: _Clock, backups: Path
@@ -384,6 +386,55 @@ class KeyKeeperContract(ABC):
             (row,) = reader.find([ADA])
             assert row is not None
             assert row.status is IdentityStatus.ERASED
+
+    def test_the_epoch_of_a_standing_is_no_older_than_any_copy(self, place: Place, backups: Path) -> None:
+        """Whatever the rows of an older backup say, and also where it has no row of the person."""
+        vault = place.open()
+        none = vault.keeper.back_up(backups, now=NOW)
+        vault.sealing_keys([KeyWant(REF, "usage")], now=NOW)
+        older = vault.keeper.back_up(backups, now=NOW)
+        vault.keeper.create_epoch(now=NOW)
+        _rewrapped(vault.keeper)
+        vault.keeper.back_up(backups, now=NOW)
+        for backup, live in ((older, 1), (none, 0)):
+            place.restore(backups / backup.name)
+            assert place.open().standing_of(REF) == KeyStanding(live=live, destroyed=0, epoch=2)
+
+    @pytest.mark.parametrize("order", ["backup-end", "end-backup"])
+    def test_a_key_that_the_erasure_could_not_find_is_destroyed_by_the_restore(
+        self, place: Place, backups: Path, order: str
+    ) -> None:
+        """An older backup lost it, the person was erased, and a younger backup has it still.
+
+        Whether the younger one was made before the reference was ended, or between that and the shred.
+        """
+        vault = place.open()
+        kept = _sealed(vault)
+        older = vault.keeper.back_up(backups, now=NOW)
+        (lost,) = vault.sealing_keys([KeyWant(REF, "usage")], now=NOW)
+        if order == "end-backup":
+            vault.end(REF, now=NOW + DAY)
+        younger = vault.keeper.back_up(backups, now=NOW + DAY)
+        place.restore(backups / older.name)
+        erasing = place.open()
+        erasing.end(REF, now=NOW + DAY)
+        assert erasing.shred(REF, now=NOW + DAY).kids == ()
+        place.restore(backups / younger.name)
+        place.pass_seconds(2)
+        expected = [*kept, Shredded(REF, "usage", 0)]
+        for reader in (vault, erasing, place.open()):
+            assert _opened(reader, (*kept, lost)) == expected
+
+    def test_a_copy_that_does_not_open_is_no_backup(self, place: Place, backups: Path) -> None:
+        """It is neither noted nor left where backups lie."""
+        vault = place.open()
+        _sealed(vault)
+        vault.keeper.create_epoch(now=NOW)
+        (place.keys / "epoch-1.kek").unlink()
+        with pytest.raises(KeyUnavailable):
+            vault.keeper.back_up(backups, now=NOW)
+        assert list(backups.iterdir()) == []
+        assert vault.keeper.standing().backup is None
 
     def test_a_backup_that_is_no_backup_changes_nothing(self, place: Place, tmp_path: Path) -> None:
         """Neither a missing nor a foreign nor a damaged file."""

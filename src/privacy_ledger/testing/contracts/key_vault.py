@@ -348,13 +348,13 @@ class KeyVaultContract(ABC):
             vault.sealing_keys(wants[:1], now=NOW)
 
     def test_the_standing_of_a_reference_counts_its_keys(self, vault: KeyVault) -> None:
-        """Those in use, those destroyed, and the epoch that wraps them; another's do not count."""
+        """Those in use, those destroyed, and the newest epoch; another's do not count."""
         nothing = vault.standing_of(REF)
         vault.sealing_keys([KeyWant(REF, "usage"), KeyWant(REF, "account"), KeyWant(OTHER, "usage")], now=NOW)
         vault.shred(REF, now=NOW, group="usage")
         one_left = vault.standing_of(REF)
         vault.shred(REF, now=NOW)
-        assert nothing == KeyStanding(live=0, destroyed=0, epoch=None)
+        assert nothing == KeyStanding(live=0, destroyed=0, epoch=1)
         assert one_left == KeyStanding(live=1, destroyed=1, epoch=1)
         assert vault.standing_of(REF) == KeyStanding(live=0, destroyed=2, epoch=1)
 

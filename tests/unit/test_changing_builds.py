@@ -1,6 +1,7 @@
 """A home under builds that differ: processors join, leave, change and move, and nothing is mixed."""
 
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.errors import InvariantViolation, ProcessorChanged, ProcessorMoved
 from privacy_ledger.domain.events import CourseEnrolled, event_type
 from privacy_ledger.domain.topics import state_topic, view_topic
+from privacy_ledger.engine.batch import Batch
+from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration, passes
 from privacy_ledger.engine.inspection import inspect
 from privacy_ledger.interfaces.cli.operate import place_of, verify
@@ -22,7 +25,7 @@ from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
-from privacy_ledger.streams.roster import ROSTER, Standing
+from privacy_ledger.streams.roster import ROSTER, Claim, Standing
 from privacy_ledger.streams.states import MEMBERS
 from processors.analytics import PROCESSOR as COURSE_VIEWS
 from processors.permissions import PROCESSOR as PERMISSIONS
@@ -199,6 +202,29 @@ async def test_moving_back_is_a_move_of_its_own(tmp_path: Path) -> None:
         with pytest.raises(ProcessorMoved):
             async with home(tmp_path, declared=earlier):
                 pass
+
+
+async def test_partitions_may_join_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where workers change to a build at different times: keys of one partition hold up no other."""
+    people = [str(number) for number in range(100, 130)]
+    right = PartitionCycle.enrol
+
+    def late(
+        self: PartitionCycle, *, now: datetime, claims: Mapping[str, Claim] | None = None
+    ) -> Batch | None:
+        return None if self._partition == 0 else right(self, now=now, claims=claims)
+
+    async with home(tmp_path, declared=WITHOUT) as it:
+        await it.take([line(Said(id=f"e{n}", people=((n,),), facts=(ENROLLED,))) for n in people])
+    monkeypatch.setattr(PartitionCycle, "enrol", late)
+    async with home(tmp_path, declared=WHOLE) as it:
+        assert {one is None for one in [await _courses(it, name) for name in people]} == {True, False}
+    monkeypatch.setattr(PartitionCycle, "enrol", right)
+    async with home(tmp_path, declared=WHOLE) as it:
+        assert [await _courses(it, name) for name in people] == [{COURSE}] * len(people)
+        assert (await verify(it.runtime)).is_equal
 
 
 async def test_a_changed_version_is_refused(tmp_path: Path) -> None:

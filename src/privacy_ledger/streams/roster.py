@@ -256,8 +256,10 @@ def enrol(
                 _refuse_changed(known.identity, identity, processor, place)
         floor = max(floors[processor.name], claim.generation + 1 if claim else 0)
         is_first = not roster
-        if before is None and floor and not (is_first or processor.moved_from):
-            raise ProcessorMoved(  # somebody wrote its view, and not this pass
+        if before is None and not (is_first or processor.moved_from) and _has_rows(work, processor):
+            # Somebody wrote its view, and not this pass. Keys say nothing of it: those of another
+            # partition, where it joined a moment earlier, count as well.
+            raise ProcessorMoved(
                 processor=processor.name, runs_in="another pass", partition=place.partition, to=place.runs_in
             )
         after = _standing(work, processor, before, place, identity=identity, claim=claim, is_first=is_first)
@@ -283,10 +285,14 @@ def _standing(
         return Standing(identity=identity, cursor=b"", since=claim.position, moves=moves)
     if before is not None and before.state == "folds":
         return structs.replace(before, identity=identity, moves=max(moves, before.moves))
-    has_rows = next(work.keys(processor.table, b""), None) is not None
-    is_new = is_first and (place.position < 0 or has_rows)
+    is_new = is_first and (place.position < 0 or _has_rows(work, processor))
     # A pass at its beginning, or a state from before there were rosters: nobody joins late.
     return Standing(identity=identity, cursor=None if is_new else b"", moves=moves)
+
+
+def _has_rows(work: Workspace, processor: Processor[object]) -> bool:
+    """Return whether this partition holds a state of a processor, whoever wrote it."""
+    return next(work.keys(processor.table, b""), None) is not None
 
 
 def _refuse_moved(work: Workspace, processor: Processor[object], place: Place) -> None:

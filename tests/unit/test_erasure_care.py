@@ -334,18 +334,23 @@ async def test_nothing_is_handed_over_by_a_file_that_is_not_whole(cut: str, tmp_
         assert await it.erasure().erase((done.ref,)) == (done,)
 
 
-async def test_a_salt_that_was_lost_with_a_keystore_gives_a_new_receipt(tmp_path: Path) -> None:
-    """The first leaf stays in the log, the completion is said once, and the new one is given again."""
-    async with home(tmp_path) as it:
+async def erased_before_a_restore(folder: Path) -> ErasureOutcome:
+    """Erase one of two people, and restore the keystore of before: the salt of the receipt is lost."""
+    async with home(folder) as it:
         await it.take(LINES)
-        ref = it.ref("7")
         keys = bootstrap.care_of(it.runtime.keystore, it.runtime.clock)
         backup = it.runtime.keystore.places.backups / keys.back_up().name
-        (first,) = await it.erasure().erase((ref,))
+        (outcome,) = await it.erasure().erase((it.ref("7"),))
         it.runtime.keystore.restorer.restore(backup, beside_others=True)
+    return outcome
+
+
+async def test_a_salt_that_was_lost_with_a_keystore_gives_a_new_receipt(tmp_path: Path) -> None:
+    """The first leaf stays in the log, the completion is said once, and the new one is given again."""
+    first = await erased_before_a_restore(tmp_path)
     async with home(tmp_path) as it:
-        (second,) = await it.erasure().erase((ref,))
-        again = await it.erasure().erase((ref,))
+        (second,) = await it.erasure().erase((first.ref,))
+        again = await it.erasure().erase((first.ref,))
         leaves, types = await it.leaves(), await it.types("7")
     assert second.receipt is not None
     assert first.leaf != second.leaf
@@ -414,15 +419,9 @@ async def test_two_who_run_one_erasure_make_one_receipt(tmp_path: Path) -> None:
 async def test_two_who_make_a_lost_receipt_anew_make_one(tmp_path: Path) -> None:
     """The first that replaces it counts for both."""
     held: list[Held] = []
-    async with home(tmp_path) as it:
-        await it.take(LINES)
-        ref = it.ref("7")
-        keys = bootstrap.care_of(it.runtime.keystore, it.runtime.clock)
-        backup = it.runtime.keystore.places.backups / keys.back_up().name
-        (lost,) = await it.erasure().erase((ref,))
-        it.runtime.keystore.restorer.restore(backup, beside_others=True)
+    lost = await erased_before_a_restore(tmp_path)
     async with home(tmp_path, wrap=holding(held)) as it:
-        first, second = await both_run(it, ref, held[0])
+        first, second = await both_run(it, lost.ref, held[0])
         leaves = await it.leaves()
         handed = await bootstrap.erasure_care_of(it.runtime).hand_over(file_of(first))
     assert first == second

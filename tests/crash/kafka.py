@@ -17,6 +17,7 @@ from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.engine.declaration import CORE
 from privacy_ledger.engine.kafka import KafkaEngine
+from privacy_ledger.engine.pace import Pace
 from privacy_ledger.ports.keys import Identity
 from privacy_ledger.ports.log import Row
 from privacy_ledger.testing.checkers import Evidence, violations
@@ -31,7 +32,8 @@ KEPT: Final = "1"
 PARKED: Final = "2"
 LOOK_EVERY: Final = 25
 """Engines that end one after the other before all is settled and looked at."""
-ATTEMPTS_MAX: Final = 3
+ATTEMPTS_MAX: Final = 20
+"""In which cycle a sweep meets a person lies with their reference: not every life makes as many calls."""
 FOLDING: Final = "folding"
 """What stands before the names of calls that come after the take-over."""
 LEAVING: Final = "leaving"
@@ -39,6 +41,24 @@ LEAVING: Final = "leaving"
 LOAD_RECORDS: Final = 10
 WAIT_S: Final = 60.0
 POLL_S: Final = 0.02
+
+
+class Gate(Pace):
+    """Holds an engine between two polls while it is shut, so that what is appended comes in one."""
+
+    def __init__(self) -> None:
+        """Let everything pass."""
+        super().__init__()
+        self.is_shut = False
+        self.holds = False
+
+    async def rest(self, count: int, *, until: asyncio.Event) -> None:
+        """Wait while the gate is shut, or until the event."""
+        while self.is_shut and not until.is_set():
+            self.holds = True
+            await asyncio.sleep(POLL_S)
+        self.holds = False
+        await super().rest(count, until=until)
 
 
 class Life:
@@ -49,6 +69,7 @@ class Life:
         self.has_taken_over = False
         self.is_over = False
         self.seam = seam
+        self.gate = engine.pace = Gate()
 
         def take(_: int) -> None:
             seam.phase = FOLDING
@@ -233,7 +254,11 @@ class Engines:
         """Wait until nothing is in hand, and then for what more work makes the engine do."""
         await self._folded(life)
         life.seam.phase = LEAVING
+        life.gate.is_shut = True
+        while not (life.gate.holds or life.is_over):
+            await asyncio.sleep(POLL_S)
         await self.load()
+        life.gate.is_shut = False
         await self._folded(life)
 
     async def enumerated(self, only: Sequence[Point] = (), *, every: int = 1) -> Report:

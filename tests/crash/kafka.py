@@ -23,7 +23,7 @@ from privacy_ledger.ports.log import Row
 from privacy_ledger.testing.checkers import Evidence, violations
 from privacy_ledger.testing.crashes import History, Report, Violation
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
-from tests.integration.cluster import Cluster
+from tests.integration.cluster import Cluster, until
 from tests.unit.home import parse, played, registered, unreadable, viewed
 
 NAME: Final = "engine"
@@ -255,8 +255,7 @@ class Engines:
         await self._folded(life)
         life.seam.phase = LEAVING
         life.gate.is_shut = True
-        while not (life.gate.holds or life.is_over):
-            await asyncio.sleep(POLL_S)
+        await until(lambda: life.gate.holds or life.is_over, look_s=POLL_S)
         await self.load()
         life.gate.is_shut = False
         await self._folded(life)

@@ -11,9 +11,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from msgspec import Struct
 
-from privacy_ledger.adapters.kafka._clients import open_reader, unavailable
+from privacy_ledger.adapters.kafka._clients import let_go, open_reader, unavailable
 from privacy_ledger.adapters.kafka._rows import to_rows
-from privacy_ledger.adapters.kafka.settings import ClusterSettings
+from privacy_ledger.adapters.kafka.settings import ClusterSettings, fetch_bytes
 from privacy_ledger.ports.log import Row
 
 __all__ = ["Appended", "PartitionReader", "ReaderPool"]
@@ -47,6 +47,7 @@ class PartitionReader:
 
     async def close(self) -> None:
         """Stop the consumer."""
+        let_go(self._consumer, self._partition)
         await self._consumer.stop()
 
     async def end(self) -> int:
@@ -69,6 +70,8 @@ class PartitionReader:
         """Return at most `limit` records above `after`; empty only when the stable end is reached."""
         if limit <= 0:
             return ()
+        # Who looks at one record wants no megabytes; aiokafka has no public way to say so.
+        self._consumer._fetcher._max_partition_fetch_bytes = fetch_bytes(limit)  # noqa: SLF001
         # Between calls the partition is paused: an idle reader must not poll the broker.
         self._consumer.resume(self._partition)
         try:
@@ -83,6 +86,7 @@ class PartitionReader:
             end = await self.end()
             if after + 1 >= end:
                 return ()
+            let_go(self._consumer, self._partition)
             self._consumer.seek(self._partition, max(after, -1) + 1)
             self._after = after
         deadline = time.monotonic() + READ_TIMEOUT_S

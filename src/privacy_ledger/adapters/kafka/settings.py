@@ -16,6 +16,7 @@ __all__ = [
     "ClusterSettings",
     "Option",
     "client_options",
+    "fetch_bytes",
     "group_options",
     "producer_options",
     "reader_options",
@@ -31,6 +32,8 @@ _HEARTBEAT_INTERVAL_MS: Final = 1000
 _REBALANCE_TIMEOUT_MS: Final = 10_000
 _BATCH_BYTES: Final = 512 * 1024
 _FETCH_BYTES: Final = 4 * 1024 * 1024
+_FETCH_BYTES_PER_ROW: Final = 4 * 1024
+_SPOT_BYTES: Final = 64 * 1024
 _GROUP_FETCH_BYTES: Final = 8 * 1024 * 1024
 """A backlog is folded in polls of some thousand records: the more in one cycle, the fewer states to write."""
 _GROUP_ANSWER_BYTES: Final = 2 * _GROUP_FETCH_BYTES
@@ -116,6 +119,11 @@ def reader_options(cluster: ClusterSettings) -> dict[str, Option]:
         "max_partition_fetch_bytes": _FETCH_BYTES,
         "fetch_max_wait_ms": _FETCH_WAIT_MS,
     }
+
+
+def fetch_bytes(rows: int) -> int:
+    """Return how much of a partition one request may bring to a reader that wants so many rows."""
+    return min(_FETCH_BYTES, max(_FETCH_BYTES_PER_ROW * rows, _SPOT_BYTES))
 
 
 def group_options(

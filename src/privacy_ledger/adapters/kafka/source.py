@@ -15,6 +15,7 @@ from privacy_ledger.adapters.kafka._clients import (
     DELIVERY_TIMEOUT_S,
     STOP_TIMEOUT_S,
     discard,
+    let_go,
     open_producer,
     translated_errors,
 )
@@ -130,11 +131,14 @@ class GroupSource:
 
     def pause(self, partition: int) -> None:
         """Return no more rows of a partition."""
-        self._joined().pause(TopicPartition(self._topic, partition))
+        place = TopicPartition(self._topic, partition)
+        let_go(self._joined(), place)
+        self._joined().pause(place)
 
     def resume(self, partition: int, *, offset: int) -> None:
         """Return rows of a partition again, from this offset on."""
         place = TopicPartition(self._topic, partition)
+        let_go(self._joined(), place)
         self._joined().seek(place, offset)
         self._joined().resume(place)
 
@@ -189,6 +193,7 @@ class GroupSource:
             await discard(fence)
         if consumer is None:
             return
+        let_go(consumer, *consumer.assignment())
         if self._identity.leaves_at_stop and consumer._coordinator is not None:  # noqa: SLF001
             # aiokafka never lets a member with a name of its own leave; the cluster does.
             consumer._coordinator._group_instance_id = None  # noqa: SLF001
@@ -259,8 +264,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is 
         self._member = member
         self._note_division = note_division
 
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - eager
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Everything is revoked at every rebalance."""
+        let_go(self._consumer, *revoked)
         self._note_division()
         self._member.revoked()
 

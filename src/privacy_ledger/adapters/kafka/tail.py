@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
-from privacy_ledger.adapters.kafka._clients import START_TIMEOUT_S, STOP_TIMEOUT_S, translated_errors
+from privacy_ledger.adapters.kafka._clients import START_TIMEOUT_S, STOP_TIMEOUT_S, let_go, translated_errors
 from privacy_ledger.adapters.kafka._rows import to_rows
 from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, tail_options
@@ -34,6 +34,7 @@ class KafkaTail:
         with translated_errors(self._cluster):
             if self._consumer is None:
                 self._consumer = await self._started()
+            let_go(self._consumer, *self._consumer.assignment())
             self._consumer.assign([self._physical(place) for place in places])
             for place, offset in places.items():
                 if offset > 0:
@@ -70,6 +71,7 @@ class KafkaTail:
         """Close; idempotent."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
+            let_go(consumer, *consumer.assignment())
             with translated_errors(self._cluster):
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await consumer.stop()

@@ -5,18 +5,27 @@ from pathlib import Path
 
 import pytest
 
+from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.app._own import last_offsets
+from privacy_ledger.app.ingest import Ingest, Source
 from privacy_ledger.app.subjects import Subjects, identity_of
+from privacy_ledger.bootstrap import rules_in_force
 from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
-from privacy_ledger.domain.events import RestrictionStarted, event_type
+from privacy_ledger.domain.events import RestrictionStarted, UsagePageViewed, event_type
+from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
+from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.keys import Identity
 from privacy_ledger.ports.log import NewRecord, header
+from privacy_ledger.streams.record import Erased
 from privacy_ledger.streams.states import PERMISSIONS
-from tests.unit.home import COURSE, NOW, TestHome, home, played, registered, viewed
+from tests.unit.home import COURSE, NOW, TestHome, home, parse, played, registered, viewed
 
 ADA = "openedx:username:ada"
 EMAIL = "ada@example.com"
+ANALYSE = "improve.analyse"
+VIEWED = event_type(UsagePageViewed).encode()
 RESTRICTED = event_type(RestrictionStarted).encode()
 
 
@@ -147,3 +156,29 @@ async def test_only_an_erased_person_returns_and_under_a_new_reference(tmp_path:
         s = await it.take([played("7", event="e1"), played("7", event="e9", at=later)])
         assert (s.accepted, s.reasons) == (1, {"before_subject": 1})
         assert use.find(ADA).refs == (it.ref("7"),)
+
+
+async def test_what_comes_after_a_new_grant_survives_the_withdrawal_before_it(tmp_path: Path) -> None:
+    """Also where nothing was folded in between: a withdrawal destroys the keys of before, no others."""
+    async with home(tmp_path) as it:
+        await it.take([viewed("7", "ada", event="e1")], consents=(ANALYSE,))
+        (before,) = [row for row in await it.rows() if header(row.headers, "ce_type") == VIEWED]
+        await it.subjects.withdraw(ADA, ANALYSE)
+        await it.subjects.grant(ADA, ANALYSE)
+        r = it.runtime
+        later = r.clock.now() + timedelta(seconds=1)
+        ingest = Ingest(  # one that waits for no pass
+            log=r.log, vault=r.released_to(COLLECT), codec=r.codec, views=r.views, clock=r.clock, ids=r.ids,
+            lane_codec=LedgerCodec(r.vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED),
+            rules=await rules_in_force(r),
+        )  # fmt: skip
+        lines = enumerate([viewed("7", event="e2", at=later)], start=1)
+        assert (await ingest.run(lines, Source(name="test", parse=parse))).accepted == 1
+        await r.passes.settle()
+        *_, after = [row for row in await it.rows() if header(row.headers, "ce_type") == VIEWED]
+        live = {row.offset for row in await r.views.live(it.ref("7"))}
+        gone, record = r.codec.decode([before, after])
+        assert (before.offset in live, after.offset in live) == (False, True)
+        assert isinstance(gone.body, Erased)
+        assert isinstance(record.body, UsagePageViewed)
+        assert (await verify(r)).is_equal

@@ -6,7 +6,7 @@ from typing import Final
 
 from privacy_ledger.app._terms import INDEX_GROUP, OWN_SOURCE, TermsBook, digest_of, tag_of
 from privacy_ledger.domain.errors import RefusedByPolicy
-from privacy_ledger.domain.events import ControlFact, Fact
+from privacy_ledger.domain.events import ConsentWithdrawn, ControlFact, Fact, ObjectionRaised
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
@@ -53,6 +53,10 @@ class OwnRecords:
                 Refusal.UNKNOWN_EVENT,
                 "The rules in force do not know this event. Adopt a registry that has it.",
             )
+        if isinstance(fact, ConsentWithdrawn | ObjectionRaised):
+            # It destroys the keys of what was collected before it. A new consent may come before
+            # anybody has folded this one: what it allows must not share a key with that.
+            self._vault.retire(ref, purpose=fact.purpose)
         now, event = self._clock.now(), self._ids.token()
         (index,) = self._vault.sealing_keys((KeyWant(ref, INDEX_GROUP, 0),), now=now)
         if terms.is_fine:

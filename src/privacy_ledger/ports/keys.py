@@ -184,6 +184,14 @@ class KeyVault(Protocol):
         """
         ...
 
+    def retire(self, ref: SubjectRef, *, purpose: str) -> None:
+        """Let the keys that seal for a purpose seal nothing more; what they sealed stays readable.
+
+        The next record for it takes a new generation: here at once, in another process as after a
+        shred. So a withdrawal can destroy the keys of before it, whatever was sealed since. Idempotent.
+        """
+        ...
+
     def unused_generation(self, group: str) -> int:
         """Return the first generation that no key of this group has, over all references.
 

@@ -39,6 +39,7 @@ EFFECTS: Final = {
             "erase_identities",
             "sealing_keys",
             "fresh_keys",
+            "retire",
             "shred",
             "shred_group",
             "end",

@@ -163,6 +163,28 @@ class KeyTable:
             self._cache.keep(key.kid, key)
         return keys
 
+    def retire(self, ref: SubjectRef, *, purpose: str) -> None:
+        """Let the keys of every group for a purpose be as those of one record: they seal no other."""
+        with self._recorder.write():
+            rows = cast(
+                "list[tuple[int, bytes, str, int]]",
+                self._store.select(
+                    "SELECT id, kid, grp, generation FROM keys "
+                    "WHERE ref = ? AND is_single = 0 AND shredded_at IS NULL",
+                    (ref,),
+                ),
+            )
+            mine = [row for row in rows if row[2].endswith(f"+{purpose}")]
+            if mine:
+                revision = self._store.next_revision()
+                self._store.announce()
+                self._store.ask((number, None, None, row[0]) for number, row in enumerate(mine))
+                self._store.execute(
+                    "UPDATE keys SET is_single = 1, revision = ? WHERE id IN (SELECT n FROM temp.wanted w)",
+                    (revision,),
+                )
+            self._cache.evict([(kid, ref, group, number) for _, kid, group, number in mine])
+
     def unused_generation(self, group: str) -> int:
         """Return the first generation that no key of a group has."""
         with self._store.read():

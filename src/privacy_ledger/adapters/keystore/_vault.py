@@ -227,6 +227,10 @@ class StoredKeyVault:
         """
         return self._keys.shred(ref, now=now, group=group, generation=generation, below=below)
 
+    def retire(self, ref: SubjectRef, *, purpose: str) -> None:
+        """Let the keys that seal for a purpose seal nothing more; what they sealed stays readable."""
+        self._keys.retire(ref, purpose=purpose)
+
     def shred_group(self, group: str, *, now: datetime) -> int:
         """Destroy every key of a group, at most 1,000 in one transaction; return how many.
 

@@ -94,6 +94,18 @@ class KeySharingContract(ABC):
 
         assert _until(is_refused)
 
+    def test_a_retired_key_seals_nothing_more_elsewhere_at_the_next_use(self, place: Place) -> None:
+        """Another memory goes on under the next generation, and still opens what was sealed before."""
+        vault, other = place.open(), place.open()
+        want = KeyWant(REF, "usage+improve.analyse")
+        (old,) = other.sealing_keys([want], now=NOW)
+        vault.retire(REF, purpose="improve.analyse")
+        assert _until(lambda: other.sealing_keys([want], now=NOW) != (old,))
+        (new,) = other.sealing_keys([want], now=NOW)
+        assert new.generation == old.generation + 1
+        assert vault.sealing_keys([want], now=NOW) == place.open().sealing_keys([want], now=NOW) == (new,)
+        assert _opened(other, (old, new)) == [old, new]
+
     def test_an_idle_memory_follows_and_is_empty_when_its_lease_has_lapsed(self, place: Place) -> None:
         """Nobody asks it for a key meanwhile, and it renews no lease."""
         vault, idle = place.open(), place.open()

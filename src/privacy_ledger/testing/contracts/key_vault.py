@@ -334,6 +334,24 @@ class KeyVaultContract(ABC):
         vault.shred(REF, now=NOW, group="usage")
         assert _sealing(vault).generation == old.generation + 1
 
+    def test_what_is_retired_opens_and_seals_nothing_more(self, vault: KeyVault) -> None:
+        """The next generation seals, and survives the shred of the one before; nobody else's changes."""
+        group, other = "usage+improve.analyse", "usage+personalise.recommend"
+        old, beside, plain = _sealing(vault, group), _sealing(vault, other), _sealing(vault)
+        (theirs,) = vault.sealing_keys([KeyWant(OTHER, group)], now=NOW)
+        for _ in range(2):
+            vault.retire(REF, purpose="improve.analyse")
+            vault.retire(REF, purpose="analyse")
+        new = _sealing(vault, group)
+        assert new.generation == old.generation + 1
+        assert (_sealing(vault, other), _sealing(vault)) == (beside, plain)
+        assert vault.sealing_keys([KeyWant(OTHER, group)], now=NOW) == (theirs,)
+        assert vault.open_keys([old.kid]) == {old.kid: old}
+        vault.shred(REF, now=NOW, group=group, generation=old.generation)
+        assert isinstance(vault.open_keys([old.kid])[old.kid], Shredded)
+        assert _sealing(vault, group) == new
+        assert vault.open_keys([new.kid]) == {new.kid: new}
+
     def test_a_group_is_destroyed_over_all_people(self, vault: KeyVault) -> None:
         """Whoever's key it is, current, numbered or fresh; other groups keep theirs."""
         wants = [KeyWant(ref, "view:progress.v2", n) for ref in (REF, OTHER) for n in (0, 1)]

@@ -26,6 +26,7 @@ __all__ = [
     "More",
     "Noop",
     "NoopRdkafka",
+    "OnCluster",
     "Prepare",
     "Produce",
     "Restore",
@@ -310,14 +311,20 @@ class Watch(Task, frozen=True, kw_only=True):
 # Soak -----------------------------------------------------------------------------------------
 
 
-class Soak(Task, frozen=True, kw_only=True):
-    """Ingest lines on Kafka in runs of a size that each `More` says."""
+class OnCluster(Task, frozen=True, kw_only=True):
+    """A task of a run whose keystore, keys and stores lie in one folder."""
 
-    runs: ClassVar[str] = "soak:feed"
+    runs: ClassVar[str]
     folder: str
     bootstrap: str
     prefix: str
     partitions: int
+
+
+class Soak(OnCluster, frozen=True, kw_only=True):
+    """Ingest lines on Kafka in runs of a size that each `More` says."""
+
+    runs: ClassVar[str] = "soak:feed"
     learners: int
 
 

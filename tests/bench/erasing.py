@@ -161,12 +161,12 @@ def _source() -> Source:
 
 
 async def feed(task: ErasureFeed, talk: Talk) -> Fed:
-    """Ingest events of other people at the rate, a little each tick, until the input ends."""
+    """Ingest events of other people at the rate until the input ends; say how many were read so far."""
     async with open_runtime(product.settings(task)) as runtime:
         ingest = await product.ingest(runtime)
         talk.say(0)
         begun = time.monotonic()
-        summary = await ingest.run(enumerate(_paced(task, talk), start=1), _source())
+        summary = await ingest.run(enumerate(_paced(task, talk), start=1), _source(), on_progress=talk.say)
         return Fed(events=summary.read, records=summary.records, seconds=time.monotonic() - begun)
 
 

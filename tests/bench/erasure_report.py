@@ -70,7 +70,10 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """What the processes said. No `gone`: nobody could look into the broker's files."""
+    """What the processes said. No `gone`: nobody could look into the broker's files.
+
+    `events`, `cpu_s`: other people's events, and CPU by role, in the `seconds` of the erasures alone.
+    """
 
     orders: Sequence[Order]
     erased: Sequence[Erased]
@@ -80,6 +83,8 @@ class Found(Struct, frozen=True, kw_only=True):
     fed: Fed
     checked: Checked
     seconds: float
+    events: int
+    cpu_s: Mapping[str, float]
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -96,6 +101,8 @@ class Report(Struct, frozen=True, kw_only=True):
     erasures_per_s: float
     events_per_s: float
     records_per_s: float
+    cpus_used: Mapping[str, float]
+    """CPU-seconds a second by role, the broker left out: who looks on costs something, too."""
     waits: Sequence[Wait]
     results: Sequence[Result]
     checked: Checked
@@ -203,8 +210,9 @@ def found_of(found: Found, setup: Setup) -> Report:
         errors=_counted(error for one in found.erased for error in one.errors),
         open_steps=_counted(step for one in found.erased for step in one.open_steps),
         erasures_per_s=complete / found.seconds if found.seconds else 0.0,
-        events_per_s=found.fed.events / found.fed.seconds if found.fed.seconds else 0.0,
+        events_per_s=found.events / found.seconds if found.seconds else 0.0,
         records_per_s=found.fed.records / found.fed.seconds if found.fed.seconds else 0.0,
+        cpus_used={role: used / found.seconds for role, used in found.cpu_s.items() if found.seconds},
         waits=waits,
         results=[result for bar in _bars(setup.bound_s) if (result := judge(bar, waits)) is not None],
         checked=found.checked, sampled=None if found.gone is None else len(found.gone),
@@ -267,6 +275,8 @@ def _lines(report: Report) -> Iterator[str]:
         f"Beside them {report.events_per_s:,.0f} events/s of {setup.rate:,} asked for, "
         f"{report.records_per_s:,.0f} sealed records/s.{low}"
     )
+    shares = ", ".join(f"{role} {used:.2f}" for role, used in report.cpus_used.items())
+    yield f"CPU-seconds a second, the broker left out: {shares}."
     yield from (f"Errors of tries: {name}: {count:,}" for name, count in report.errors.items())
     yield from (f"Left open: {name}: {count:,}" for name, count in report.open_steps.items())
     yield ""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,6 +28,7 @@ from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
 from privacy_ledger.testing.broker import Broker, BrokerUnavailable, running_broker
 from tests.bench import kafka, product
 from tests.bench.erasure_report import Found, Setup, broken, found_of, text
+from tests.bench.measure import cpu_s_of
 from tests.bench.processes import Child, ChildFailed, do
 from tests.bench.tasks import (
     Checked,
@@ -155,9 +156,15 @@ class _Run:
                 child.hear(int)
             _tell("Every process is ready.")
             time.sleep(WARM_UP_S)
-            begun = time.monotonic()
+            roles = {
+                "worker": [worker.pid], "feed": [feed.pid], "erasers": [one.pid for one in erasers],
+                "who hold the keys": [keys.pid], "who ask the projections": [views.pid],
+                "who read the files": [] if segments is None else [segments.pid],
+            }  # fmt: skip
+            cpu_s, events, begun = _cpu_s(roles), max(feed.heard(int), default=0), time.monotonic()
             orders, erased = self._erase(worker, erasers, [keys, views])
-            seconds = time.monotonic() - begun
+            seconds, events = time.monotonic() - begun, max(feed.heard(int), default=events) - events
+            cpu_s = {role: used - cpu_s[role] for role, used in _cpu_s(roles).items()}
             for child in lookers:
                 child.close()
             gone = None if segments is None else segments.end(list[Gone])
@@ -169,7 +176,7 @@ class _Run:
             checked = do(self.task(ErasureCheck, file=file, people=len(orders)), Checked)
         return records, Found(
             orders=orders, erased=erased, unreadable=unreadable, clean=clean, gone=gone, fed=fed,
-            checked=checked, seconds=seconds,
+            checked=checked, seconds=seconds, events=events, cpu_s=cpu_s,
         )  # fmt: skip
 
     def _segments_child(self, stack: ExitStack) -> Child | None:
@@ -226,10 +233,10 @@ def run(chosen: Chosen, folder: Path, broker: Broker) -> tuple[Setup, Found]:
     Raises:
         ChildFailed: a process ended, so that nothing was measured.
     """
-    load = os.getloadavg()[0]
+    load, commit = os.getloadavg()[0], _commit()
     records, found = _Run(chosen, folder, broker).go()
     setup = Setup(
-        commit=_commit(), broker=broker.kind, erasures=chosen.erasures, per_second=chosen.per_second,
+        commit=commit, broker=broker.kind, erasures=chosen.erasures, per_second=chosen.per_second,
         in_hand=chosen.in_hand, is_fresh=chosen.is_fresh, rate=chosen.rate,
         partitions=chosen.partitions, learners=chosen.learners,
         records=records, scale_ms=chosen.scale_ms, bound_s=bound_s(chosen.scale_ms),
@@ -239,6 +246,11 @@ def run(chosen: Chosen, folder: Path, broker: Broker) -> tuple[Setup, Found]:
         },
     )  # fmt: skip
     return setup, found
+
+
+def _cpu_s(roles: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Return the CPU-seconds of the processes of each role so far."""
+    return {role: sum(map(cpu_s_of, processes)) for role, processes in roles.items()}
 
 
 def _tell(text_: str) -> None:

@@ -67,6 +67,11 @@ class Worker:
                 env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
     async def running(self, partitions: int) -> None:
         """Return when so many partitions were taken over.
 

@@ -455,7 +455,7 @@ class Gone(Struct, frozen=True, kw_only=True):
 
 
 class Fed(Struct, frozen=True, kw_only=True):
-    """Said by the feed: lines ingested, sealed records written, and in how many seconds."""
+    """Said by the feed at its end: lines ingested, sealed records written, and in how many seconds."""
 
     events: int
     records: int

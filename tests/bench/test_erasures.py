@@ -1,5 +1,6 @@
 """Waits of erasures are taken between the right moments, judged by their bars, and told in full."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from tests.bench.erasing import lines_of, subject_of
 from tests.bench.erasure_report import Bar, Found, Report, Setup, Wait, broken, found_of, judge, text, wait
 from tests.bench.erasure_segments import Segments
 from tests.bench.erasures import bound_s, sample_of
+from tests.bench.measure import cpu_s_of
 from tests.bench.tasks import Checked, Erased, Fed, Gone, Order, Seen
 
 S: Final = 1_000_000_000
@@ -39,6 +41,8 @@ FOUND: Final = Found(
     fed=Fed(events=5000, records=5100, seconds=10.0),
     checked=WELL,
     seconds=2.0,
+    events=1000,
+    cpu_s={"worker": 1.0},
 )  # fmt: skip
 
 
@@ -148,11 +152,22 @@ def test_who_is_not_erased_fails_the_run(found: Found, says: str) -> None:
 
 
 def test_a_rate_that_was_not_reached_is_told() -> None:
-    """The waits of a lighter load are no answer."""
-    slow = found_of(structs.replace(FOUND, fed=Fed(events=3000, records=3000, seconds=10.0)), SETUP)
+    """The waits of a lighter load are no answer; what the feed did before and after does not count."""
+    slow = found_of(structs.replace(FOUND, events=600), SETUP)
 
     assert "NOT THE RATE THAT WAS ASKED FOR" in text(slow)
     assert "NOT THE RATE THAT WAS ASKED FOR" not in text(found_of(FOUND, SETUP))
+
+
+def test_what_looking_on_cost_is_told() -> None:
+    """It is taken from the same CPUs."""
+    assert "the broker left out: worker 0.50." in text(found_of(FOUND, SETUP))
+
+
+def test_the_cpu_of_a_process_is_what_it_used() -> None:
+    """Of one that is not there it is nothing."""
+    assert cpu_s_of(os.getpid()) > 0
+    assert cpu_s_of(-1) == 0
 
 
 def test_bytes_that_nobody_could_look_for_are_told() -> None:

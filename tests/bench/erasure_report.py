@@ -277,6 +277,9 @@ def _lines(report: Report) -> Iterator[str]:
     )
     shares = ", ".join(f"{role} {used:.2f}" for role, used in report.cpus_used.items())
     yield f"CPU-seconds a second, the broker left out: {shares}."
+    if report.complete:
+        each = report.cpus_used.get("erasers", 0.0) / report.erasures_per_s
+        yield f"A saga took {each:.2f} CPU-seconds of its eraser."
     yield from (f"Errors of tries: {name}: {count:,}" for name, count in report.errors.items())
     yield from (f"Left open: {name}: {count:,}" for name, count in report.open_steps.items())
     yield ""
@@ -295,7 +298,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"{name:<60}{_s(result.value):>9}{bound:>9}  {'met' if result.is_met else 'NOT MET'}"
     yield ""
     if report.sampled is None:
-        yield "Bytes: NOT RUN (the broker's files are not on this machine)."
+        yield "Bytes: NOT RUN (the broker's files are not on this machine, or nobody was to be looked for)."
     else:
         yield (
             f"Bytes: looked for in the broker's files for {report.sampled:,} people; with segments and "

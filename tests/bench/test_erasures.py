@@ -42,7 +42,7 @@ FOUND: Final = Found(
     checked=WELL,
     seconds=2.0,
     events=1000,
-    cpu_s={"worker": 1.0},
+    cpu_s={"worker": 1.0, "erasers": 3.0},
 )  # fmt: skip
 
 
@@ -161,7 +161,10 @@ def test_a_rate_that_was_not_reached_is_told() -> None:
 
 def test_what_looking_on_cost_is_told() -> None:
     """It is taken from the same CPUs."""
-    assert "the broker left out: worker 0.50." in text(found_of(FOUND, SETUP))
+    told = text(found_of(FOUND, SETUP))
+
+    assert "the broker left out: worker 0.50, erasers 1.50." in told
+    assert "A saga took 3.00 CPU-seconds of its eraser." in told
 
 
 def test_the_cpu_of_a_process_is_what_it_used() -> None:

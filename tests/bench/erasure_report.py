@@ -147,6 +147,10 @@ def _waits(found: Found, *, not_begun: int) -> Iterator[Wait]:
         errors = [one.at_ns - one.before_ns for one in seen]
         yield wait(from_requested, [(requested.get(who), ends.get(who)) for who in asked], errors)
         yield wait(from_asked, [*((asked[who], ends.get(who)) for who in asked), *never], errors)
+    # The receipt's time is before the stores are counted; this one is when the request was written.
+    durable = {person: one.steps.get("requested") for person, one in erased.items()}
+    ends = {one.person: one.at_ns for one in found.unreadable}
+    yield wait("request written → unreadable", [(durable.get(who), ends.get(who)) for who in asked])
     if found.gone is not None:
         for name, mine in (
             (FIRST_GONE, [g.first for g in found.gone]),

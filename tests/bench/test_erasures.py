@@ -23,7 +23,12 @@ SETUP: Final = Setup(
     bound_s=11.0,
 )  # fmt: skip
 ERASED: Final = Erased(
-    person=0, begun_ns=2 * S, requested_ns=3 * S, steps={"requested": 4 * S}, tries=1, is_completed=True
+    person=0,
+    begun_ns=2 * S,
+    requested_ns=3 * S,
+    steps={"requested": 3 * S + S // 8},
+    tries=1,
+    is_completed=True,
 )
 WELL: Final = Checked(with_live_keys=0, readable=0, unknown=0, answering=0)
 FOUND: Final = Found(
@@ -74,10 +79,11 @@ def test_waits_count_from_the_request_and_from_when_it_was_asked_for() -> None:
         "asked for → unreadable": 2.25,
         "requested → derived stores clean": 2.0,
         "asked for → derived stores clean": 4.0,
+        "request written → unreadable": 0.125,
         "last tombstone → first record's bytes gone": 5.0,
         "last tombstone → last record's bytes gone": 7.0,
         "asked for → taken up by an eraser": 1.0,
-        "requested → step requested": 1.0,
+        "requested → step requested": 0.125,
     }
 
 

@@ -150,7 +150,8 @@ def _waits(found: Found, *, not_begun: int) -> Iterator[Wait]:
     # The receipt's time is before the stores are counted; this one is when the request was written.
     durable = {person: one.steps.get("requested") for person, one in erased.items()}
     ends = {one.person: one.at_ns for one in found.unreadable}
-    yield wait("request written → unreadable", [(durable.get(who), ends.get(who)) for who in asked])
+    errors = [one.at_ns - one.before_ns for one in found.unreadable]
+    yield wait("request written → unreadable", [(durable.get(who), ends.get(who)) for who in asked], errors)
     if found.gone is not None:
         for name, mine in (
             (FIRST_GONE, [g.first for g in found.gone]),

@@ -146,11 +146,16 @@ class IdempotentLog(WatchedLog):
 
 
 async def create(
-    cluster: ClusterSettings, topics: Sequence[Topic], *, prefix: str, partitions: int = 1
+    cluster: ClusterSettings,
+    topics: Sequence[Topic],
+    *,
+    prefix: str,
+    partitions: int = 1,
+    scale_ms: int | None = None,
 ) -> None:
-    """Create topics under a prefix."""
+    """Create topics under a prefix; `scale_ms` in place of their day-sized periods."""
     async with kafka_topics.open_admin(cluster) as admin:
-        await kafka_topics.apply(admin, topics, partitions=partitions, prefix=prefix)
+        await kafka_topics.apply(admin, topics, partitions=partitions, prefix=prefix, scale_ms=scale_ms)
 
 
 async def drop(cluster: ClusterSettings, *, prefix: str) -> None:

@@ -91,14 +91,18 @@ class Child:
             found.append(self.hear(kind))
         return found
 
+    def close(self) -> None:
+        """Say that nothing more comes, and do not wait; idempotent."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def end(self, kind: type[T]) -> T:
         """Say that nothing more comes, and return its last word.
 
         Raises:
             ChildFailed: it did not come to its end.
         """
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self.close()
         last = b""
         while line := self._next(TIMEOUT_S):
             last = line

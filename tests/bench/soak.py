@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,21 +23,17 @@ import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
 from msgspec import Struct
 
-from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
-from privacy_ledger.app.ingest import LINES_PER_BATCH, Ingest, Source
-from privacy_ledger.bootstrap import Runtime, open_runtime, rules_in_force
-from privacy_ledger.domain.key_release import COLLECT
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, TOPICS
-from privacy_ledger.settings import Settings
+from privacy_ledger.app.ingest import LINES_PER_BATCH, Source
+from privacy_ledger.bootstrap import open_runtime
+from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
 from privacy_ledger.testing.broker import BrokerUnavailable, running_broker
 from privacy_ledger.testing.generator import generate
-from tests.bench import kafka
+from tests.bench import kafka, product
 from tests.bench.child import Talk
-from tests.bench.measure import resident_mb
 from tests.bench.processes import Child, ChildFailed
 from tests.bench.tasks import More, Soak
 
@@ -57,7 +52,6 @@ PASSES: Final = ("core", "analytics")
 PURPOSE: Final = "improve.analyse"
 DAYS: Final = 25
 DISK_LEFT_MIN: Final = 5_000_000_000
-START_TIMEOUT_S: Final = 180.0
 
 
 class Sample(Struct, frozen=True, kw_only=True):
@@ -130,10 +124,10 @@ def series(samples: Sequence[Sample], *, every_s: float) -> str:
 
 async def feed(task: Soak, talk: Talk) -> int:
     """Ingest lines on Kafka, as many as each `More` says; say how many were read so far."""
-    settings = _settings(Path(task.folder), task.bootstrap, task.prefix, task.partitions)
+    settings = product.settings(task)
     async with open_runtime(settings) as runtime:
         source = Source(name="openedx", parse=openedx.parse, default_consents=(PURPOSE,))
-        ingest = await _ingest(runtime)
+        ingest = await product.ingest(runtime)
         lines = enumerate(_lines(task.learners, talk), start=1)
         summary = await ingest.run(lines, source, on_progress=talk.say)
         return summary.read
@@ -157,81 +151,7 @@ def _lines(learners: int, talk: Talk) -> Iterator[bytes]:
             yield line
 
 
-async def _ingest(runtime: Runtime) -> Ingest:
-    """Return an ingest that does not wait for the passes, which are to stay behind."""
-    vault = runtime.released_to(COLLECT)
-    lane = LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED)
-    return Ingest(
-        log=runtime.log, vault=vault, codec=runtime.codec, lane_codec=lane,
-        views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
-    )  # fmt: skip
-
-
-def _settings(folder: Path, bootstrap: str, prefix: str, partitions: int) -> Settings:
-    return Settings(
-        home=folder / "home", keys=folder / "keys", keystore=folder / "keystore.db",
-        state=folder / "state", cluster=ClusterSettings(bootstrap=bootstrap), topic_prefix=prefix,
-        partitions=partitions, data_home=folder / "data",
-    )  # fmt: skip
-
-
 # The run ----------------------------------------------------------------------------------------
-
-
-class _Worker:
-    """`privacy-ledger worker run` as a process, every pass in it."""
-
-    def __init__(self, task: Soak) -> None:
-        folder = Path(task.folder)
-        self._log = folder / "worker.log"
-        env = {
-            **os.environ,
-            "PRIVACY_LEDGER_CLUSTER": task.bootstrap,
-            "PRIVACY_LEDGER_KEYS": str(folder / "keys"),
-            "PRIVACY_LEDGER_KEYSTORE": str(folder / "keystore.db"),
-            "PRIVACY_LEDGER_STATE": str(folder / "state"),
-            "PRIVACY_LEDGER_TOPIC_PREFIX": task.prefix,
-            "PRIVACY_LEDGER_PARTITIONS": str(task.partitions),
-            "XDG_DATA_HOME": str(folder / "data"),
-        }
-        with self._log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "privacy_ledger", "--log-level", "INFO", "worker", "run"],
-                env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-
-    async def running(self, partitions: int) -> None:
-        """Return when so many partitions were taken over.
-
-        Raises:
-            ChildFailed: it ended, or did not in time.
-        """
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while self._log.read_bytes().count(b"partition running") < partitions:
-            self.check()
-            if time.monotonic() > deadline:
-                raise ChildFailed(f"the worker did not take over in {START_TIMEOUT_S:.0f} s")
-            await asyncio.sleep(0.2)
-
-    def check(self) -> None:
-        """Raise if it has ended.
-
-        Raises:
-            ChildFailed: it has.
-        """
-        if self._process.poll() is not None:
-            tail = self._log.read_text(errors="replace")[-2000:]
-            raise ChildFailed(f"the worker ended with code {self._process.returncode}:\n{tail}")
-
-    def resident_mb(self) -> float:
-        """Return its memory now."""
-        return resident_mb(self._process.pid, "VmRSS")
-
-    def end(self) -> None:
-        """End it."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
 
 
 class _Producer:
@@ -299,7 +219,7 @@ async def run(task: Soak, *, minutes: float, backlog: int, rate: int) -> list[Sa
             producer.ask(backlog - written - producer.outstanding)
             await asyncio.sleep(CONTROL_S)
         print(f"{written:,} records written; the worker starts.", file=sys.stderr, flush=True)
-        worker = _Worker(task)
+        worker = product.Worker(task)
         stack.callback(worker.end)
         await worker.running(task.partitions * len(PASSES))
         samples: list[Sample] = []

@@ -9,9 +9,19 @@ from typing import ClassVar
 from msgspec import Struct
 
 __all__ = [
+    "Checked",
     "EngineFold",
     "EngineWork",
+    "Erased",
+    "ErasureBytes",
+    "ErasureCheck",
+    "ErasureFeed",
+    "ErasureKeys",
+    "ErasurePrepare",
+    "ErasureRun",
+    "ErasureViews",
     "Expected",
+    "Fed",
     "Feed",
     "Fill",
     "Filled",
@@ -19,6 +29,7 @@ __all__ = [
     "FoldFaust",
     "FoldQuixstreams",
     "Go",
+    "Gone",
     "Ingest",
     "KeyFill",
     "KeyRoll",
@@ -26,6 +37,8 @@ __all__ = [
     "More",
     "Noop",
     "NoopRdkafka",
+    "OnCluster",
+    "Order",
     "Prepare",
     "Produce",
     "Restore",
@@ -33,6 +46,7 @@ __all__ = [
     "Rival",
     "SealedFill",
     "SealedFold",
+    "Seen",
     "Soak",
     "Status",
     "Task",
@@ -310,15 +324,151 @@ class Watch(Task, frozen=True, kw_only=True):
 # Soak -----------------------------------------------------------------------------------------
 
 
-class Soak(Task, frozen=True, kw_only=True):
-    """Ingest lines on Kafka in runs of a size that each `More` says."""
+class OnCluster(Task, frozen=True, kw_only=True):
+    """A task of a run whose keystore, keys and stores lie in one folder."""
 
-    runs: ClassVar[str] = "soak:feed"
+    runs: ClassVar[str]
     folder: str
     bootstrap: str
     prefix: str
     partitions: int
+
+
+class Soak(OnCluster, frozen=True, kw_only=True):
+    """Ingest lines on Kafka in runs of a size that each `More` says."""
+
+    runs: ClassVar[str] = "soak:feed"
     learners: int
+
+
+# Erasures ---------------------------------------------------------------------------------------
+
+
+class ErasurePrepare(OnCluster, frozen=True, kw_only=True):
+    """Ingest some lines of each person, and write what the ledger holds of them to a file."""
+
+    runs: ClassVar[str] = "erasing:prepare"
+    people: int
+    file: str
+
+
+class ErasureFeed(OnCluster, frozen=True, kw_only=True):
+    """Ingest other people's events at a steady rate until the input ends; say `Fed`."""
+
+    runs: ClassVar[str] = "erasing:feed"
+    learners: int
+    rate: int
+
+
+class ErasureRun(OnCluster, frozen=True, kw_only=True):
+    """Be one eraser: carry out the saga of each `Order`, one at a time, and say `Erased`.
+
+    `is_fresh`: read projections anew for each, as a command does; a worker and `erase --resume` go
+    on from what they have read.
+    """
+
+    runs: ClassVar[str] = "erasing:erase"
+    file: str
+    is_fresh: bool
+
+
+class ErasureCheck(OnCluster, frozen=True, kw_only=True):
+    """Look with fresh eyes whether anything of the first `people` can be read; say `Checked`."""
+
+    runs: ClassVar[str] = "erasing:check"
+    file: str
+    people: int
+
+
+class ErasureKeys(OnCluster, frozen=True, kw_only=True):
+    """Hold every key of the people open, and say as a list of `Seen` when none opened any more."""
+
+    runs: ClassVar[str] = "erasure_probes:keys"
+    file: str
+
+
+class ErasureViews(OnCluster, frozen=True, kw_only=True):
+    """Look at the people's projections, and say as a list of `Seen` when they answered nothing."""
+
+    runs: ClassVar[str] = "erasure_probes:views"
+    file: str
+
+
+class ErasureBytes(OnCluster, frozen=True, kw_only=True):
+    """Look into the broker's segments for records of a sample; say as a list of `Gone` when they went.
+
+    After the input ended it looks for `patience_s` at most.
+    """
+
+    runs: ClassVar[str] = "erasure_segments:watch"
+    file: str
+    segments: str
+    sample: tuple[int, ...]
+    patience_s: float
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """Said to erasers and those who watch: this person, by number, was to be erased at this moment."""
+
+    person: int
+    due_ns: int
+
+
+class Erased(Struct, frozen=True, kw_only=True):
+    """Said by an eraser: how a saga went; moments on the host's monotonic clock.
+
+    `requested_ns`: the time that the receipt states. `steps`: when each was noted. `tries`: how
+    often the saga was begun; `errors`: by what kinds of error it was ended.
+    """
+
+    person: int
+    begun_ns: int
+    requested_ns: int
+    steps: dict[str, int]
+    tries: int
+    is_completed: bool
+    open_steps: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """What changed between two looks: it was as before at `before_ns`, and not any more at `at_ns`."""
+
+    person: int
+    before_ns: int
+    at_ns: int
+
+
+class Gone(Struct, frozen=True, kw_only=True):
+    """When a person's first and last sealed record left the segments.
+
+    `tombstoned_ns`: when the broker appended the person's last tombstone; None: not seen. `left`:
+    how many records were still there at the end.
+    """
+
+    person: int
+    records: int
+    tombstoned_ns: int | None
+    first: Seen | None
+    last: Seen | None
+    left: int
+
+
+class Fed(Struct, frozen=True, kw_only=True):
+    """Said by the feed at its end: lines ingested, sealed records written, and in how many seconds."""
+
+    events: int
+    records: int
+    seconds: float
+
+
+class Checked(Struct, frozen=True, kw_only=True):
+    """How many people still have what they must not: a key, an open record, a view, an index row."""
+
+    with_live_keys: int
+    readable: int
+    unknown: int
+    answering: int
 
 
 # Keystore ---------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ from tests.unit.home import (
 
 ADA = "openedx:user_id:7"
 PURPOSE = "improve.analyse"
+FENCED = 3
+EVENTS = 3
 
 
 async def test_a_lift_spares_the_key_of_a_record_under_a_second_consent(tmp_path: Path) -> None:
@@ -117,6 +119,39 @@ async def test_a_holder_that_is_fenced_in_one_partition_after_the_other_goes_on(
         await it.take([played(one, event=f"e{one}") for one in people])
         assert fenced == set(range(it.runtime.partitions))
         assert {len(await it.runtime.views.live(it.ref(one))) for one in people} == {1}
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_holder_that_is_fenced_while_it_opens_its_cycles_opens_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_open: bool
+) -> None:
+    """Where it takes the home, and where it was fenced before: somebody parked is taken up again there."""
+    right, fenced = EmbeddedPasses._commit, list[bool]()  # noqa: SLF001 - right before a commit
+
+    async def commit(
+        self: EmbeddedPasses, lane: Lane, partition: int, cycle: PartitionCycle, batch: Batch
+    ) -> None:
+        if lane.declaration.name == "core" and partition == where and len(fenced) < FENCED:
+            fenced.append(bool(lane.cycles))
+            await other.log.open_writer(f"core.{partition}")
+        await right(self, lane, partition, cycle, batch)
+
+    videos = {"bad"}
+    break_progress(videos, monkeypatch)
+    async with (
+        home(tmp_path, is_worker=is_open) as it,
+        bootstrap.open_runtime(settings(tmp_path)) as other,
+    ):
+        await it.take([played("7", event="e1"), played("7", event="e2", video="bad")])
+        where = partition_of(it.ref("7"), it.runtime.partitions)
+        monkeypatch.setattr(EmbeddedPasses, "_commit", commit)
+        await it.take([played("7", event="e3")])
+        assert fenced == [is_open, *[False] * (FENCED - 1)]
+        videos.clear()
+        assert it.runtime.embedded is not None
+        it.runtime.embedded.release()
+        await it.runtime.passes.settle()
+        assert len(await it.runtime.views.live(it.ref("7"))) == EVENTS
 
 
 async def test_a_step_that_fails_parks_its_subject_only(

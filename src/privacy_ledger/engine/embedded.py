@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from privacy_ledger.domain.errors import Fenced, NotCaughtUp
 from privacy_ledger.engine.batch import Batch
@@ -22,6 +22,7 @@ from privacy_ledger.streams.roster import Claim
 
 __all__ = ["EmbeddedPasses", "Lane", "Lanes", "Lock"]
 
+T = TypeVar("T")
 ROWS_PER_CYCLE: Final = 2000
 POLL_S: Final = 0.05
 
@@ -157,7 +158,7 @@ class EmbeddedPasses:
         if not self._lock.try_acquire():
             return False
         try:
-            await self._reconcile()
+            await self._unfenced(self._reconcile)
             if self.on_acquire is not None:
                 await self.on_acquire()
         except BaseException:
@@ -223,17 +224,26 @@ class EmbeddedPasses:
 
     async def drain(self) -> int:
         """Run every pass that readers wait for to the end, the others a bit; return the records folded."""
-        await self._reconcile()
-        # A command that drops a version fences whoever folds it, one partition after the other.
+
+        async def run() -> int:
+            await self._reconcile()
+            return await self._drain()
+
+        return await self._unfenced(run)
+
+    async def _unfenced(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Work, and begin again where a command fences us that drops a version, or brings one to speak.
+
+        It fences whoever folds the version in one partition after the other, so at most so many times.
+        What is still to be run is opened again, with what the registry says by then.
+        """
         for _ in range(self._log.partitions(self._source)):
             try:
-                return await self._drain()
+                return await work()
             except Fenced:
-                # What is still to be run is opened again, with what the registry says by now.
                 for lane in self._lanes:
                     lane.cycles = {}
-                await self._reconcile()
-        return await self._drain()
+        return await work()
 
     async def _drain(self) -> int:
         for lane in self._lanes:

@@ -13,16 +13,15 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.app.erasure import ErasureOutcome
-from privacy_ledger.app.ingest import LINES_PER_BATCH, Source
+from privacy_ledger.app.ingest import LINES_PER_BATCH
 from privacy_ledger.bootstrap import Runtime, erasure_of, open_runtime, subjects_of
 from privacy_ledger.domain.errors import LedgerError, NotCaughtUp
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
 from privacy_ledger.ports.keys import DataKey, Shredded, Withheld
 from privacy_ledger.ports.log import header
-from privacy_ledger.testing.generator import course_name, generate
+from privacy_ledger.testing.generator import course_name
 from tests.bench import product
 from tests.bench.child import Talk
 from tests.bench.tasks import (
@@ -42,10 +41,7 @@ __all__ = ["Held", "Record", "check", "erase", "feed", "lines_of", "people_in", 
 FIRST_USER_ID: Final = 50_000_000
 """Above every user id that the generator draws for the feed."""
 TICK_S: Final = 0.1
-LINES_PER_SEED: Final = 100_000
-DAYS: Final = 25
 PAGES: Final = 3
-PURPOSE: Final = "improve.analyse"
 TRIES_MAX: Final = 5
 TOKEN_BYTES: Final = 32
 _SEALED: Final = 1
@@ -116,7 +112,7 @@ async def prepare(task: ErasurePrepare) -> int:
         ingest = await product.ingest(runtime)
         now = datetime.now(UTC)
         lines = (line for person in range(task.people) for line in lines_of(person, now=now))
-        await ingest.run(enumerate(lines, start=1), _source())
+        await ingest.run(enumerate(lines, start=1), product.SOURCE)
         held = await _held(runtime, task.people)
     if not all(one.records and one.kids for one in held):
         raise RuntimeError("somebody who is to be erased holds no record")
@@ -153,10 +149,6 @@ async def _held(runtime: Runtime, people: int) -> list[Held]:
     ]  # fmt: skip
 
 
-def _source() -> Source:
-    return Source(name="openedx", parse=openedx.parse, default_consents=(PURPOSE,))
-
-
 # Feeding ----------------------------------------------------------------------------------------
 
 
@@ -166,7 +158,9 @@ async def feed(task: ErasureFeed, talk: Talk) -> Fed:
         ingest = await product.ingest(runtime)
         talk.say(0)
         begun = time.monotonic()
-        summary = await ingest.run(enumerate(_paced(task, talk), start=1), _source(), on_progress=talk.say)
+        summary = await ingest.run(
+            enumerate(_paced(task, talk), start=1), product.SOURCE, on_progress=talk.say
+        )
         return Fed(events=summary.read, records=summary.records, seconds=time.monotonic() - begun)
 
 
@@ -184,7 +178,7 @@ def _paced(task: ErasureFeed, talk: Talk) -> Iterator[bytes]:
         ended.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    made = _lines(task.learners)
+    made = product.lines(task.learners)
     begun, given = time.monotonic(), 0
     while not ended.wait(TICK_S):
         due = int((time.monotonic() - begun) * task.rate) - given
@@ -192,17 +186,6 @@ def _paced(task: ErasureFeed, talk: Talk) -> Iterator[bytes]:
             yield next(made)
         given += due
         yield from (b"" for _ in range(-due % LINES_PER_BATCH))
-
-
-def _lines(learners: int) -> Iterator[bytes]:
-    seed = 0
-    while True:
-        seed += 1
-        end = datetime.now(UTC) - timedelta(hours=2)
-        yield from generate(
-            seed=seed, learners=learners, courses=4, events=LINES_PER_SEED,
-            start=end - timedelta(days=DAYS), end=end,
-        )  # fmt: skip
 
 
 # Erasing ----------------------------------------------------------------------------------------

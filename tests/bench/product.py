@@ -5,23 +5,31 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
-from privacy_ledger.app.ingest import Ingest
+from privacy_ledger.app.ingest import Ingest, Source
 from privacy_ledger.bootstrap import Runtime, rules_in_force
 from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
 from privacy_ledger.settings import Settings
+from privacy_ledger.testing.generator import generate
 from tests.bench.measure import resident_mb
 from tests.bench.processes import ChildFailed
 from tests.bench.tasks import OnCluster
 
-__all__ = ["Worker", "ingest", "settings"]
+__all__ = ["SOURCE", "Worker", "ingest", "lines", "settings"]
 
 START_TIMEOUT_S: Final = 180.0
+SOURCE: Final = Source(name="openedx", parse=openedx.parse, default_consents=("improve.analyse",))
+LINES_PER_SEED: Final = 100_000
+DAYS: Final = 25
 
 
 def settings(task: OnCluster) -> Settings:
@@ -42,6 +50,16 @@ async def ingest(runtime: Runtime) -> Ingest:
         log=runtime.log, vault=vault, codec=runtime.codec, lane_codec=lane,
         views=runtime.views, clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
     )  # fmt: skip
+
+
+def lines(learners: int) -> Iterator[bytes]:
+    """Yield made-up lines of the last days without end."""
+    for seed in count(1):
+        end = datetime.now(UTC) - timedelta(hours=2)
+        yield from generate(
+            seed=seed, learners=learners, courses=4, events=LINES_PER_SEED,
+            start=end - timedelta(days=DAYS), end=end,
+        )  # fmt: skip
 
 
 class Worker:

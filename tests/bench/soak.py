@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -23,15 +22,13 @@ import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
 from msgspec import Struct
 
-from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.kafka import topics as kafka_topics
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
-from privacy_ledger.app.ingest import LINES_PER_BATCH, Source
+from privacy_ledger.app.ingest import LINES_PER_BATCH
 from privacy_ledger.bootstrap import open_runtime
 from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
 from privacy_ledger.testing.broker import BrokerUnavailable, running_broker
-from privacy_ledger.testing.generator import generate
 from tests.bench import kafka, product
 from tests.bench.child import Talk
 from tests.bench.processes import Child, ChildFailed
@@ -47,10 +44,7 @@ CONTROL_S: Final = 0.5
 ASKED_MAX: Final = 20_000
 """At most so many lines are asked for at once."""
 LINES_PRINTED: Final = 30
-LINES_PER_SEED: Final = 100_000
 PASSES: Final = ("core", "analytics")
-PURPOSE: Final = "improve.analyse"
-DAYS: Final = 25
 DISK_LEFT_MIN: Final = 5_000_000_000
 
 
@@ -126,29 +120,17 @@ async def feed(task: Soak, talk: Talk) -> int:
     """Ingest lines on Kafka, as many as each `More` says; say how many were read so far."""
     settings = product.settings(task)
     async with open_runtime(settings) as runtime:
-        source = Source(name="openedx", parse=openedx.parse, default_consents=(PURPOSE,))
         ingest = await product.ingest(runtime)
         lines = enumerate(_lines(task.learners, talk), start=1)
-        summary = await ingest.run(lines, source, on_progress=talk.say)
+        summary = await ingest.run(lines, product.SOURCE, on_progress=talk.say)
         return summary.read
 
 
 def _lines(learners: int, talk: Talk) -> Iterator[bytes]:
     """Yield made-up lines as they are asked for; waiting for that holds up this process only."""
-    made: Iterator[bytes] = iter(())
-    seed = 0
+    made = product.lines(learners)
     while (more := talk.hear_waiting(More)) is not None:
-        for _ in range(more.events):
-            line = next(made, None)
-            if line is None:
-                seed += 1
-                end = datetime.now(UTC) - timedelta(hours=2)
-                made = generate(
-                    seed=seed, learners=learners, courses=4, events=LINES_PER_SEED,
-                    start=end - timedelta(days=DAYS), end=end,
-                )  # fmt: skip
-                line = next(made)
-            yield line
+        yield from itertools.islice(made, more.events)
 
 
 # The run ----------------------------------------------------------------------------------------

@@ -10,11 +10,9 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from privacy_ledger.adapters.codec import LedgerCodec
-from privacy_ledger.app.ingest import Ingest, Source
-from privacy_ledger.bootstrap import Runtime, engine_for, open_runtime, rules_in_force, subjects_of
-from privacy_ledger.domain.key_release import COLLECT
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
+from privacy_ledger.app.ingest import Source
+from privacy_ledger.bootstrap import Runtime, engine_for, open_runtime, subjects_of
+from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.engine.declaration import CORE
 from privacy_ledger.engine.kafka import KafkaEngine
 from privacy_ledger.engine.pace import Pace
@@ -24,7 +22,7 @@ from privacy_ledger.testing.checkers import Evidence, violations
 from privacy_ledger.testing.crashes import History, Report, Violation
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
 from tests.integration.cluster import Cluster, until
-from tests.unit.home import parse, played, registered, unreadable, viewed
+from tests.unit.home import parse, played, registered, unreadable, unwaiting, viewed
 
 NAME: Final = "engine"
 PURPOSE: Final = "improve.analyse"
@@ -128,13 +126,7 @@ class Engines:
 
     async def _take(self, lines: Iterable[bytes], *, consents: tuple[str, ...] = ()) -> None:
         """Ingest as an edge that knows no copies, and that waits for no pass."""
-        r = self._runtime
-        vault = r.released_to(COLLECT)
-        lane = LedgerCodec(vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED)
-        ingest = Ingest(
-            log=r.log, vault=vault, codec=r.codec, lane_codec=lane, views=r.views, clock=r.clock,
-            ids=r.ids, rules=await rules_in_force(r),
-        )  # fmt: skip
+        ingest = await unwaiting(self._runtime)
         source = Source(name="test", parse=parse, default_consents=consents)
         summary = await ingest.run(enumerate(lines, start=1), source)
         assert not summary.refused, summary.reasons

@@ -255,6 +255,16 @@ async def home(
         yield TestHome(runtime, ingest, rules)
 
 
+async def unwaiting(r: bootstrap.Runtime) -> Ingest:
+    """Return an ingest of an edge that knows no copies, and that waits for no pass."""
+    vault = r.released_to(COLLECT)
+    lane = LedgerCodec(vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED)
+    return Ingest(
+        log=r.log, vault=vault, codec=r.codec, lane_codec=lane, views=r.views, clock=r.clock,
+        ids=r.ids, rules=await bootstrap.rules_in_force(r),
+    )  # fmt: skip
+
+
 async def videos_of(it: TestHome, name: str) -> list[str]:
     """Return the videos that somebody's progress knows."""
     state = await it.runtime.views.get(progress.TABLE, it.ref(name))

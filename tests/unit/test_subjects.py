@@ -5,22 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.app._own import last_offsets
-from privacy_ledger.app.ingest import Ingest, Source
+from privacy_ledger.app.ingest import Source
 from privacy_ledger.app.subjects import Subjects, identity_of
-from privacy_ledger.bootstrap import rules_in_force
 from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
 from privacy_ledger.domain.events import RestrictionStarted, UsagePageViewed, event_type
-from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.ports.keys import Identity
 from privacy_ledger.ports.log import NewRecord, header
 from privacy_ledger.streams.record import Erased
 from privacy_ledger.streams.states import PERMISSIONS
-from tests.unit.home import COURSE, NOW, TestHome, home, parse, played, registered, viewed
+from tests.unit.home import COURSE, NOW, TestHome, home, parse, played, registered, unwaiting, viewed
 
 ADA = "openedx:username:ada"
 EMAIL = "ada@example.com"
@@ -167,11 +163,7 @@ async def test_what_comes_after_a_new_grant_survives_the_withdrawal_before_it(tm
         await it.subjects.grant(ADA, ANALYSE)
         r = it.runtime
         later = r.clock.now() + timedelta(seconds=1)
-        ingest = Ingest(  # one that waits for no pass
-            log=r.log, vault=r.released_to(COLLECT), codec=r.codec, views=r.views, clock=r.clock, ids=r.ids,
-            lane_codec=LedgerCodec(r.vault, partitions=r.partitions, stream=LEDGER_UNATTRIBUTED),
-            rules=await rules_in_force(r),
-        )  # fmt: skip
+        ingest = await unwaiting(r)
         lines = enumerate([viewed("7", event="e2", at=later)], start=1)
         assert (await ingest.run(lines, Source(name="test", parse=parse))).accepted == 1
         await r.passes.settle()

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from privacy_ledger import bootstrap
+from privacy_ledger._passes import HomeLanes
 from privacy_ledger.adapters.state_codec import PassStateCodec
 from privacy_ledger.domain.errors import InvariantViolation, ProcessorChanged, ProcessorMoved
 from privacy_ledger.domain.events import CourseEnrolled, event_type
@@ -16,10 +17,11 @@ from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.engine.batch import Batch
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration, passes
+from privacy_ledger.engine.embedded import Lane
 from privacy_ledger.engine.inspection import inspect
 from privacy_ledger.interfaces.cli.operate import place_of, verify
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
-from privacy_ledger.ports.log import Row
+from privacy_ledger.ports.log import NewRecord, Row
 from privacy_ledger.streams import progress
 from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
 from privacy_ledger.streams.progress import Progress, ProgressPart
@@ -46,6 +48,7 @@ def build(*processors: Processor[Any]) -> dict[str, PassDeclaration]:
 WHOLE: Final = build(SUBJECT_VIEW, PROGRESS, COURSE_VIEWS)
 WITHOUT: Final = build(SUBJECT_VIEW, COURSE_VIEWS)
 ELSEWHERE: Final = build(SUBJECT_VIEW, MOVED, COURSE_VIEWS)
+SILENT: Final = build(SUBJECT_VIEW, structs.replace(PROGRESS, runs_in="analytics"), COURSE_VIEWS)
 
 
 async def _live_a_little(it: TestHome, step: str) -> None:
@@ -66,6 +69,13 @@ async def _standing(it: TestHome, pass_name: str, name: str, partition: int) -> 
     row = await it.runtime.log.latest(state_topic(pass_name), partition, ROSTER.code + name.encode())
     value = None if row is None else row.value
     return it.runtime.states.open_many(ROSTER, ((b"", value),))[0]
+
+
+async def _lane(r: bootstrap.Runtime, name: str) -> Lane:
+    """Return a pass of an opened home, before anybody runs it."""
+    assert r.local is not None
+    (lane,) = (one for one in await HomeLanes(r.parts, r.local).current() if one.declaration.name == name)
+    return lane
 
 
 async def test_a_new_processor_is_brought_up_and_goes_on_with_the_others(tmp_path: Path) -> None:
@@ -272,12 +282,38 @@ def test_rows_that_could_not_be_told_apart_are_refused() -> None:
 
 async def test_a_move_that_is_not_declared_is_refused(tmp_path: Path) -> None:
     """A view has one writer: who changes the pass must say where the processor comes from."""
+    topics = (view_topic("progress"), state_topic("core"), state_topic("analytics"))
     async with home(tmp_path, declared=WHOLE) as it:
-        await _live_a_little(it, "a")
-        written = await it.rows(view_topic("progress"))
-    silent = build(SUBJECT_VIEW, structs.replace(PROGRESS, runs_in="analytics"), COURSE_VIEWS)
+        # One person, so that there are partitions without a row of theirs.
+        await it.take([played("7", event="a")])
+        written = [await it.rows(topic) for topic in topics]
     with pytest.raises(ProcessorMoved, match="moved_from"):
-        async with home(tmp_path, declared=silent):
+        async with home(tmp_path, declared=SILENT):
             pass
     async with home(tmp_path, declared=WHOLE) as it:
-        assert await it.rows(view_topic("progress")) == written
+        assert [await it.rows(topic) for topic in topics] == written
+
+
+async def test_it_is_refused_in_every_partition_by_whoever_runs_the_new_pass_alone(tmp_path: Path) -> None:
+    """A worker meets few partitions, and not the pass that something came from."""
+    async with home(tmp_path, declared=WHOLE) as it:
+        await it.take([played("7", event="a")])
+    async with bootstrap.open_runtime(settings(tmp_path), declared=SILENT) as r:
+        lane = await _lane(r, "analytics")
+        for partition in range(r.partitions):
+            with pytest.raises(ProcessorMoved, match=rf"to the pass analytics \(partition {partition}\)"):
+                await lane.means.mover.claims(partition, lane.open_cycle(partition))
+
+
+async def test_who_joins_partition_by_partition_is_no_stranger_to_its_own_view(tmp_path: Path) -> None:
+    """In the first partitions its view may be written before the last one is entered."""
+    async with home(tmp_path, declared=WITHOUT) as it:
+        await it.take([played("7", event="a")])
+    async with bootstrap.open_runtime(settings(tmp_path), declared=WHOLE) as r:
+        lane = await _lane(r, "core")
+        assert await lane.means.mover.claims(1, lane.open_cycle(1)) == {}
+        await r.log.append(view_topic("progress"), [NewRecord(0, bytes(17), bytes(1))])
+        with pytest.raises(ProcessorMoved):
+            await lane.means.mover.claims(1, lane.open_cycle(1))
+        await r.log.append(state_topic("core"), [NewRecord(0, ROSTER.code + b"progress", bytes(1))])
+        assert await lane.means.mover.claims(1, lane.open_cycle(1)) == {}

@@ -182,9 +182,13 @@ class EmbeddedPasses:
             lane.meters = {p: PartitionMeter(self._meters, pass_name=name, partition=p) for p in partitions}
             self._meters.note(Assigned(pass_name=name, partitions=partitions))
             await lane.hints.begin()
+        stored = [{p: lane.open_cycle(p) for p in partitions} for lane in new]
+        for cycle in (cycle for cycles in stored for cycle in cycles.values()):
+            cycle.check_roll()  # A build that is refused in one place writes nothing in another.
         # All moves first: they fence the passes that something moved from.
         moved = [
-            {p: await lane.means.mover.claims(p, lane.open_cycle(p)) for p in partitions} for lane in new
+            {p: await lane.means.mover.claims(p, cycle) for p, cycle in cycles.items()}
+            for lane, cycles in zip(new, stored, strict=True)
         ]
         for lane, claims in zip(new, moved, strict=True):
             lane.cycles = await self._opened(lane, claims)

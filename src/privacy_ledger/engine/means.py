@@ -8,7 +8,7 @@ from msgspec import Struct
 from privacy_ledger.engine.aftermath import Aftermath
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
-from privacy_ledger.engine.moving import claim_moved
+from privacy_ledger.engine.moving import claim_moved, refuse_unclaimed
 from privacy_ledger.engine.outlet import Outlet
 from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import KeyVault
@@ -23,7 +23,11 @@ class Mover(Protocol):
     """Takes over the processors that moved to a pass."""
 
     async def claims(self, partition: int, cycle: PartitionCycle) -> Mapping[str, Claim]:
-        """Fence the passes that something moved from, and return where they stood, by processor."""
+        """Fence the passes that something moved from, and return where they stood, by processor.
+
+        Raises:
+            ProcessorMoved: something came here, and the build does not say from where.
+        """
         ...
 
 
@@ -48,6 +52,7 @@ class LiveMover:
 
     async def claims(self, partition: int, cycle: PartitionCycle) -> Mapping[str, Claim]:
         """Take over what moved here and was not taken yet."""
+        await refuse_unclaimed(self._log, self._declaration, partition, cycle=cycle)
         return await claim_moved(
             self._log, self._declaration, partition, cycle=cycle, states=self._states,
             vault=self._vault, now=self._clock.now(),

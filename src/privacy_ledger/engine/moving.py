@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from privacy_ledger.domain.topics import state_topic
+from privacy_ledger.domain.errors import ProcessorMoved
+from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
@@ -24,12 +25,40 @@ from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.roster import MOVED, ROSTER, Claim, Moved
 from privacy_ledger.streams.states import GENERATIONS, SHREDS, Changes, Table
 
-__all__ = ["claim_moved"]
+__all__ = ["claim_moved", "refuse_unclaimed"]
 
 T = TypeVar("T")
 READ: Final = 5000
 
 log_line = get_logger()
+
+
+async def refuse_unclaimed(
+    log: EventLog, declaration: PassDeclaration, partition: int, *, cycle: PartitionCycle
+) -> None:
+    """Refuse a processor that joins without a word of where it comes from, while its view is written.
+
+    Whether this partition holds rows of the view says nothing: nobody may live in it yet. The view is
+    looked at before the rosters, for who joined elsewhere a moment earlier stood in a roster first.
+
+    Raises:
+        ProcessorMoved: the view has records, and no partition of this pass knows its processor.
+    """
+    known = cycle.roll.known()
+    if not known:
+        return  # A pass at its beginning, or one that is built anew.
+    for processor in declaration.processors:
+        table, key = processor.table, processor.name.encode()
+        is_told = processor.name in known or processor.moved_from
+        if is_told or table.view is None or table.name not in declaration.publishes:
+            continue
+        view, own = view_topic(table.view, table.version), state_topic(declaration.name)
+        ends = [await log.end(view, one) for one in range(log.partitions(view))]
+        rosters = (await log.latest(own, one, ROSTER.code + key) for one in range(log.partitions(own)))
+        if any(ends) and not any([row is not None async for row in rosters]):
+            raise ProcessorMoved(
+                processor=processor.name, runs_in="another pass", partition=partition, to=declaration.name
+            )
 
 
 async def claim_moved(

@@ -51,6 +51,10 @@ class Roll:
         if is_turn or any(one.table.name == ROSTER.name for one in changes):
             self.seat(position)
 
+    def known(self) -> frozenset[str]:
+        """Return the names of the processors that the roster speaks of."""
+        return frozenset(key.decode() for key, _ in self._cache.scan(ROSTER, b""))
+
     # What a cycle does for it ------------------------------------------------------------------
 
     def enrol(self, work: Workspace, position: int, *, claims: Mapping[str, Claim]) -> None:

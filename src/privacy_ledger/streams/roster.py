@@ -256,12 +256,6 @@ def enrol(
                 _refuse_changed(known.identity, identity, processor, place)
         floor = max(floors[processor.name], claim.generation + 1 if claim else 0)
         is_first = not roster
-        if before is None and not (is_first or processor.moved_from) and _has_rows(work, processor):
-            # Somebody wrote its view, and not this pass. Keys say nothing of it: those of another
-            # partition, where it joined a moment earlier, count as well.
-            raise ProcessorMoved(
-                processor=processor.name, runs_in="another pass", partition=place.partition, to=place.runs_in
-            )
         after = _standing(work, processor, before, place, identity=identity, claim=claim, is_first=is_first)
         if before is None or before.state != "folds" or claim is not None:
             after = structs.replace(after, floor=max(after.floor, floor))

@@ -52,7 +52,10 @@ class Talk:
 def main(name: str, document: str) -> None:
     """Do one task and say its result."""
     kind: type[tasks.Task] = getattr(tasks, name)
+    run_main = asyncio.run
     if not kind.runs.startswith("rivals."):
+        # As a worker does, and the baseline with it. A rival loads nothing of the project.
+        run_main = importlib.import_module("privacy_ledger.adapters.loop").run
         importlib.import_module("privacy_ledger.logging").configure()
     task: Struct = msgspec.json.decode(document, type=kind)
     module, function = kind.runs.split(":")
@@ -60,7 +63,7 @@ def main(name: str, document: str) -> None:
     talk = Talk()
     arguments = (task, talk) if len(inspect.signature(run).parameters) > 1 else (task,)
     result = run(*arguments)
-    talk.say(asyncio.run(result) if inspect.iscoroutine(result) else result)
+    talk.say(run_main(result) if inspect.iscoroutine(result) else result)
 
 
 if __name__ == "__main__":

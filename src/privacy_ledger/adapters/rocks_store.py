@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, cast
 
@@ -31,6 +32,7 @@ OPEN_FILES_MAX: Final = 128
 FILTER_BITS: Final = 10
 """Bits per key of the filters: one look-up in a hundred for a key that is not there reads a block."""
 MEMTABLE_FILTER_PART: Final = 0.02
+_KEY: Final = itemgetter(0)
 _FULL: Final = ("No space", "File too large", "Disk quota")
 
 
@@ -91,7 +93,7 @@ class RocksStore:
             StoreCorrupt: the files cannot take it for another reason.
         """
         batch = WriteBatch(raw_mode=True)
-        for key, value in changes:
+        for key, value in sorted(changes, key=_KEY):
             if value is None:
                 batch.delete(key)
             else:

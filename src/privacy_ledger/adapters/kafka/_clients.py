@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerClosed, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from privacy_ledger.adapters.kafka._rows import give_rows
 from privacy_ledger.adapters.kafka.safety import safe_consumer, safe_producer
 from privacy_ledger.adapters.kafka.settings import (
     ClusterSettings,
@@ -94,6 +95,7 @@ async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> AI
     except BaseException:
         await consumer.stop()
         raise
+    give_rows(consumer)
     consumer.assign([partition])
     return consumer
 

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka._clients import let_go, open_reader, unavailable
-from privacy_ledger.adapters.kafka._rows import to_rows
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, fetch_bytes
 from privacy_ledger.ports.log import Row
 
@@ -138,14 +137,14 @@ class PartitionReader:
 
     async def _poll(self, wait_ms: int, limit: int) -> tuple[Row, ...]:
         try:
-            fetched: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+            fetched: dict[TopicPartition, list[Row]] = await self._consumer.getmany(
                 self._partition, timeout_ms=wait_ms, max_records=limit
             )
         except OffsetOutOfRangeError:
             # Retention removed the beginning of the log after this position.
             self._consumer.seek(self._partition, await self.first())
             return ()
-        return to_rows(fetched.get(self._partition, ()))
+        return tuple(fetched.get(self._partition, ()))
 
 
 class ReaderPool:

@@ -19,7 +19,7 @@ from privacy_ledger.adapters.kafka._clients import (
     open_producer,
     translated_errors,
 )
-from privacy_ledger.adapters.kafka._rows import to_rows
+from privacy_ledger.adapters.kafka._rows import give_rows
 from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
 from privacy_ledger.domain.errors import Fenced, LogUnavailable
@@ -87,6 +87,7 @@ class GroupSource:
         consumer.subscribe([self._topic], listener=_Listener(consumer, assignor, member, self._note_division))
         with translated_errors(self._cluster):
             await consumer.start()
+        give_rows(consumer)
 
     async def poll(self, *, timeout_s: float, limit: int) -> Mapping[int, Sequence[Row]]:
         """Return at most `limit` rows of the resumed partitions; none while the group is divided.
@@ -124,7 +125,7 @@ class GroupSource:
                 raise OutOfRange(
                     frozenset((self._topic, place.partition) for place in error.args[0])
                 ) from None
-        return {place.partition: to_rows(records) for place, records in fetched.items()}
+        return {place.partition: rows for place, rows in fetched.items()}
 
     def _note_division(self) -> None:
         self._divided += 1

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from privacy_ledger.adapters.kafka._clients import START_TIMEOUT_S, STOP_TIMEOUT_S, let_go, translated_errors
-from privacy_ledger.adapters.kafka._rows import to_rows
+from privacy_ledger.adapters.kafka._rows import give_rows
 from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, tail_options
 from privacy_ledger.ports.log import Row
@@ -57,7 +57,7 @@ class KafkaTail:
                 fetched = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=limit)
             except OffsetOutOfRangeError as error:
                 raise OutOfRange(frozenset(self._logical(place) for place in error.args[0])) from error
-        return {self._logical(place): to_rows(records) for place, records in fetched.items()}
+        return {self._logical(place): rows for place, rows in fetched.items()}
 
     async def behind(self, place: Place) -> int | None:
         """Return how many offsets a place is behind its stable end; None before a fetch saw it."""
@@ -84,6 +84,7 @@ class KafkaTail:
         except BaseException:
             await consumer.stop()
             raise
+        give_rows(consumer)
         return consumer
 
     def _physical(self, place: Place) -> TopicPartition:

@@ -35,7 +35,7 @@ from privacy_ledger.engine.embedded import EmbeddedPasses
 from privacy_ledger.engine.inspection import inspect, joining
 from privacy_ledger.engine.rebuild import TableDigest, live_digests
 from privacy_ledger.engine.soundness import Place
-from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
+from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, service
 from privacy_ledger.logging import get_logger
 
 __all__ = [
@@ -133,7 +133,7 @@ def worker() -> None:
 
 @worker.command("run")
 @click.argument("passes", nargs=-1)
-@command
+@service
 async def worker_run(shell: Shell, passes: tuple[str, ...]) -> int:
     """Run PASSES (default: all) until SIGTERM or Ctrl-C."""
     stop = asyncio.Event()

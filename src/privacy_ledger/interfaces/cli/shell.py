@@ -17,6 +17,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from privacy_ledger.adapters import loop
 from privacy_ledger.adapters.observe.health import HealthAddress
 from privacy_ledger.adapters.observe.switch import traced
 from privacy_ledger.bootstrap import Runtime, erasure_care_of, open_runtime, open_worker
@@ -25,7 +26,7 @@ from privacy_ledger.logging import configure
 from privacy_ledger.ports.observe import SILENT, Meters
 from privacy_ledger.settings import Settings, from_environment
 
-__all__ = ["Discreet", "Exit", "Shell", "command", "progress_bar"]
+__all__ = ["Discreet", "Exit", "Shell", "command", "progress_bar", "service"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -168,6 +169,8 @@ class Discreet(click.Group):
 
 def command(
     function: Callable[Concatenate[Shell, P], Coroutine[object, object, int | None]],
+    *,
+    runner: Callable[[Coroutine[object, object, int]], int] = asyncio.run,
 ) -> Callable[P, None]:
     """Return a click callback that runs an async command and turns errors into sentences."""
 
@@ -178,11 +181,18 @@ def command(
             raise click.UsageError("The command was started without its group.")
         try:
             with traced(shell.settings.traces, command=_traced_name(context)) as shell.meters:
-                sys.exit(_run(shell, lambda: _started(function, shell, *args, **kwargs)))
+                sys.exit(_run(shell, lambda: _started(function, shell, *args, **kwargs), runner))
         except HomeUnusable as error:
             sys.exit(_explain(shell, error))
 
     return update_wrapper(run, function)
+
+
+def service(
+    function: Callable[Concatenate[Shell, P], Coroutine[object, object, int | None]],
+) -> Callable[P, None]:
+    """Return a click callback as `command` does, for what runs until it is told to stop."""
+    return command(function, runner=loop.run)
 
 
 def _traced_name(context: click.Context) -> str | None:
@@ -217,7 +227,11 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
+def _run(
+    shell: Shell,
+    start: Callable[[], Awaitable[int | None]],
+    runner: Callable[[Coroutine[object, object, int]], int],
+) -> int:
     async def work() -> int:
         return int(await start() or Exit.DONE)
 
@@ -225,7 +239,7 @@ def _run(shell: Shell, start: Callable[[], Awaitable[int | None]]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
     try:
-        return asyncio.run(work())
+        return runner(work())
     except LedgerError as error:
         return _explain(shell, error)
     except KeyboardInterrupt:

@@ -319,10 +319,13 @@ class PartitionCycle:
         partition = self._partition
         for one, values in zip(changes, sealed, strict=True):
             table, code = one.table, one.table.code
-            topic, prefix = self._states.topic(table), self._states.changelog_key(table, b"")
-            pairs = tuple(zip(one.values, values, strict=True))
-            writes.extend([(topic, NewRecord(partition, prefix + key, value)) for key, value in pairs])
-            store.extend([(code + key, value) for key, value in pairs])
+            topic = self._states.topic(table)
+            rows_of = [(code + key, value) for key, value in zip(one.values, values, strict=True)]
+            store += rows_of
+            # A private changelog has the store's own keys; those of a view lack the table's code.
+            has_code = self._states.changelog_key(table, b"") == code
+            pairs = rows_of if has_code else zip(one.values, values, strict=True)
+            writes += [(topic, NewRecord(partition, key, value)) for key, value in pairs]
         own = state_topic(self._declaration.name)
         writes.append((own, NewRecord(self._partition, POSITION_KEY, encoded)))
         store.append((POSITION_KEY, encoded))

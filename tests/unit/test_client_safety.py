@@ -33,7 +33,11 @@ MEMBER = group_options(CLUSTER, group="core", session_ms=6000, partitions=1)
 SECURITY = {
     "security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password", "ssl_context",
 }  # fmt: skip
-CHECKED = {"AIOKafkaProducer": "safe_producer", "AIOKafkaConsumer": "safe_consumer"}
+CHECKED = {
+    "AIOKafkaProducer": "safe_producer",
+    "AIOKafkaConsumer": "safe_consumer",
+    "RowConsumer": "safe_consumer",
+}
 
 
 def changed(options: Mapping[str, Option], setting: str, value: Option) -> dict[str, Option]:

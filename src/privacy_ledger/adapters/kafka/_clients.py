@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerClosed, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from privacy_ledger.adapters.kafka._rows import give_rows
+from privacy_ledger.adapters.kafka._consumer import RowConsumer
 from privacy_ledger.adapters.kafka.safety import safe_consumer, safe_producer
 from privacy_ledger.adapters.kafka.settings import (
     ClusterSettings,
@@ -25,7 +25,6 @@ __all__ = [
     "check_size",
     "deliver",
     "discard",
-    "let_go",
     "open_admin",
     "open_producer",
     "open_reader",
@@ -87,15 +86,14 @@ async def open_producer(cluster: ClusterSettings, *, transactional_id: str | Non
     return producer
 
 
-async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> AIOKafkaConsumer:
+async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> RowConsumer:
     """Return a started consumer of one partition, which must exist."""
-    consumer = AIOKafkaConsumer(**safe_consumer(reader_options(cluster)))
+    consumer = RowConsumer(**safe_consumer(reader_options(cluster)))
     try:
         await _start(consumer.start())
     except BaseException:
         await consumer.stop()
         raise
-    give_rows(consumer)
     consumer.assign([partition])
     return consumer
 
@@ -145,19 +143,6 @@ async def discard(producer: AIOKafkaProducer) -> None:
     for waiter in waiters:
         if waiter is not None and waiter.done() and not waiter.cancelled():
             waiter.exception()
-
-
-def let_go(consumer: AIOKafkaConsumer, *places: TopicPartition) -> None:
-    """Give up what was fetched of these partitions and not taken: before a seek, a pause or the end.
-
-    aiokafka 0.14 drops such an answer as a cycle of references: its megabytes stay in memory until
-    Python's collector has looked through all there is, which in a busy worker it hardly ever does.
-    """
-    fetched = {} if consumer._fetcher is None else consumer._fetcher._records  # noqa: SLF001
-    for place in places:
-        records = getattr(fetched.pop(place, None), "_partition_records", None)
-        if records is not None and records._records_iterator is not None:  # noqa: SLF001
-            records._records_iterator.close()  # noqa: SLF001 - the frame lets go of its records
 
 
 async def _send(producer: AIOKafkaProducer, batch: BatchBuilder, topic: str, partition: int) -> range:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from msgspec import Struct
 
-from privacy_ledger.adapters.kafka._clients import let_go, open_reader, unavailable
+from privacy_ledger.adapters.kafka._clients import open_reader, unavailable
+from privacy_ledger.adapters.kafka._consumer import RowConsumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, fetch_bytes
 from privacy_ledger.ports.log import Row
 
@@ -35,9 +36,7 @@ class Appended(Struct, frozen=True):
 class PartitionReader:
     """A consumer of one partition; one call at a time."""
 
-    def __init__(
-        self, cluster: ClusterSettings, consumer: AIOKafkaConsumer, partition: TopicPartition
-    ) -> None:
+    def __init__(self, cluster: ClusterSettings, consumer: RowConsumer, partition: TopicPartition) -> None:
         """Take a started consumer that has this partition assigned."""
         self._cluster = cluster
         self._consumer = consumer
@@ -46,7 +45,6 @@ class PartitionReader:
 
     async def close(self) -> None:
         """Stop the consumer."""
-        let_go(self._consumer, self._partition)
         await self._consumer.stop()
 
     async def end(self) -> int:
@@ -85,7 +83,6 @@ class PartitionReader:
             end = await self.end()
             if after + 1 >= end:
                 return ()
-            let_go(self._consumer, self._partition)
             self._consumer.seek(self._partition, max(after, -1) + 1)
             self._after = after
         deadline = time.monotonic() + READ_TIMEOUT_S

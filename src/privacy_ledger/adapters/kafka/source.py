@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -15,11 +15,10 @@ from privacy_ledger.adapters.kafka._clients import (
     DELIVERY_TIMEOUT_S,
     STOP_TIMEOUT_S,
     discard,
-    let_go,
     open_producer,
     translated_errors,
 )
-from privacy_ledger.adapters.kafka._rows import give_rows
+from privacy_ledger.adapters.kafka._consumer import RowConsumer
 from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, group_options
 from privacy_ledger.domain.errors import Fenced, LogUnavailable
@@ -74,20 +73,19 @@ class GroupSource:
         if member.identity is not None:
             options["group_instance_id"] = member.identity
         self._options = options
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: RowConsumer | None = None
         self._fence: AIOKafkaProducer | None = None
         self._divided = 0
 
     async def join(self, member: Member) -> None:
         """Join the group; `member` is told of every share until `leave`."""
         assignor = _Assignor(self._topic, self._plan, member)
-        self._consumer = consumer = AIOKafkaConsumer(
+        self._consumer = consumer = RowConsumer(
             **safe_consumer(self._options), partition_assignment_strategy=(assignor,)
         )
         consumer.subscribe([self._topic], listener=_Listener(consumer, assignor, member, self._note_division))
         with translated_errors(self._cluster):
             await consumer.start()
-        give_rows(consumer)
 
     async def poll(self, *, timeout_s: float, limit: int) -> Mapping[int, Sequence[Row]]:
         """Return at most `limit` rows of the resumed partitions; none while the group is divided.
@@ -133,13 +131,12 @@ class GroupSource:
     def pause(self, partition: int) -> None:
         """Return no more rows of a partition."""
         place = TopicPartition(self._topic, partition)
-        let_go(self._joined(), place)
+        self._joined().let_go(place)
         self._joined().pause(place)
 
     def resume(self, partition: int, *, offset: int) -> None:
         """Return rows of a partition again, from this offset on."""
         place = TopicPartition(self._topic, partition)
-        let_go(self._joined(), place)
         self._joined().seek(place, offset)
         self._joined().resume(place)
 
@@ -194,7 +191,6 @@ class GroupSource:
             await discard(fence)
         if consumer is None:
             return
-        let_go(consumer, *consumer.assignment())
         if self._identity.leaves_at_stop and consumer._coordinator is not None:  # noqa: SLF001
             # aiokafka never lets a member with a name of its own leave; the cluster does.
             consumer._coordinator._group_instance_id = None  # noqa: SLF001
@@ -202,7 +198,7 @@ class GroupSource:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await consumer.stop()
 
-    def _joined(self) -> AIOKafkaConsumer:
+    def _joined(self) -> RowConsumer:
         if self._consumer is None:
             raise Fenced("This worker has left the group. Join it again.")
         return self._consumer
@@ -255,7 +251,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is 
 
     def __init__(
         self,
-        consumer: AIOKafkaConsumer,
+        consumer: RowConsumer,
         assignor: _Assignor,
         member: Member,
         note_division: Callable[[], None],
@@ -267,7 +263,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is 
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Everything is revoked at every rebalance."""
-        let_go(self._consumer, *revoked)
+        self._consumer.let_go(*revoked)
         self._note_division()
         self._member.revoked()
 

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
-from privacy_ledger.adapters.kafka._clients import START_TIMEOUT_S, STOP_TIMEOUT_S, let_go, translated_errors
-from privacy_ledger.adapters.kafka._rows import give_rows
+from privacy_ledger.adapters.kafka._clients import START_TIMEOUT_S, STOP_TIMEOUT_S, translated_errors
+from privacy_ledger.adapters.kafka._consumer import RowConsumer
 from privacy_ledger.adapters.kafka.safety import safe_consumer
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, tail_options
 from privacy_ledger.ports.log import Row
@@ -24,7 +24,7 @@ class KafkaTail:
         self._cluster = cluster
         self._prefix = prefix
         self._options = tail_options(cluster, places=places)
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: RowConsumer | None = None
 
     async def follow(self, places: Mapping[Place, int]) -> None:
         """Read these places from these offsets on, and no others; 0 is wherever a log begins."""
@@ -34,7 +34,6 @@ class KafkaTail:
         with translated_errors(self._cluster):
             if self._consumer is None:
                 self._consumer = await self._started()
-            let_go(self._consumer, *self._consumer.assignment())
             self._consumer.assign([self._physical(place) for place in places])
             for place, offset in places.items():
                 if offset > 0:
@@ -71,20 +70,18 @@ class KafkaTail:
         """Close; idempotent."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            let_go(consumer, *consumer.assignment())
             with translated_errors(self._cluster):
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await consumer.stop()
 
-    async def _started(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(**safe_consumer(self._options))
+    async def _started(self) -> RowConsumer:
+        consumer = RowConsumer(**safe_consumer(self._options))
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await consumer.start()
         except BaseException:
             await consumer.stop()
             raise
-        give_rows(consumer)
         return consumer
 
     def _physical(self, place: Place) -> TopicPartition:

@@ -38,12 +38,16 @@ async def test_appends_survive_a_killed_broker_without_loss_or_repeat(broker_pro
     log = await started(broker_process)
     sent = [b"%d" % number for number in range(RECORDS)]
 
+    is_under_way = asyncio.Event()
+
     async def append() -> None:
         for value in sent:
             await log.append(LEDGER_EVENTS, [payload(value, key=value)])
+            # Before the first one it asks whether the topic is as declared, which a kill would end.
+            is_under_way.set()
 
     appending = asyncio.create_task(append())
-    await asyncio.sleep(0.05)
+    await is_under_way.wait()
     await asyncio.to_thread(broker_process.kill)
     await asyncio.to_thread(broker_process.start)
     await appending

@@ -12,6 +12,6 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[object, object, T]) -> T:
-    """Run to the end of a coroutine and return what it returns, as `asyncio.run` does; see decision 0020."""
+    """Run to the end of a coroutine and return what it returns, as `asyncio.run` does; see decision 0021."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)

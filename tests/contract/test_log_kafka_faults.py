@@ -60,21 +60,23 @@ async def test_a_dead_broker_is_an_error_in_bounded_time_and_the_log_recovers(
     broker_process: BrokerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reader, appends and writer all go on when it is back; the writer after it is opened again."""
-    monkeypatch.setattr("privacy_ledger.adapters.kafka._clients.DELIVERY_TIMEOUT_S", DOWN_S)
     log = await started(broker_process)
     await log.append(LEDGER_EVENTS, [payload(b"before")])
     await log.append_atomically([(STATE, payload(b"before", key=b"1"))], writer="core.0")
     await eventually_reads(log, STATE, 1)
     await asyncio.to_thread(broker_process.kill)
-    async with asyncio.timeout(20 * DOWN_S):
-        with pytest.raises(LogUnavailable):
-            await log.append(LEDGER_EVENTS, [payload(b"lost")])
-        with pytest.raises(LogUnavailable):
-            await log.append_atomically([(STATE, payload(b"lost", key=b"2"))], writer="core.0")
-        with pytest.raises(LogUnavailable, match="Open it again"):
-            await log.append_atomically([(STATE, payload(b"lost", key=b"2"))], writer="core.0")
-        with pytest.raises(LogUnavailable):
-            await log.end(LEDGER_EVENTS, 0)
+    with monkeypatch.context() as bounds:
+        for bound in ("DELIVERY_TIMEOUT_S", "START_TIMEOUT_S"):
+            bounds.setattr(f"privacy_ledger.adapters.kafka._clients.{bound}", DOWN_S)
+        async with asyncio.timeout(20 * DOWN_S):
+            with pytest.raises(LogUnavailable):
+                await log.append(LEDGER_EVENTS, [payload(b"lost")])
+            with pytest.raises(LogUnavailable):
+                await log.append_atomically([(STATE, payload(b"lost", key=b"2"))], writer="core.0")
+            with pytest.raises(LogUnavailable, match="Open it again"):
+                await log.append_atomically([(STATE, payload(b"lost", key=b"2"))], writer="core.0")
+            with pytest.raises(LogUnavailable):
+                await log.end(LEDGER_EVENTS, 0)
     await asyncio.to_thread(broker_process.start)
     await log.append(LEDGER_EVENTS, [payload(b"after")])
     await log.open_writer("core.0")

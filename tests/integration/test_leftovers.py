@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiokafka.consumer.fetcher import PartitionRecords
 
+from privacy_ledger.adapters.kafka import ClusterSettings, _clients
 from privacy_ledger.adapters.kafka.source import GroupMember, GroupSource
 from privacy_ledger.adapters.kafka.tail import KafkaTail
 from privacy_ledger.domain.topics import LEDGER_EVENTS
@@ -85,3 +86,15 @@ async def test_no_answer_outlives_who_asked_for_it(kafka: Broker, tmp_path: Path
     await tail.close()
     assert _kept(topic) == 0
     cluster.end()
+
+
+async def test_a_producer_that_does_not_stop_in_time_leaves_no_connection(
+    kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stop waits for its sender, which may wait for a broker."""
+    producer = await _clients.open_producer(ClusterSettings(bootstrap=kafka.bootstrap))
+    connections = list(producer.client._conns.values())  # noqa: SLF001
+    assert any(connection.connected() for connection in connections)
+    monkeypatch.setattr(_clients, "STOP_TIMEOUT_S", 0)
+    await _clients.discard(producer)
+    assert not any(connection.connected() for connection in connections)

@@ -139,6 +139,9 @@ async def discard(producer: AIOKafkaProducer) -> None:
     with suppress(KafkaError, OSError, AssertionError):
         async with asyncio.timeout(STOP_TIMEOUT_S):
             await producer.stop()
+    with suppress(KafkaError, OSError, AssertionError):
+        async with asyncio.timeout(GIVEN_UP_S):
+            await producer.client.close()  # where it did not stop in time, its connections are open still
     waiters.append(producer._txn_manager._transaction_waiter)  # noqa: SLF001
     for waiter in waiters:
         if waiter is not None and waiter.done() and not waiter.cancelled():

@@ -37,6 +37,8 @@ EFFECTS: Final = {
             "bind",
             "reopen",
             "erase_identities",
+            "join_lanes",
+            "end_lanes",
             "sealing_keys",
             "fresh_keys",
             "retire",
@@ -61,6 +63,7 @@ READS: Final = {
         {
             "find",
             "refs_of",
+            "lanes_of",
             "open_keys",
             "is_ended",
             "ended_refs",

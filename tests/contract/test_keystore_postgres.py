@@ -20,6 +20,7 @@ from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUn
 from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
+from privacy_ledger.testing.contracts.key_backups import KeyBackupsContract
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
@@ -161,7 +162,7 @@ class TestPostgresSharing(KeySharingContract, KeyLanesContract):
         return keystore
 
 
-class TestPostgresKeeper(KeyKeeperContract):
+class TestPostgresKeeper(KeyKeeperContract, KeyBackupsContract):
     """The contract of the whole, kept by the keystore in PostgreSQL."""
 
     @pytest.fixture

@@ -36,6 +36,7 @@ from privacy_ledger.ports.keys import (
     KeyWant,
     Shredded,
 )
+from privacy_ledger.testing.contracts.key_backups import KeyBackupsContract
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
@@ -170,7 +171,7 @@ class TestSqliteSharing(KeySharingContract, KeyLanesContract):
         return home
 
 
-class TestSqliteKeeper(KeyKeeperContract):
+class TestSqliteKeeper(KeyKeeperContract, KeyBackupsContract):
     """The contract of the whole, kept by the SQLite keystore."""
 
     @pytest.fixture

@@ -94,17 +94,19 @@ class KeyCare:
         return self._finish(newest, plan.to_destroy, on_step, known=known)
 
     def roll(self, *, is_final: bool, on_step: OnStep | None = None) -> Rolled:
-        """Roll at once. Final: every older epoch goes, and with it every older backup.
+        """Roll at once. Final: every older epoch goes, and with it every older backup, also those of today.
 
-        A newest epoch under which nothing was destroyed yet need not go: what was destroyed before
-        lies under older ones.
+        No epoch is spared because nothing was destroyed under it: a copy may hold a key under it of
+        which this keystore, once restored from an older backup, has no row.
         """
+        newest = self._create(on_step)
         standing, now = self._keeper.standing(), self._clock.now()
-        newest, older = standing.newest.number, standing.older
-        if standing.newest.shredded or not is_final or not older:
-            newest, older = self._create(on_step), standing.epochs
         born = _born(standing)
-        due = tuple(epoch.number for epoch in older if is_final or _is_due(born.get(epoch.number), now))
+        due = tuple(
+            epoch.number
+            for epoch in standing.epochs
+            if epoch.number < newest and (is_final or _is_due(born.get(epoch.number), now))
+        )
         return self._finish(newest, due, on_step)
 
     def _create(self, on_step: OnStep | None) -> int:

@@ -323,12 +323,13 @@ class KeyKeeperContract(ABC):
         monkeypatch.setattr(os, "fsync", fused)
         while True:
             left = ended + 1
-            try:
-                rolled = self._care(place.open().keeper, clock, backups).roll(is_final=is_final)
-            except _Crash:
-                ended += 1
-                assert _opened(place.open(), keys) == expected
-                continue
+            with closing(place.open()) as rolling, closing(place.open()) as looking:
+                try:
+                    rolled = self._care(rolling.keeper, clock, backups).roll(is_final=is_final)
+                except _Crash:
+                    ended += 1
+                    assert _opened(looking, keys) == expected
+                    continue
             break
         left = 0
         assert ended > SYNCS

@@ -491,6 +491,7 @@ class Rolling(OnHome):
             *_differ("epochs", len(standing.epochs), len(list(keys.glob("epoch-*.kek")))),
             *_differ("older epochs", standing.older, ()),
             *_differ("backup", standing.backup is None, False),  # noqa: FBT003 - a value, not a flag
+            *_differ("backups", [own.state for own in _care(it).backups()], ["kept"]),
             *_differ("of 8", (counts.get("video.played.v1"), counts.get(_VIEWED)), (3, 1)),
         ]
 

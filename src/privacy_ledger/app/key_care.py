@@ -7,7 +7,7 @@ standbys, disk blocks and backups alike. Every step may be repeated, and what is
 from the keystore itself: after a crash at any point the same call goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ class CarePlan(Struct, frozen=True, kw_only=True):
     """What a rotation would do now.
 
     `lacks_backup`: a roll was cut short between its re-wrap and its backup. `to_prune`: files of
-    backups that were over before; those that this rotation ends go with it.
+    backups that are over, or will be by this rotation.
     """
 
     new_epoch: bool
@@ -127,8 +127,7 @@ class KeyCare:
         return self._finish(newest, due, on_step)
 
     def _plan(self, standing: KeystoreStanding) -> CarePlan:
-        over = [own.note.name for own in self.backups() if own.state is BackupState.OVER]
-        return _planned(standing, self._clock.now(), over=tuple(over))
+        return _planned(standing, self.backups(), now=self._clock.now())
 
     def _prune(self, on_step: OnStep | None) -> tuple[str, ...]:
         pruned = self._keeper.prune_backups(self._backups)
@@ -177,20 +176,26 @@ class KeyCare:
         return Rolled(epoch=newest, rewrapped=moved, destroyed=destroyed, backup=backup, pruned=pruned)
 
 
-def _planned(standing: KeystoreStanding, now: datetime, *, over: tuple[str, ...]) -> CarePlan:
+def _planned(standing: KeystoreStanding, backups: Sequence[OwnBackup], *, now: datetime) -> CarePlan:
     newest = standing.newest.created_at
     # One from the future was made by another clock, such as a home's trial time: it says nothing here.
     new_epoch = newest is None or abs(now - newest) >= ROLL_EVERY
     older = standing.epochs if new_epoch else standing.older
     born, backup = _born(standing), standing.backup
     is_covered = backup is not None and backup.oldest_epoch >= standing.newest.number
+    to_destroy = tuple(epoch.number for epoch in older if _is_due(born.get(epoch.number), now))
     return CarePlan(
         new_epoch=new_epoch,
         to_rewrap=sum(epoch.live for epoch in older),
-        to_destroy=tuple(epoch.number for epoch in older if _is_due(born.get(epoch.number), now)),
+        to_destroy=to_destroy,
         # One that has never rolled gets its first backup with its first roll.
         lacks_backup=not new_epoch and bool(older) and not is_covered,
-        to_prune=over,
+        to_prune=tuple(
+            own.note.name
+            for own in backups
+            if own.state is BackupState.OVER
+            or (own.state is BackupState.KEPT and own.note.oldest_epoch <= max(to_destroy, default=0))
+        ),
     )
 
 

@@ -242,7 +242,9 @@ class KeyBackupsContract(ABC):
         care = _caring(vault.keeper, clock, backups)
         for day in range(1, 12):
             clock.at = NOW + day * DAY
-            care.rotate()
+            planned, done = care.plan(), care.rotate()
+            assert done is not None
+            assert done.pruned == planned.to_prune
         held = {epoch.number for epoch in care.standing().epochs}
         assert {own.note.oldest_epoch for own in care.backups()} == held
         assert {own.note.name for own in care.backups()} == {path.name for path in backups.iterdir()}

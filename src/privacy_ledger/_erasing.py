@@ -64,7 +64,7 @@ def stores_over(
             KeyStore(vault, parts.clock),
             *(store for one in declared for store in _kept(parts, one, passes, wait_s=wait_s)),
             VersionStore(parts.views, passes, wait_s=wait_s),
-            LaneStore(log, vault),
+            LaneStore(log, vault, parts.clock),
             letters,
             *beside,
             LedgerStore(log, vault, passes, wait_s=wait_s),

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from tests.cli.cli import Cli, enrolled, subject
 
@@ -19,6 +20,7 @@ def test_a_rotation_is_due_once_a_day(used: Cli) -> None:
         "to_rewrap": 0,
         "to_destroy": [],
         "lacks_backup": False,
+        "to_prune": [],
     }
     assert rotated.document == {"due": False, "final": 0}
     (epoch,) = status.document["standing"]["epochs"]
@@ -51,6 +53,23 @@ def test_a_final_roll_wants_a_word_and_leaves_one_epoch(used: Cli) -> None:
     assert [epoch["number"] for epoch in status.document["standing"]["epochs"]] == [2]
     assert [path.name for path in used.keys.glob("*.kek")] == ["epoch-2.kek"]
     assert status.document["standing"]["backup"]["keys"] == rolled.document["backup"]["keys"]
+
+
+def test_backups_are_told_and_named_before_they_are_removed(used: Cli) -> None:
+    """Those of this keystore; what somebody else put beside them stays."""
+    backup = used.run("keys", "backup")
+    name = backup.document["backup"]["name"]
+    other = Path(backup.document["path"]).with_name("keystore-of-others.backup")
+    other.write_bytes(b"theirs")
+    before, plan = used.run("keys", "status"), used.run("keys", "roll", "--final-now")
+    rolled, after = used.run("keys", "roll", "--final-now", "--yes"), used.run("keys", "status")
+    assert before.document["backups"] == [{"note": backup.document["backup"], "state": "kept"}]
+    assert (plan.code, plan.document) == (3, {"older_epochs": [1], "backups": [name]})
+    assert rolled.document["pruned"] == [name]
+    assert [(own["note"]["name"], own["state"]) for own in after.document["backups"]] == [
+        (rolled.document["backup"]["name"], "kept")
+    ]
+    assert {path.name for path in other.parent.iterdir()} == {rolled.document["backup"]["name"], other.name}
 
 
 def test_a_lost_keystore_comes_back_and_the_erased_do_not(used: Cli) -> None:

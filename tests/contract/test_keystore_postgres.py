@@ -20,7 +20,9 @@ from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUn
 from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
+from privacy_ledger.testing.contracts.key_backups import KeyBackupsContract
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
+from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
 from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
@@ -151,8 +153,8 @@ class TestPostgresRelease(KeyReleaseContract):
         return keystore.open
 
 
-class TestPostgresSharing(KeySharingContract):
-    """The contract of processes that share a keystore, kept by the PostgreSQL one."""
+class TestPostgresSharing(KeySharingContract, KeyLanesContract):
+    """The contracts of sharing processes and of lanes, kept by the PostgreSQL keystore."""
 
     @pytest.fixture
     def place(self, keystore: Keystore) -> Place:
@@ -160,7 +162,7 @@ class TestPostgresSharing(KeySharingContract):
         return keystore
 
 
-class TestPostgresKeeper(KeyKeeperContract):
+class TestPostgresKeeper(KeyKeeperContract, KeyBackupsContract):
     """The contract of the whole, kept by the keystore in PostgreSQL."""
 
     @pytest.fixture

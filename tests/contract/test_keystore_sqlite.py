@@ -36,7 +36,9 @@ from privacy_ledger.ports.keys import (
     KeyWant,
     Shredded,
 )
+from privacy_ledger.testing.contracts.key_backups import KeyBackupsContract
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
+from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
 from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
@@ -160,8 +162,8 @@ class TestSqliteRelease(KeyReleaseContract):
         return home.open
 
 
-class TestSqliteSharing(KeySharingContract):
-    """The contract of processes that share a keystore, kept by the SQLite one."""
+class TestSqliteSharing(KeySharingContract, KeyLanesContract):
+    """The contracts of sharing processes and of lanes, kept by the SQLite keystore."""
 
     @pytest.fixture
     def place(self, home: Home) -> Place:
@@ -169,7 +171,7 @@ class TestSqliteSharing(KeySharingContract):
         return home
 
 
-class TestSqliteKeeper(KeyKeeperContract):
+class TestSqliteKeeper(KeyKeeperContract, KeyBackupsContract):
     """The contract of the whole, kept by the SQLite keystore."""
 
     @pytest.fixture

@@ -12,7 +12,7 @@ import msgspec
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import remains_of, waiting_of
 from privacy_ledger.app.audit import Proof
 from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.ingest import Summary
@@ -22,7 +22,7 @@ from privacy_ledger.domain.events import VideoPlayed, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
-from privacy_ledger.ports.keys import IdentityStatus
+from privacy_ledger.ports.keys import Identity, IdentityStatus
 from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.streams import subject_view
 from privacy_ledger.streams.progress import Progress, ProgressPart
@@ -299,16 +299,20 @@ class Retaining(OnHome):
 
 
 class Erasing(OnHome):
-    """The erasure of a person with two references, one of them restricted."""
+    """The erasure of a person with two references, one of them restricted, and a session that never moved."""
 
     name = "erasure"
 
     async def prepare(self, it: TestHome) -> None:
-        """Let a line join the references of one person."""
+        """Let a line join the references of one person, and a move end after its join."""
         await it.take([played("7", event="e1")])
         await it.take([played("ada", event="e2"), *LINES[6:]], consents=(PURPOSE,))
         await it.take([played("7", "ada", event="e3"), viewed("7", event="e4")])
         await it.runtime.passes.settle(await it.subjects.restrict(ADA, ground="objection"))
+        await it.take([played(event="s1", session="s")])
+        (lane,) = it.runtime.vault.find((Identity("lane:test", "session:s"),))
+        assert lane is not None
+        it.runtime.vault.join_lanes({lane.ref: it.ref("ada")}, now=it.runtime.clock.now())
 
     async def act(self, it: TestHome) -> None:
         """Erase every reference."""
@@ -318,10 +322,15 @@ class Erasing(OnHome):
         """Complete, once, with the same receipt when asked again; nobody comes back by old lines."""
         person = it.subjects.find(ADA)
         done = await it.erasure().erase(person.refs)
-        again = await it.take([*LINES, played("ada", event="late")], consents=(PURPOSE,))
+        late = (played("ada", event="late"), played(event="s2", session="s"))
+        again = await it.take([*LINES, *late], consents=(PURPOSE,))
         twice = await it.erasure().erase(it.subjects.find(ADA).refs)
         leaves, audit = await it.leaves(), await it.audit().verify()
+        waiting = [await waiting_of(it.runtime.log, it.runtime.vault, ref) for ref in person.refs]
         return [
+            *_differ(
+                "in the lane", sorted((one.readable, len(one.kids)) for one in waiting), [(0, 0), (0, 1)]
+            ),
             *_differ("completed", [one.is_completed for one in done], [True, True]),
             *_differ("receipts", twice, done),
             *_differ(
@@ -330,7 +339,7 @@ class Erasing(OnHome):
             *_differ("audit log", (audit.leaves, audit.faults), (2, ())),
             *_differ("unfinished", await it.erasure().unfinished(), 0),
             *_differ("identity", person.status, IdentityStatus.ERASED),
-            *_differ("accepted again", (again.accepted, again.reasons), (0, {"subject_erased": 7})),
+            *_differ("accepted again", (again.accepted, again.reasons), (0, {"subject_erased": 8})),
             *_differ("of 8", (await _counts(it, "8")).get("video.played.v1"), 2),
         ]
 
@@ -491,6 +500,7 @@ class Rolling(OnHome):
             *_differ("epochs", len(standing.epochs), len(list(keys.glob("epoch-*.kek")))),
             *_differ("older epochs", standing.older, ()),
             *_differ("backup", standing.backup is None, False),  # noqa: FBT003 - a value, not a flag
+            *_differ("backups", [own.state for own in _care(it).backups()], ["kept"]),
             *_differ("of 8", (counts.get("video.played.v1"), counts.get(_VIEWED)), (3, 1)),
         ]
 

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, event_type
-from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
 from privacy_ledger.ports.log import EventLog, Row, header
 
-__all__ = ["Remains", "is_said", "remains_of", "rows_of", "without_request"]
+__all__ = ["Remains", "Waiting", "is_said", "remains_of", "rows_of", "waiting_of", "without_request"]
 
 _PAGE = 2000
 _SEALED = 1
@@ -29,6 +29,13 @@ class Remains(Struct, kw_only=True):
     live: int
     readable: int
     unknown: int
+    kids: tuple[str, ...]
+
+
+class Waiting(Struct, kw_only=True):
+    """Events in the lane whose session was found to be a person's; `kids`, in hex, of all of them."""
+
+    readable: int
     kids: tuple[str, ...]
 
 
@@ -61,6 +68,26 @@ async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains
         live=len(live),
         readable=sum(kid in readable for kid in kids.values()),
         unknown=sum(kid not in opened for kid in kids.values()),
+        kids=tuple(kid.hex() for kid in distinct),
+    )
+
+
+async def waiting_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Waiting:
+    """Return what the lane still holds of a person: under the references of the sessions joined to it."""
+    lanes = frozenset(vault.lanes_of(ref))
+    partitions = log.partitions(LEDGER_UNATTRIBUTED)
+    kids: list[bytes] = []
+    for partition in sorted({partition_of(lane, partitions) for lane in lanes}):
+        after = -1
+        while rows := await log.read(LEDGER_UNATTRIBUTED, partition, after=after, limit=_PAGE):
+            kids += [
+                row.value[_KID] for row in rows if row.value is not None and row.key[:REF_BYTES] in lanes
+            ]
+            after = rows[-1].offset
+    distinct = tuple(dict.fromkeys(kids))
+    opened = vault.open_keys(distinct) if distinct else {}
+    return Waiting(
+        readable=sum(isinstance(opened.get(kid), DataKey | Withheld) for kid in kids),
         kids=tuple(kid.hex() for kid in distinct),
     )
 

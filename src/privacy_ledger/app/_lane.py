@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.app._members import BEGINNING
+from privacy_ledger.app._members import BEGINNING, Members
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.domain.admission import FUTURE_TOLERANCE, is_past_retention
 from privacy_ledger.domain.errors import InvariantViolation, SchemaMismatch
@@ -70,8 +70,9 @@ class LaneEvent(Personal, frozen=True, kw_only=True):
 class Lane:
     """Writes, moves and sweeps the lane of one source."""
 
-    def __init__(self, ports: Ports, *, source: str) -> None:
-        """Take the ports."""
+    def __init__(self, ports: Ports, members: Members, *, source: str) -> None:
+        """Take the ports, and what asks for the keys of a run."""
+        self._members = members
         self._log = ports.log
         self._vault = ports.vault
         self._codec = ports.lane_codec
@@ -100,15 +101,23 @@ class Lane:
             return Refusal.PAST_RETENTION
         return None
 
-    def records(self, facts: Sequence[LaneFact], *, now: datetime) -> tuple[list[NewRecord], set[int]]:
-        """Return sealed lane records, and the lines whose facts break their own schema."""
+    def records(
+        self, facts: Sequence[LaneFact], *, now: datetime
+    ) -> tuple[list[NewRecord], dict[int, Refusal]]:
+        """Return sealed lane records, and the lines that may not wait, each with its reason.
+
+        Their facts break their own schema, or the person of their session was erased meanwhile.
+        """
         refs = self._refs([self._identity(fact.anonymous, now=now) for fact in facts], now=now)
-        keys = self._vault.sealing_keys([KeyWant(ref, _GROUP) for ref in refs], now=now) if refs else ()
+        keys = self._members.keys([KeyWant(ref, _GROUP) for ref in refs], now=now)
         records: list[NewRecord] = []
-        broken: set[int] = set()
+        refused: dict[int, Refusal] = {}
         for fact, key in zip(facts, keys, strict=True):
             terms = self._book.of(fact.fact)
             if terms is None:
+                continue
+            if key is None:
+                refused[fact.line] = Refusal.SUBJECT_ERASED
                 continue
             note = _Note(fact.role, fact.event.hex(), fact.content.hex())
             origin = self._book.origin(terms, source=self._source, received_at=now, tag=b"", digest=b"")
@@ -120,8 +129,8 @@ class Lane:
                     )
                 )  # fmt: skip
             except (SchemaMismatch, UnicodeError):
-                broken.add(fact.line)
-        return records, broken
+                refused[fact.line] = Refusal.SCHEMA_MISMATCH
+        return records, refused
 
     def _identity(self, anonymous: str | None, *, now: datetime) -> Identity:
         return self.session(anonymous or f"day:{now.date().isoformat()}")
@@ -138,6 +147,14 @@ class Lane:
         return [known[identity] for identity in identities]
 
     # Out of the lane ------------------------------------------------------------------------
+
+    def join(self, lanes: Mapping[SubjectRef, SubjectRef], *, now: datetime) -> frozenset[SubjectRef]:
+        """Make it known whose each of these lanes is, {lane: person}; return those that may move.
+
+        It comes first in a move, before the login itself is durable: whoever is erased from then on
+        is erased with what waits in the lane, however far the move came.
+        """
+        return self._vault.join_lanes(lanes, now=now) if lanes else frozenset()
 
     async def take(self, refs: Iterable[SubjectRef]) -> dict[SubjectRef, list[LaneEvent]]:
         """Return the events of these lanes, oldest first; each partition is read once."""

@@ -111,18 +111,22 @@ class People:
         self._members.index_keys(list(loaded.values()), now=now)
 
     def _identities(self, entries: Sequence[Entry]) -> Iterable[Identity]:
-        """Yield every identity that the batch asks for; a session stands for its person."""
+        """Yield every identity that the batch asks for; a session stands for its person, or for its lane."""
         for entry in entries:
             parsed = entry.parsed
             if parsed is None:
                 continue
             if not parsed.people and parsed.anonymous is not None and is_session(parsed.anonymous):
                 yield self._lane.link(parsed.anonymous)
+                yield self._lane.session(parsed.anonymous)
             for person in parsed.people:
                 yield from person.identities
 
     def _attribute(self, entry: Entry, rows: Rows) -> None:
-        """Set the claims of a line: its people, or the person whose session it is, or nobody."""
+        """Set the claims of a line: its people, or the person whose session it is, or nobody.
+
+        A session whose lane was erased was an erased person's, though nothing was bound to it yet.
+        """
         parsed = entry.parsed
         if parsed is None or entry.reason is not None:
             return
@@ -133,6 +137,10 @@ class People:
             link = self._lane.link(parsed.anonymous)
             if rows.get(link) is not None:
                 entry.claims = (_claim((link,), parsed.unattributed, rows),)
+                return
+            lane = rows.get(self._lane.session(parsed.anonymous))
+            if lane is not None and lane.status is IdentityStatus.ERASED:
+                entry.reason = Refusal.SUBJECT_ERASED
                 return
         entry.is_unattributed = True
 

@@ -1,9 +1,11 @@
 """One run of an ingest, batch by batch: what it has met, appended and counted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
+
+from msgspec import Struct
 
 from privacy_ledger.app import _requests
 from privacy_ledger.app._joins import Joiner
@@ -19,13 +21,25 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED, REQUESTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.formats import Format, Parsed
-from privacy_ledger.ports.keys import Identity
+from privacy_ledger.ports.keys import Identity, IdentityStatus
 from privacy_ledger.ports.log import NewRecord
 
 __all__ = ["Run"]
 
 SESSIONS_MAX: Final = 100_000
 _REQUEST_BYTES: Final = 16
+
+
+class _Move(Struct, gc=False):
+    """A lane on its way to its person: the session's anonymous id, and one identity of the person."""
+
+    anonymous: str
+    member: Member
+    identity: Identity
+
+    def __repr__(self) -> str:
+        """Return nothing of anybody."""
+        return "_Move()"
 
 
 class Run:
@@ -49,7 +63,7 @@ class Run:
         self._parse = parse
         self._with_reports = with_reports
         self._members = Members(ports)
-        self._lane = Lane(ports, source=source)
+        self._lane = Lane(ports, self._members, source=source)
         self._sealer = Sealer(ports, self._members, default_consents=default_consents, source=source)
         self._people = People(
             self._members, self._lane, ports.book,
@@ -85,14 +99,17 @@ class Run:
             elif entry.reason is None:
                 items += self._items(entry, place, now=now)
         records = await self._sealer.records(items, last_ticks=self._last_ticks, now=now)
+        lane_records, refused = self._lane.records(facts, now=now)
+        for place, reason in refused.items():
+            entries[place].reason = reason
+        moves = self._joined(entries, items, facts, now=now)
         await self._append([*fences, *records])
-        lane_records, broken = self._lane.records(facts, now=now)
         if lane_records:
             await self._ports.log.append(LEDGER_UNATTRIBUTED, lane_records)
         self._members.appended(item.member for item in items)
         self.summary.records += sum(item.refusal is None for item in items)
-        reports = await self._conclude(entries, items, {fact.line for fact in facts} - broken)
-        await self._link(entries, items, facts, now=now)
+        reports = await self._conclude(entries, items, {fact.line for fact in facts} - refused.keys())
+        await self._move(moves, now=now)
         await self._members.shrink()
         return reports
 
@@ -243,40 +260,48 @@ class Run:
 
     # Linking ------------------------------------------------------------------------------
 
-    async def _link(
+    def _joined(
         self, entries: Sequence[Entry], items: Sequence[Item], facts: Sequence[LaneFact], *, now: datetime
-    ) -> None:
-        """Move what waits for the sessions that this batch has shown to be somebody's.
+    ) -> dict[SubjectRef, _Move]:
+        """Join the lanes of the sessions that this batch has shown to be somebody's; return what may move.
 
-        A session in which two persons acted links no more. The move is idempotent by its tags; then
-        the lane's key is shredded, and at last the session is bound to its person.
+        A session in which two persons acted links no more. One that is bound has been moved.
         """
         self._no_lane -= {fact.anonymous for fact in facts if fact.anonymous is not None}
         owners = self._owners(entries, items)
         lanes = {anonymous: self._lane.session(anonymous) for anonymous in owners}
         links = {anonymous: self._lane.link(anonymous) for anonymous in owners}
         rows = self._members.find((*lanes.values(), *links.values()))
-        moves: dict[SubjectRef, Member] = {}
-        for anonymous in owners:
+        moves: dict[SubjectRef, _Move] = {}
+        for anonymous, (member, identity) in owners.items():
             row = rows[lanes[anonymous]]
-            if row is None or rows[links[anonymous]] is not None:
+            if row is None or row.status is IdentityStatus.ERASED or rows[links[anonymous]] is not None:
                 self._no_lane.add(anonymous)
             else:
-                moves[row.ref] = owners[anonymous][0]
+                moves[row.ref] = _Move(anonymous, member, identity)
+        joined = self._lane.join({lane: move.member.ref for lane, move in moves.items()}, now=now)
+        self._no_lane.update(move.anonymous for lane, move in moves.items() if lane not in joined)
+        return {lane: move for lane, move in moves.items() if lane in joined}
+
+    async def _move(self, moves: Mapping[SubjectRef, _Move], *, now: datetime) -> None:
+        """Move what waits in lanes to their persons.
+
+        The move is idempotent by its tags; then the lane's key is shredded, and at last the session
+        is bound to its person.
+        """
         if not moves:
             return
         moved = [
             item
-            for ref, events in (await self._lane.take(moves)).items()
+            for lane, events in (await self._lane.take(moves)).items()
             for event in events
-            if (item := self._moved(event, moves[ref])) is not None
+            if (item := self._moved(event, moves[lane].member)) is not None
         ]
         await self._append(await self._sealer.records(moved, last_ticks=self._last_ticks, now=now))
         self.summary.linked += sum(item.refusal is None for item in moved)
-        for ref in moves:
-            self._lane.close(ref, now=now)
-        sessions = {a: identity for a, (_, identity) in owners.items() if a not in self._no_lane}
-        self._lane.bind(sessions, now=now)
+        for lane in moves:
+            self._lane.close(lane, now=now)
+        self._lane.bind({move.anonymous: move.identity for move in moves.values()}, now=now)
 
     def _owners(self, entries: Sequence[Entry], items: Sequence[Item]) -> dict[str, tuple[Member, Identity]]:
         """Return the acting person of each session that may have a lane, by anonymous id."""

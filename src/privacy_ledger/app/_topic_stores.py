@@ -8,12 +8,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import remains_of, waiting_of
 from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
-from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
+from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.codec import HEARTBEAT_KEY, StateCodec
-from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
+from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Latest, Passes, Views
 from privacy_ledger.ports.runtime import Clock
@@ -40,7 +40,6 @@ __all__ = [
 
 POLL_S: Final = 0.1
 _PAGE: Final = 2000
-_KID: Final = slice(1, 33)
 _BY_NOBODY: Final = frozenset({GENERATIONS.name, META.name, SHREDS.name, WINDOWS.name, WORK.name})
 """Tables that hold work to do, bare counts, and what is said of all: no value, and no index of a person."""
 
@@ -205,37 +204,33 @@ class VersionStore:
 
 
 class LaneStore:
-    """The lane of events of nobody known: what a login linked has moved, and its key is destroyed.
+    """The lane of events of nobody known: those of the sessions that a login joined to a person.
 
-    What nobody linked is nobody's as far as this ledger knows; it goes within fourteen days.
+    What no login joined is nobody's as far as this ledger knows; it goes within fourteen days.
     """
 
     name = "unattributed events"
     topics = (LEDGER_UNATTRIBUTED,)
     files = ()
 
-    def __init__(self, log: EventLog, vault: KeyVault) -> None:
+    def __init__(self, log: EventLog, vault: KeyVault, clock: Clock) -> None:
         """Take the log and the keystore."""
         self._log = log
         self._vault = vault
+        self._clock = clock
 
     async def count(self, ref: SubjectRef) -> int:
-        """Return how many records lie there under the reference itself and can be read."""
-        kids: list[bytes] = []
-        partition, after = partition_of(ref, self._log.partitions(LEDGER_UNATTRIBUTED)), -1
-        while rows := await self._log.read(LEDGER_UNATTRIBUTED, partition, after=after, limit=_PAGE):
-            kids += [row.value[_KID] for row in rows if row.value is not None and row.key[:REF_BYTES] == ref]
-            after = rows[-1].offset
-        opened = self._vault.open_keys(tuple(dict.fromkeys(kids))) if kids else {}
-        return sum(isinstance(opened.get(kid), DataKey | Withheld) for kid in kids)
+        """Return how many events of a person's sessions lie there and can be read."""
+        return (await waiting_of(self._log, self._vault, ref)).readable
 
     async def purge(self, ref: SubjectRef) -> None:
-        """Destroy the keys of the reference, which is all that can be done in an append-only lane."""
-        del ref  # its keys were destroyed before: the step `shredded`
+        """End the person's lanes and destroy their keys; their bytes go when the lane's retention ends."""
+        self._vault.end_lanes(ref, now=self._clock.now())
 
     async def verify(self, ref: SubjectRef) -> Found:
-        """Return the records that can be read."""
-        return Found(left=await self.count(ref))
+        """Return the events that can be read, and the lanes that could still take one."""
+        is_open = [not self._vault.is_ended(lane) for lane in self._vault.lanes_of(ref)]
+        return Found(left=await self.count(ref) + sum(is_open))
 
 
 class _Pointer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"pass_name": "pass"}):

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.app import _receipt
-from privacy_ledger.app._evidence import is_said, remains_of, without_request
+from privacy_ledger.app._evidence import is_said, remains_of, waiting_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
@@ -232,16 +232,19 @@ class Erasure:
         return permissions is None or permissions.is_ended
 
     async def _shred(self, saga: Saga) -> bool:
-        """Forget the identities, end the reference and destroy every key of it."""
+        """Forget the identities, end the reference and destroy every key of it and of its lanes."""
         if "shredded" in saga.done:
             return True
         # Before the keys go, so that a crash between shred and note loses no key id.
         remains = await remains_of(self._log, self._vault, saga.ref)
+        waiting = await waiting_of(self._log, self._vault, saga.ref)
         now = self._clock.now()
         saga.identities += self._vault.erase_identities(saga.ref, now=now)
         self._vault.end(saga.ref, now=now)
-        report = self._vault.shred(saga.ref, now=now)
-        saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids, *remains.kids)))
+        own = self._vault.shred(saga.ref, now=now)
+        lanes = self._vault.end_lanes(saga.ref, now=now)
+        kids = (*saga.kids, *own.kids, *lanes.kids, *remains.kids, *waiting.kids)
+        saga.kids = tuple(dict.fromkeys(kids))
         saga.epoch = self._vault.standing_of(saga.ref).epoch
         return True
 

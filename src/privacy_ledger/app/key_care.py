@@ -1,18 +1,20 @@
 """The daily care of a keystore: a new epoch, survivors wrapped anew, a backup, old epochs destroyed.
 
+Backups that need a destroyed epoch open nowhere any more, and their files go as well.
+
 What an epoch wrapped is gone for good when its key-encryption key is: from files, write-ahead logs,
 standbys, disk blocks and backups alike. Every step may be repeated, and what is left to do is read
 from the keystore itself: after a crash at any point the same call goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from privacy_ledger.ports.keeping import BackupNote, KeyKeeper, KeystoreStanding
+from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper, KeystoreStanding, OwnBackup
 from privacy_ledger.ports.runtime import Clock
 
 __all__ = ["EPOCH_LIVES", "ROLL_EVERY", "CarePlan", "KeyCare", "Rolled", "overdue"]
@@ -28,18 +30,25 @@ OnStep = Callable[[str, int], None]
 class CarePlan(Struct, frozen=True, kw_only=True):
     """What a rotation would do now.
 
-    `lacks_backup`: a roll was cut short between its re-wrap and its backup.
+    `lacks_backup`: a roll was cut short between its re-wrap and its backup. `to_prune`: files of
+    backups that are over, or will be by this rotation.
     """
 
     new_epoch: bool
     to_rewrap: int
     to_destroy: tuple[int, ...]
     lacks_backup: bool = False
+    to_prune: tuple[str, ...] = ()
+
+    @property
+    def has_roll(self) -> bool:
+        """Whether epochs, keys or a backup are to be made or destroyed."""
+        return bool(self.new_epoch or self.to_rewrap or self.to_destroy or self.lacks_backup)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.new_epoch or self.to_rewrap or self.to_destroy or self.lacks_backup)
+        return not (self.has_roll or self.to_prune)
 
 
 class Rolled(Struct, frozen=True, kw_only=True):
@@ -49,6 +58,7 @@ class Rolled(Struct, frozen=True, kw_only=True):
     rewrapped: int
     destroyed: tuple[int, ...]
     backup: BackupNote | None
+    pruned: tuple[str, ...] = ()
 
 
 class KeyCare:
@@ -66,7 +76,11 @@ class KeyCare:
 
     def plan(self) -> CarePlan:
         """Return what `rotate` would do; nothing changes."""
-        return _planned(self._keeper.standing(), self._clock.now())
+        return self._plan(self._keeper.standing())
+
+    def backups(self) -> tuple[OwnBackup, ...]:
+        """Return the keystore's own backups, oldest first, and what became of each."""
+        return self._keeper.backups(self._backups)
 
     def back_up(self) -> BackupNote:
         """Write a backup and open every key in it."""
@@ -79,10 +93,13 @@ class KeyCare:
         one. Where that one ends in the middle, the next call goes on.
         """
         standing = self._keeper.standing()
-        plan = _planned(standing, self._clock.now())
+        plan = self._plan(standing)
         if plan.is_empty:
             return None
         newest = standing.newest.number
+        if not plan.has_roll:
+            pruned = self._prune(on_step)
+            return Rolled(epoch=newest, rewrapped=0, destroyed=(), backup=None, pruned=pruned)
         if plan.new_epoch:
             made = self._keeper.succeed_epoch(newest, now=self._clock.now())
             if made is None:
@@ -94,18 +111,29 @@ class KeyCare:
         return self._finish(newest, plan.to_destroy, on_step, known=known)
 
     def roll(self, *, is_final: bool, on_step: OnStep | None = None) -> Rolled:
-        """Roll at once. Final: every older epoch goes, and with it every older backup.
+        """Roll at once. Final: every older epoch goes, and with it every older backup, also those of today.
 
-        A newest epoch under which nothing was destroyed yet need not go: what was destroyed before
-        lies under older ones.
+        No epoch is spared because nothing was destroyed under it: a copy may hold a key under it of
+        which this keystore, once restored from an older backup, has no row.
         """
+        newest = self._create(on_step)
         standing, now = self._keeper.standing(), self._clock.now()
-        newest, older = standing.newest.number, standing.older
-        if standing.newest.shredded or not is_final or not older:
-            newest, older = self._create(on_step), standing.epochs
         born = _born(standing)
-        due = tuple(epoch.number for epoch in older if is_final or _is_due(born.get(epoch.number), now))
+        due = tuple(
+            epoch.number
+            for epoch in standing.epochs
+            if epoch.number < newest and (is_final or _is_due(born.get(epoch.number), now))
+        )
         return self._finish(newest, due, on_step)
+
+    def _plan(self, standing: KeystoreStanding) -> CarePlan:
+        return _planned(standing, self.backups(), now=self._clock.now())
+
+    def _prune(self, on_step: OnStep | None) -> tuple[str, ...]:
+        pruned = self._keeper.prune_backups(self._backups)
+        if pruned and on_step is not None:
+            on_step("pruned", len(pruned))
+        return pruned
 
     def _create(self, on_step: OnStep | None) -> int:
         epoch = self._keeper.create_epoch(now=self._clock.now())
@@ -121,7 +149,7 @@ class KeyCare:
         *,
         known: BackupNote | None = None,
     ) -> Rolled:
-        """Wrap the survivors anew, make a backup of them, and destroy the epochs up to the last of these.
+        """Wrap the survivors anew, make a backup of them, destroy the epochs up to the last of these, prune.
 
         Where no key moved, and the `known` backup needs none of these epochs, it is backup enough.
         """
@@ -144,22 +172,30 @@ class KeyCare:
             destroyed = self._keeper.destroy_epochs(through=max(to_destroy), now=self._clock.now())
             if on_step is not None:
                 on_step("destroyed", len(destroyed))
-        return Rolled(epoch=newest, rewrapped=moved, destroyed=destroyed, backup=backup)
+        pruned = self._prune(on_step)
+        return Rolled(epoch=newest, rewrapped=moved, destroyed=destroyed, backup=backup, pruned=pruned)
 
 
-def _planned(standing: KeystoreStanding, now: datetime) -> CarePlan:
+def _planned(standing: KeystoreStanding, backups: Sequence[OwnBackup], *, now: datetime) -> CarePlan:
     newest = standing.newest.created_at
     # One from the future was made by another clock, such as a home's trial time: it says nothing here.
     new_epoch = newest is None or abs(now - newest) >= ROLL_EVERY
     older = standing.epochs if new_epoch else standing.older
     born, backup = _born(standing), standing.backup
     is_covered = backup is not None and backup.oldest_epoch >= standing.newest.number
+    to_destroy = tuple(epoch.number for epoch in older if _is_due(born.get(epoch.number), now))
     return CarePlan(
         new_epoch=new_epoch,
         to_rewrap=sum(epoch.live for epoch in older),
-        to_destroy=tuple(epoch.number for epoch in older if _is_due(born.get(epoch.number), now)),
+        to_destroy=to_destroy,
         # One that has never rolled gets its first backup with its first roll.
         lacks_backup=not new_epoch and bool(older) and not is_covered,
+        to_prune=tuple(
+            own.note.name
+            for own in backups
+            if own.state is BackupState.OVER
+            or (own.state is BackupState.KEPT and own.note.oldest_epoch <= max(to_destroy, default=0))
+        ),
     )
 
 

@@ -9,9 +9,11 @@ from msgspec import Struct
 
 __all__ = [
     "BackupNote",
+    "BackupState",
     "Epoch",
     "KeyKeeper",
     "KeystoreStanding",
+    "OwnBackup",
     "ReleaseCount",
     "ReleaseOutcome",
     "ReleaseReport",
@@ -32,13 +34,37 @@ class Epoch(Struct, frozen=True, kw_only=True):
 
 
 class BackupNote(Struct, frozen=True, kw_only=True):
-    """A backup that was opened, key by key, after it was made."""
+    """A backup that was opened, key by key, after it was made; it needs the epochs from oldest to newest.
+
+    `newest_epoch` is None where it was made by a build that did not note it.
+    """
 
     made_at: datetime
     oldest_epoch: int
+    newest_epoch: int | None = None
     keys: int
     name: str
     digest: str
+
+
+class BackupState(StrEnum):
+    """What became of a backup."""
+
+    KEPT = "kept"
+    """Its file is where it was written."""
+    AWAY = "away"
+    """Its file is not there, and would open."""
+    OVER = "over"
+    """An epoch that it needs was destroyed, and a younger backup opens: nobody opens it any more."""
+    FOREIGN = "foreign"
+    """What has its name is not what was written: it is left alone."""
+
+
+class OwnBackup(Struct, frozen=True, kw_only=True):
+    """A backup of this keystore, from the record beside its keys."""
+
+    note: BackupNote
+    state: BackupState
 
 
 class KeystoreStanding(Struct, frozen=True, kw_only=True):
@@ -136,6 +162,17 @@ class KeyKeeper(Protocol):
             InvariantViolation: keys that are in use are wrapped under one, or it is the newest.
             KeyUnavailable: no verified backup could do without them.
         """
+        ...
+
+    def backups(self, folder: Path) -> tuple[OwnBackup, ...]:
+        """Return every backup of this keystore that was noted, oldest first, and what became of its file.
+
+        Those that are over and whose files are gone are left out. Only files that are over are read.
+        """
+        ...
+
+    def prune_backups(self, folder: Path) -> tuple[str, ...]:
+        """Remove the files of backups that are over, and no other file; return their names."""
         ...
 
     # Releases ---------------------------------------------------------------------------------

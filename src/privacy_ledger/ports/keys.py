@@ -1,6 +1,6 @@
 """Keys and identities: the keystore is the only place that links a person to a reference."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -164,6 +164,27 @@ class KeyVault(Protocol):
 
     def erase_identities(self, ref: SubjectRef, *, now: datetime) -> int:
         """Turn every identity of a reference `erased`, under one erasure id; return how many."""
+        ...
+
+    # Lanes ------------------------------------------------------------------------
+    def join_lanes(self, lanes: Mapping[SubjectRef, SubjectRef], *, now: datetime) -> frozenset[SubjectRef]:
+        """Join the lanes of sessions to persons, {lane: person's reference}; return those that are theirs.
+
+        A lane that is joined to another person, unknown or ended stays as it is, and is not
+        returned. Nor is one whose person was ended: it is ended with its keys. Idempotent.
+        """
+        ...
+
+    def lanes_of(self, ref: SubjectRef) -> tuple[SubjectRef, ...]:
+        """Return the lanes that are joined to a reference, elder first; they are none of `refs_of`."""
+        ...
+
+    def end_lanes(self, ref: SubjectRef, *, now: datetime) -> ShredReport:
+        """End the lanes of a reference for ever, turn their sessions `erased`, destroy their keys.
+
+        Call it after `end`: nothing is joined to an ended reference. Idempotent; the report tells
+        what this call destroyed.
+        """
         ...
 
     # Data keys ------------------------------------------------------------------

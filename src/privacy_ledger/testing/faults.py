@@ -37,6 +37,8 @@ EFFECTS: Final = {
             "bind",
             "reopen",
             "erase_identities",
+            "join_lanes",
+            "end_lanes",
             "sealing_keys",
             "fresh_keys",
             "retire",
@@ -49,7 +51,16 @@ EFFECTS: Final = {
     "store": frozenset({"write", "flush", "compact"}),
     "lock": frozenset({"try_acquire"}),
     "keeper": frozenset(
-        {"create_epoch", "rewrap", "back_up", "destroy_epochs", "restore", "close_report", "succeed_epoch"}
+        {
+            "create_epoch",
+            "rewrap",
+            "back_up",
+            "destroy_epochs",
+            "prune_backups",
+            "restore",
+            "close_report",
+            "succeed_epoch",
+        }
     ),
 }
 """Calls that may leave something behind; a process can end before and after each."""
@@ -61,6 +72,7 @@ READS: Final = {
         {
             "find",
             "refs_of",
+            "lanes_of",
             "open_keys",
             "is_ended",
             "ended_refs",
@@ -70,7 +82,7 @@ READS: Final = {
     ),
     "store": frozenset({"get_many", "scan"}),
     "lock": frozenset[str](),
-    "keeper": frozenset({"standing", "released", "reports"}),
+    "keeper": frozenset({"standing", "backups", "released", "reports"}),
 }
 """Calls that leave nothing behind: to end before one is to end after it."""
 HOUSEKEEPING: Final = {

@@ -48,16 +48,17 @@ KEYS: Final = {
 }  # fmt: skip
 
 
-_Checked = tuple[int, int | None]
-"""How many keys opened, and the oldest epoch that they need."""
+_Checked = tuple[int, set[int]]
+"""How many keys opened, and the epochs that they need."""
 
 
 class Copied(Struct, frozen=True, kw_only=True):
-    """What was found in a copy: its pepper, the keys in use, and the oldest epoch that they need."""
+    """What was found in a copy: its pepper, the keys in use, and the epochs that they need."""
 
     pepper: bytes
     keys: int
     oldest_epoch: int
+    newest_epoch: int
 
 
 def copy_to(database: Database, path: Path) -> None:
@@ -145,8 +146,8 @@ def verified(path: Path, keks: FileKeks, *, ids: Ids) -> Copied:
     keys = sum(count for count, _ in found)
     if PEPPER_ROW not in opened or live != keys:
         raise InvariantViolation(f"{path} lacks rows that belong together. Make another backup.")
-    needed = [epoch for _, epoch in found if epoch is not None] + [row[1] for row in secrets]
-    return Copied(pepper=opened[PEPPER_ROW], keys=keys, oldest_epoch=min(needed))
+    needed = {row[1] for row in secrets}.union(*(epochs for _, epochs in found))
+    return Copied(pepper=opened[PEPPER_ROW], keys=keys, oldest_epoch=min(needed), newest_epoch=max(needed))
 
 
 def _side_by_side(check: Callable[[tuple[int, int]], _Checked], last: int, path: Path) -> list[_Checked]:
@@ -165,8 +166,8 @@ def _side_by_side(check: Callable[[tuple[int, int]], _Checked], last: int, path:
 
 
 def _check(path: Path, keys: Path, ids: Ids, bounds: tuple[int, int]) -> _Checked:
-    """Open the keys of these rows; return how many there are, and the oldest epoch that they need."""
-    wrapper, count, oldest = Wrapper(FileKeks(keys), ids), 0, None
+    """Open the keys of these rows; return how many there are, and the epochs that they need."""
+    wrapper, count, epochs = Wrapper(FileKeks(keys), ids), 0, set[int]()
     with _opened(path) as connection:
         cursor = connection.execute(
             "SELECT k.kid, k.ref, k.grp, k.generation, k.epoch, m.wrapped FROM keys k "
@@ -180,9 +181,9 @@ def _check(path: Path, keys: Path, ids: Ids, bounds: tuple[int, int]) -> _Checke
             ]
             if list(map(commitment, wrapper.unwrap_all(held))) != [row[0] for row in rows]:
                 raise InvariantViolation(f"A key in {path} does not match its own id. Use another backup.")
-            oldest = min(row[4] for row in rows) if oldest is None else min(oldest, *(r[4] for r in rows))
+            epochs.update(row[4] for row in rows)
             count += len(rows)
-    return count, oldest
+    return count, epochs
 
 
 @contextmanager

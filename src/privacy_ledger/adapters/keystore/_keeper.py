@@ -1,6 +1,5 @@
 """A keystore as a whole: the epochs that wrap its keys, and its backups."""
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Final, cast
 
 from msgspec import Struct
 
+from privacy_ledger.adapters.keystore._backups import Backups, digest_of
 from privacy_ledger.adapters.keystore._copies import copy_to, verified
 from privacy_ledger.adapters.keystore._database import Database
 from privacy_ledger.adapters.keystore._keyring import Keyring
@@ -21,6 +21,7 @@ from privacy_ledger.ports.keeping import (
     BackupNote,
     Epoch,
     KeystoreStanding,
+    OwnBackup,
     ReleaseCount,
     ReleaseOutcome,
     ReleaseReport,
@@ -31,7 +32,6 @@ from privacy_ledger.ports.runtime import Ids
 __all__ = ["REWRAP_SLICE", "Keeper"]
 
 REWRAP_SLICE: Final = 20_000
-_CHUNK: Final = 1 << 20
 
 
 class _Held(Struct):
@@ -65,6 +65,7 @@ class Keeper:
         self._wrapper = wrapper
         self._recorder = recorder
         self._name = marks.store()
+        self._backups = Backups(self._keyring, store=self._name)
         self._ids = ids
 
     def __repr__(self) -> str:
@@ -234,14 +235,23 @@ class Keeper:
         try:
             found = verified(path, self._keks, ids=self._ids)
             note = BackupNote(
-                made_at=now, oldest_epoch=found.oldest_epoch, keys=found.keys, name=name, digest=_digest(path)
-            )
+                made_at=now, oldest_epoch=found.oldest_epoch, newest_epoch=found.newest_epoch,
+                keys=found.keys, name=name, digest=digest_of(path),
+            )  # fmt: skip
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         with self._store.write():
             self._keyring.note_backup(note, store=self._name)
         return note
+
+    def backups(self, folder: Path) -> tuple[OwnBackup, ...]:
+        """Return the backups of this keystore, and what became of each."""
+        return self._backups.own(folder)
+
+    def prune_backups(self, folder: Path) -> tuple[str, ...]:
+        """Remove the files of backups that are over."""
+        return self._backups.prune(folder)
 
     # Releases ---------------------------------------------------------------------------------
 
@@ -289,11 +299,3 @@ class Keeper:
                 cast("list[tuple[str, str, str, str, int]]", rows)
             )
         )
-
-
-def _digest(path: Path) -> str:
-    whole = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            whole.update(chunk)
-    return whole.hexdigest()

@@ -29,12 +29,13 @@ class _What(StrEnum):
 
 
 class _Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line; `epoch` of a backup is the oldest that it needs."""
+    """One line; `epoch` of a backup is the oldest that it needs, `newest` the newest; 0: not noted."""
 
     what: _What
     epoch: int
     at: int
     store: str = ""
+    newest: int = 0
     keys: int = 0
     name: str = ""
     digest: str = ""
@@ -58,15 +59,24 @@ class Keyring:
     def backup(self, *, store: str) -> BackupNote | None:
         """Return the newest verified backup of a keystore that the present keys open, or None."""
         held = self._keks.epochs()
-        notes = [e for e in self._entries() if e.what is _What.BACKUP and e.store == store]
-        usable = [entry for entry in notes if held and entry.epoch >= held[0]]
-        if not usable:
-            return None
-        entry = usable[-1]
-        return BackupNote(
-            made_at=instant(entry.at), oldest_epoch=entry.epoch, keys=entry.keys, name=entry.name,
-            digest=entry.digest,
+        usable = [note for note in self.backups(store=store) if held and note.oldest_epoch >= held[0]]
+        return usable[-1] if usable else None
+
+    def backups(self, *, store: str) -> tuple[BackupNote, ...]:
+        """Return every backup of a keystore that was ever verified, oldest first."""
+        return tuple(
+            BackupNote(
+                made_at=instant(entry.at), oldest_epoch=entry.epoch, newest_epoch=entry.newest or None,
+                keys=entry.keys, name=entry.name, digest=entry.digest,
+            )
+            for entry in self._entries()
+            if entry.what is _What.BACKUP and entry.store == store
         )  # fmt: skip
+
+    def destroyed(self) -> frozenset[int]:
+        """Return the epochs whose keys were destroyed here; one that is only missing is none of them."""
+        noted = {entry.epoch for entry in self._entries() if entry.what is _What.DESTROYED}
+        return frozenset(noted.difference(self._keks.epochs()))
 
     def note_created(self, epoch: int, *, at: datetime) -> None:
         """Note that a key was made."""
@@ -82,7 +92,7 @@ class Keyring:
         self._append(
             _Entry(
                 what=_What.BACKUP, epoch=note.oldest_epoch, at=microseconds(note.made_at), store=store,
-                keys=note.keys, name=note.name, digest=note.digest,
+                newest=note.newest_epoch or 0, keys=note.keys, name=note.name, digest=note.digest,
             )
         )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The keystore over whatever database holds its rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from datetime import datetime
@@ -13,6 +13,7 @@ from privacy_ledger.adapters.keystore._identities import IdentityTable
 from privacy_ledger.adapters.keystore._journal import Op, ShredJournal
 from privacy_ledger.adapters.keystore._keeper import Keeper
 from privacy_ledger.adapters.keystore._keys import KeyTable
+from privacy_ledger.adapters.keystore._lanes import LaneTable
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import PEPPER_PLACE, Wrapper, secret_place
 from privacy_ledger.adapters.keystore._recorder import Recorder
@@ -80,6 +81,9 @@ class StoredKeyVault:
                 recorder=self._recorder,
                 marks=self._marks,
                 cache=self._cache,
+            )
+            self._lanes = LaneTable(
+                self._store, recorder=self._recorder, marks=self._marks, cache=self._cache, ids=ids
             )
             self.keeper = Keeper(
                 store, keks, wrapper=self._wrapper, recorder=self._recorder, marks=self._marks, ids=ids
@@ -155,6 +159,22 @@ class StoredKeyVault:
     def erase_identities(self, ref: SubjectRef, *, now: datetime) -> int:
         """Turn every identity of a reference `erased`; return how many were not yet."""
         return self._identities.erase(ref, now=now)
+
+    def join_lanes(self, lanes: Mapping[SubjectRef, SubjectRef], *, now: datetime) -> frozenset[SubjectRef]:
+        """Join lanes to the persons that their sessions were found to be; one transaction for all."""
+        return self._lanes.join(lanes, now=now)
+
+    def lanes_of(self, ref: SubjectRef) -> tuple[SubjectRef, ...]:
+        """Return the lanes that are joined to a reference, elder first."""
+        return self._lanes.of(ref)
+
+    def end_lanes(self, ref: SubjectRef, *, now: datetime) -> ShredReport:
+        """End the lanes of a reference, erase their sessions and destroy their keys; one transaction.
+
+        Raises:
+            KeyUnavailable: as with `shred`.
+        """
+        return self._lanes.end(ref, now=now)
 
     @property
     def cache_figures(self) -> KeyCacheFigures:

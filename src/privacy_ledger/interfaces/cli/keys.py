@@ -1,5 +1,6 @@
 """`keys`: epochs of the key-encryption keys, backups of the keystore, and what a restore needs."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import msgspec
 from privacy_ledger.app.key_care import CarePlan, Rolled, overdue
 from privacy_ledger.bootstrap import audit_of, care_of, erasure_care_of, erasure_of, restorer_for
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
-from privacy_ledger.ports.keeping import KeystoreStanding
+from privacy_ledger.ports.keeping import BackupState, KeystoreStanding, OwnBackup
 
 __all__ = [
     "keys",
@@ -37,15 +38,15 @@ def keys() -> None:
 @keys.command("status")
 @command
 async def keys_status(shell: Shell) -> int:
-    """Show epochs, what they wrap, the newest verified backup, and whether a rotation is due."""
+    """Show epochs, what they wrap, the keystore's own backups, and whether a rotation is due."""
     async with shell.open(prepare=False) as runtime:
         shell.announce(runtime)
         care = care_of(runtime.keystore, runtime.clock)
-        standing, plan, now = care.standing(), care.plan(), runtime.clock.now()
+        standing, plan, backups, now = care.standing(), care.plan(), care.backups(), runtime.clock.now()
     late = overdue(standing, now)
     shell.result(
-        {"standing": standing, "due": plan, "overdue": late},
-        "\n".join(_lines(standing, late, now)),
+        {"standing": standing, "due": plan, "overdue": late, "backups": backups},
+        "\n".join(_lines(standing, late, backups, now)),
     )
     if plan.is_empty:
         return Exit.DONE
@@ -53,21 +54,29 @@ async def keys_status(shell: Shell) -> int:
     return Exit.PLAN_PENDING
 
 
-def _lines(standing: KeystoreStanding, late: tuple[int, ...], now: datetime) -> list[str]:
+def _lines(
+    standing: KeystoreStanding, late: tuple[int, ...], backups: Sequence[OwnBackup], now: datetime
+) -> list[str]:
     lines = [
         f"epoch {epoch.number:>4}  {_age(epoch.created_at, now)}  {epoch.live:>12,} in use"
         f"  {epoch.shredded:>12,} destroyed{'  overdue' if epoch.number in late else ''}"
         for epoch in standing.epochs
     ]
+    lines += [_backup_line(own, now) for own in backups]
     if standing.backup is None:
         lines.append("no verified backup that the present keys open")
-    else:
-        lines.append(
-            f"backup {standing.backup.name}, {_age(standing.backup.made_at, now)} old, verified:"
-            f" {standing.backup.keys:,} keys, from epoch {standing.backup.oldest_epoch}"
-        )
     lines.append(f"shred journal: {standing.journal_entries:,} entries, all of them applied")
     return lines
+
+
+def _backup_line(own: OwnBackup, now: datetime) -> str:
+    note = own.note
+    epochs = str(note.oldest_epoch)
+    if note.newest_epoch not in (None, note.oldest_epoch):
+        epochs += f" to {note.newest_epoch}"
+    return (
+        f"backup {note.name}  {_age(note.made_at, now)}  {note.keys:>12,} keys  epoch {epochs}  {own.state}"
+    )
 
 
 def _age(at: datetime | None, now: datetime) -> str:
@@ -118,10 +127,15 @@ async def keys_roll(
         shell.announce(runtime)
         care = care_of(runtime.keystore, runtime.clock)
         if final_now and not yes and not _agrees(shell):
-            standing = care.standing()
+            standing, backups = care.standing(), care.backups()
+            there = [own.note.name for own in backups if own.state in {BackupState.KEPT, BackupState.OVER}]
+            lines = [
+                "Every present epoch would go, after its keys in use are wrapped anew, and every backup."
+            ]
+            lines += [f"backup {name} to be removed" for name in there]
             shell.result(
-                {"older_epochs": [epoch.number for epoch in standing.epochs]},
-                "Every present epoch would go, after its keys in use are wrapped anew, and every backup.",
+                {"older_epochs": [epoch.number for epoch in standing.epochs], "backups": there},
+                "\n".join(lines),
             )
             shell.talk.print("Next: the same command with --yes.")
             return Exit.PLAN_PENDING
@@ -235,8 +249,10 @@ def _plan_text(plan: CarePlan) -> str:
     if plan.is_empty:
         return "Nothing is due."
     lines = ["Due: a new epoch"] if plan.new_epoch else []
-    lines.append(f"{plan.to_rewrap:,} keys to wrap anew, and a backup")
+    if plan.has_roll:
+        lines.append(f"{plan.to_rewrap:,} keys to wrap anew, and a backup")
     lines += [f"epoch {number} to be destroyed" for number in plan.to_destroy]
+    lines += [f"backup {name} to be removed: no key opens it any more" for name in plan.to_prune]
     return "\n".join(lines)
 
 
@@ -245,5 +261,6 @@ def _tell(shell: Shell, rolled: Rolled, final: int) -> None:
     shell.result(
         {**msgspec.to_builtins(rolled), "final": final},
         f"Epoch {rolled.epoch} wraps every key in use ({rolled.rewrapped:,} moved). Destroyed: {gone}. "
-        f"Backup: {rolled.backup.name if rolled.backup else 'none'}. Erasures that are final now: {final}.",
+        f"Backup: {rolled.backup.name if rolled.backup else 'none'}; older ones removed: "
+        f"{len(rolled.pruned)}. Erasures that are final now: {final}.",
     )

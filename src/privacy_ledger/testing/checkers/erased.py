@@ -27,6 +27,8 @@ async def erased(evidence: Evidence) -> list[str]:
         left = [*await _in_ledger(evidence.ledger, ref), *await _in_states(evidence, ref)]
         if not evidence.ledger.vault.is_ended(ref):
             left.append("keys may be made")
+        if not all(map(evidence.ledger.vault.is_ended, evidence.ledger.vault.lanes_of(ref))):
+            left.append("a lane that is open")
         found += [f"{what} of {short(ref)}" for what in left]
     for ref in {record.ref for record in said}:
         requests = {getattr(r.body, "request", "") for r in said if r.ref == ref}

@@ -292,13 +292,13 @@ class KeyKeeperContract(ABC):
         vault = place.open()
         keys = _sealed(vault)
         care = self._care(vault.keeper, clock, backups)
-        old = care.back_up()
+        old = (backups / care.back_up().name).rename(backups / "copy")
         vault.shred(keys[0].ref, now=NOW)
         rolled = care.roll(is_final=True)
         assert (rolled.epoch, rolled.destroyed) == (2, (1,))
         assert _opened(place.open(), keys[1:]) == list(keys[1:])
         with pytest.raises(KeyUnavailable, match="epoch 1"):
-            place.restore(backups / old.name)
+            place.restore(old)
         assert rolled.backup is not None
         assert place.restore(backups / rolled.backup.name) == Restored(keys=PEOPLE - 1, applied=0)
 
@@ -323,12 +323,13 @@ class KeyKeeperContract(ABC):
         monkeypatch.setattr(os, "fsync", fused)
         while True:
             left = ended + 1
-            try:
-                rolled = self._care(place.open().keeper, clock, backups).roll(is_final=is_final)
-            except _Crash:
-                ended += 1
-                assert _opened(place.open(), keys) == expected
-                continue
+            with closing(place.open()) as rolling, closing(place.open()) as looking:
+                try:
+                    rolled = self._care(rolling.keeper, clock, backups).roll(is_final=is_final)
+                except _Crash:
+                    ended += 1
+                    assert _opened(looking, keys) == expected
+                    continue
             break
         left = 0
         assert ended > SYNCS

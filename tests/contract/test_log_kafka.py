@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
@@ -161,6 +162,36 @@ async def test_what_came_behind_a_marker_is_read_though_an_older_end_was_known(
         await log.close()
         await other.close()
     assert (values(before), values(after)) == ([b"first"], [b"second"])
+
+
+async def test_one_reader_is_turned_from_place_to_place_and_mixes_nothing_up(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open one for each look would take longer than the look; a page that is left is read on later."""
+    monkeypatch.setattr("privacy_ledger.adapters.kafka.log._IDLE_READERS", 1)
+    started: list[AIOKafkaConsumer] = []
+    start = AIOKafkaConsumer.start
+
+    async def noted(self: AIOKafkaConsumer) -> None:
+        started.append(self)
+        await start(self)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", noted)
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    await log.start()
+    try:
+        sent = [payload(b"%d/%d" % (place, n), partition=place) for n in range(3) for place in (0, 1)]
+        await log.append(LEDGER_EVENTS, sent)
+        found = [
+            values(await log.read(LEDGER_EVENTS, place, after=n - 1, limit=1))
+            for n in range(4)
+            for place in (0, 1)
+        ]
+    finally:
+        await log.close()
+    assert found == [*([record.value] for record in sent), [], []]
+    assert len(started) == 1
 
 
 async def test_a_topic_that_was_not_created_is_named(cluster: ClusterSettings, prefix: str) -> None:

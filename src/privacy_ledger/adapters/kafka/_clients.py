@@ -86,15 +86,14 @@ async def open_producer(cluster: ClusterSettings, *, transactional_id: str | Non
     return producer
 
 
-async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> AIOKafkaConsumer:
-    """Return a started consumer of one partition, which must exist."""
+async def open_reader(cluster: ClusterSettings) -> AIOKafkaConsumer:
+    """Return a started consumer without a group, and so far without a partition."""
     consumer = AIOKafkaConsumer(**safe_consumer(reader_options(cluster)))
     try:
         await _start(consumer.start())
     except BaseException:
         await consumer.stop()
         raise
-    consumer.assign([partition])
     return consumer
 
 

@@ -39,9 +39,17 @@ class PartitionReader:
     def __init__(
         self, cluster: ClusterSettings, consumer: AIOKafkaConsumer, partition: TopicPartition
     ) -> None:
-        """Take a started consumer that has this partition assigned."""
+        """Take a started consumer, and turn it to this partition."""
         self._cluster = cluster
         self._consumer = consumer
+        self.turn_to(partition)
+
+    def turn_to(self, partition: TopicPartition) -> None:
+        """Read this partition from now on, over the connections that there are."""
+        let_go(self._consumer, *self._consumer.assignment())
+        self._consumer.assign([partition])
+        # Between calls it is paused: an idle reader must not poll the broker.
+        self._consumer.pause(partition)
         self._partition = partition
         self._after: int | None = None
         self._end = 0  # as it was when somebody last asked: the log may reach further by now
@@ -82,7 +90,6 @@ class PartitionReader:
         # end of the log waits there for more.
         if await self._is_at_end():
             return ()
-        # Between calls the partition is paused: an idle reader must not poll the broker.
         self._consumer.resume(self._partition)
         try:
             return await self._fetched(limit)
@@ -157,7 +164,7 @@ class PartitionReader:
 
 
 class ReaderPool:
-    """At most so many idle readers are kept; the one unused for longest is closed first."""
+    """At most so many idle readers are kept; the one unused for longest is turned to another place."""
 
     def __init__(self, cluster: ClusterSettings, *, idle: int) -> None:
         """Keep up to `idle` readers open between calls."""
@@ -170,8 +177,11 @@ class ReaderPool:
         """Lend a reader of a partition; after an error it is closed, not kept."""
         place = TopicPartition(topic, partition)
         reader = self._idle.pop(place, None)
+        if reader is None and len(self._idle) >= self._idle_limit:
+            _, reader = self._idle.popitem(last=False)
+            reader.turn_to(place)
         if reader is None:
-            reader = PartitionReader(self._cluster, await open_reader(self._cluster, place), place)
+            reader = PartitionReader(self._cluster, await open_reader(self._cluster), place)
         try:
             yield reader
         except BaseException:

@@ -227,9 +227,18 @@ class Erasure:
 
     async def _fence(self, saga: Saga) -> bool:
         """Wait until every pass has folded the request: nothing of the person is used any more."""
-        await self._passes.settle(timeout_s=self._wait_s)
+        await self._settle(saga)
         permissions = await self._views.get(PERMISSIONS, saga.ref)
         return permissions is None or permissions.is_ended
+
+    async def _settle(self, saga: Saga) -> None:
+        """Wait until every pass has folded what was said of a person.
+
+        All that is theirs lies in their partition: those of others are waited for only where it is
+        not known what place is to be reached.
+        """
+        offsets = None if saga.said is None else dict((saga.said,))
+        await self._passes.settle(offsets, timeout_s=self._wait_s)
 
     async def _shred(self, saga: Saga) -> bool:
         """Forget the identities, end the reference and destroy every key of it."""
@@ -284,7 +293,7 @@ class Erasure:
                 request=saga.request, occurred_at=self._clock.now(), receipt=saga.leaf
             )  # fmt: skip
             await self._notes.fact(saga, fact)
-            await self._passes.settle(timeout_s=self._wait_s)
+            await self._settle(saga)
         await self._done(saga, "completed", on_step)
 
     # Receipts -------------------------------------------------------------------------------

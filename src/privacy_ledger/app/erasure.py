@@ -244,21 +244,33 @@ class Erasure:
         """Forget the identities, end the reference and destroy every key of it."""
         if "shredded" in saga.done:
             return True
-        # Before the keys go, so that a crash between shred and note loses no key id.
-        remains = await remains_of(self._log, self._vault, saga.ref)
         now = self._clock.now()
         saga.identities += self._vault.erase_identities(saga.ref, now=now)
         self._vault.end(saga.ref, now=now)
         report = self._vault.shred(saga.ref, now=now)
-        saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids, *remains.kids)))
+        saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids)))
         saga.epoch = self._vault.standing_of(saga.ref).epoch
         return True
 
     async def _derived(self, saga: Saga) -> bool:
         """Purge every store, and return whether no projection and no index names the person any more."""
+        await self._keep_kids(saga)
         await self._passes.settle(timeout_s=self._wait_s)
         await self._stores.purge(saga.ref)
         return not await self._views.live(saga.ref) and not await self._views.answering(saga.ref)
+
+    async def _keep_kids(self, saga: Saga) -> None:
+        """Note the keys of the person's records beside those that were destroyed just now.
+
+        After a crash between shred and note only the records name them, and those go. The keys do not
+        wait for this: the ledger is read from its beginning.
+        """
+        if "shredded" not in saga.done:
+            return
+        remains = await remains_of(self._log, self._vault, saga.ref)
+        if missing := tuple(kid for kid in remains.kids if kid not in saga.kids):
+            saga.kids += missing
+            await self._notes.note(saga, "shredded", kids=missing)
 
     async def _tombstones(self, saga: Saga) -> bool:
         """Return whether every record of the person has a later tombstone in the log."""

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
 
 from privacy_ledger.adapters.kafka import ClusterSettings, KafkaLog
 from privacy_ledger.adapters.kafka.topics import apply, open_admin, plan
@@ -22,9 +24,13 @@ from privacy_ledger.testing.contracts.event_log import (
     PARTITIONS,
     EventLogContract,
     OpenLog,
+    eventually_reads,
     payload,
+    read_all,
+    values,
 )
 
+LARGE = 30_000
 LEARNED_S = 30
 
 
@@ -71,6 +77,121 @@ class TestKafkaLog(EventLogContract):
         yield open_one
         for log in opened:
             await log.close()
+
+
+async def test_who_looks_again_at_the_end_leaves_no_fetch_there(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait there for records, and the next question of this client would wait for it."""
+    asked: list[str] = []
+    send = AIOKafkaClient.send
+
+    async def noted(self: AIOKafkaClient, node_id: int, request: object, **more: object) -> object:
+        asked.append(type(request).__name__)
+        return await send(self, node_id, request, **more)
+
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    await log.start()
+    try:
+        (offset,) = await log.append(LEDGER_EVENTS, [payload(b"first")])
+        await read_all(log, LEDGER_EVENTS)
+        monkeypatch.setattr(AIOKafkaClient, "send", noted)
+        looks = [await log.read(LEDGER_EVENTS, 0, after=offset) for _ in range(3)]
+        at_the_end = [name for name in asked if name.startswith("Fetch")]
+        await log.append(LEDGER_EVENTS, [payload(b"second")])
+        later = await log.read(LEDGER_EVENTS, 0, after=offset)
+    finally:
+        await log.close()
+    assert (looks, at_the_end) == ([(), (), ()], [])
+    assert values(later) == [b"second"]
+    assert any(name.startswith("Fetch") for name in asked)
+
+
+async def test_a_place_beyond_an_end_that_went_back_is_the_end(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """Never the beginning: who reads on would take old records for new ones."""
+    ledger = next(topic for topic in CONTRACT_TOPICS if topic.name == LEDGER_EVENTS)
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    reading, other = (KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix) for _ in range(2))
+    await reading.start()
+    await other.start()
+    try:
+        for _ in range(5):  # batches so large that one fetch does not bring all
+            await other.append(LEDGER_EVENTS, [payload(bytes(LARGE))])
+        before = await reading.read(LEDGER_EVENTS, 0, after=-1, limit=2)
+        await other.forget(ledger)
+        await other.provide(ledger)
+        await other.append(LEDGER_EVENTS, [payload(b"anew")])
+        after = await reading.read(LEDGER_EVENTS, 0, after=before[-1].offset, limit=2)
+    finally:
+        await reading.close()
+        await other.close()
+    assert (len(before), after) == (2, ())
+
+
+async def test_what_came_behind_a_marker_is_read_though_an_older_end_was_known(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader stands before the end that it knew, and only a transaction's marker lies between."""
+    is_asked = asyncio.Event()
+    send = AIOKafkaClient.send
+
+    async def held_up(self: AIOKafkaClient, node_id: int, request: object, **more: object) -> object:
+        if type(request).__name__.startswith("Fetch"):
+            await is_asked.wait()
+        else:
+            is_asked.set()
+        return await send(self, node_id, request, **more)
+
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    other = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    await log.start()
+    await other.start()
+    try:
+        await log.append_atomically([(LEDGER_EVENTS, payload(b"first"))], writer="core.0")
+        await eventually_reads(other, LEDGER_EVENTS, 1)
+        before = await log.read(LEDGER_EVENTS, 0, after=-1, limit=1)
+        await log.append_atomically([(LEDGER_EVENTS, payload(b"second"))], writer="core.0")
+        await eventually_reads(other, LEDGER_EVENTS, 2)
+        monkeypatch.setattr(AIOKafkaClient, "send", held_up)
+        after = await log.read(LEDGER_EVENTS, 0, after=before[-1].offset, limit=1)
+    finally:
+        await log.close()
+        await other.close()
+    assert (values(before), values(after)) == ([b"first"], [b"second"])
+
+
+async def test_one_reader_is_turned_from_place_to_place_and_mixes_nothing_up(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open one for each look would take longer than the look; a page that is left is read on later."""
+    monkeypatch.setattr("privacy_ledger.adapters.kafka.log._IDLE_READERS", 1)
+    started: list[AIOKafkaConsumer] = []
+    start = AIOKafkaConsumer.start
+
+    async def noted(self: AIOKafkaConsumer) -> None:
+        started.append(self)
+        await start(self)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", noted)
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    await log.start()
+    try:
+        sent = [payload(b"%d/%d" % (place, n), partition=place) for n in range(3) for place in (0, 1)]
+        await log.append(LEDGER_EVENTS, sent)
+        found = [
+            values(await log.read(LEDGER_EVENTS, place, after=n - 1, limit=1))
+            for n in range(4)
+            for place in (0, 1)
+        ]
+    finally:
+        await log.close()
+    assert found == [*([record.value] for record in sent), [], []]
+    assert len(started) == 1
 
 
 async def test_a_topic_that_was_not_created_is_named(cluster: ClusterSettings, prefix: str) -> None:

@@ -1,5 +1,6 @@
 """The registry of stores: nothing that may hold a person is without one, and none is believed blindly."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app.stores import FILES_OF_NOBODY, TOPICS_OF_NOBODY, DerivedStore, Found, StoreRegistry
-from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
+from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable, LogUnavailable, NotCaughtUp
 from privacy_ledger.domain.topics import AUDIT_LEAVES, DLQ, REQUESTS, TOPICS, Topic
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.log import NewRecord
@@ -29,6 +30,7 @@ LINES: Final = [
 ]
 UNTIL: Final = datetime(2031, 1, 1, tzinfo=UTC)
 NAME_MAX: Final = 40
+WAIT_S: Final = 10.0
 REF: Final = SubjectRef(b"r" * 16)
 
 
@@ -256,6 +258,39 @@ async def test_two_who_run_one_erasure_give_one_receipt(tmp_path: Path) -> None:
     assert done == store.seen
     assert done[0].is_completed
     assert (len(leaves), types.count("erasure.completed.v1")) == (1, 1)
+
+
+class Meeting(Stub):
+    """A store that answers when as many as were invited are asked."""
+
+    def __init__(self, guests: asyncio.Barrier, *, held: int | Exception) -> None:
+        """Take whom it waits for, and what it says then."""
+        super().__init__(Found(left=0), held=held)
+        self.guests = guests
+        self.name = f"store {held}"
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Wait for the others."""
+        await self.guests.wait()
+        return await super().count(ref)
+
+
+async def test_stores_are_counted_side_by_side() -> None:
+    """Each answers for itself, in the order of the stores; who is away holds up nobody."""
+    guests = asyncio.Barrier(3)
+    stores = [Meeting(guests, held=held) for held in (2, LogUnavailable("away"), 1)]
+    async with asyncio.timeout(WAIT_S):
+        counts = await registry_of(*stores).count(REF)
+    assert list(counts.items()) == [("store 2", 2), ("store away", None), ("store 1", 1)]
+
+
+async def test_an_error_that_is_no_stores_own_is_not_taken_for_one_that_is_away() -> None:
+    """It reaches the caller as it is, when every store has ended."""
+    guests = asyncio.Barrier(2)
+    broken, other = Meeting(guests, held=InvariantViolation("broken")), Meeting(guests, held=1)
+    with pytest.raises(InvariantViolation, match="broken"):
+        async with asyncio.timeout(WAIT_S):
+            await registry_of(broken, other).count(REF)
 
 
 async def test_a_receipt_tells_every_store(tmp_path: Path) -> None:

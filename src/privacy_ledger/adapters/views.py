@@ -1,6 +1,8 @@
 """Committed projections, read from their topics: indexed when embedded, tailed on Kafka."""
 
+import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -53,29 +55,41 @@ class IndexedLatest:
         """Return live pairs under a prefix, in key order."""
         return list(self._log.scan_latest(topic, partition, prefix))
 
+    async def scan_each(
+        self, topic: str, partition: int, prefixes: Sequence[bytes]
+    ) -> list[Sequence[tuple[bytes, bytes]]]:
+        """Return live pairs under each prefix, in key order."""
+        return [await self.scan(topic, partition, prefix) for prefix in prefixes]
+
     def forget(self) -> None:
         """Do nothing: the log keeps its own index."""
 
 
 class TailedLatest:
-    """`Latest` on Kafka: one partition at a time is read to its stable end and kept until `forget`."""
+    """`Latest` on Kafka: a partition is read to its stable end and kept until `forget`.
+
+    Who asks for one that somebody is reading waits, and then reads on from where that one came.
+    """
 
     def __init__(self, log: EventLog) -> None:
         """Start with nothing read."""
         self._log = log
         self._read: dict[tuple[str, int], tuple[int, dict[bytes, bytes]]] = {}
+        self._reading: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._followed: dict[tuple[str, int, bytes], tuple[int, bytes | None, float]] = {}
 
     async def _caught_up(self, topic: str, partition: int) -> dict[bytes, bytes]:
-        after, values = self._read.get((topic, partition), (-1, {}))
-        while rows := await self._log.read(topic, partition, after=after, limit=5000):
-            for row in rows:
-                if row.value is None:
-                    values.pop(row.key, None)
-                else:
-                    values[row.key] = row.value
-            after = rows[-1].offset
-        self._read[topic, partition] = (after, values)
+        place = (topic, partition)
+        async with self._reading[place]:  # two at once would put old values over the other's new ones
+            after, values = self._read.get(place, (-1, {}))
+            while rows := await self._log.read(topic, partition, after=after, limit=5000):
+                for row in rows:
+                    if row.value is None:
+                        values.pop(row.key, None)
+                    else:
+                        values[row.key] = row.value
+                after = rows[-1].offset
+            self._read[place] = (after, values)
         return values
 
     async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
@@ -101,8 +115,16 @@ class TailedLatest:
 
     async def scan(self, topic: str, partition: int, prefix: bytes) -> Sequence[tuple[bytes, bytes]]:
         """Return live pairs under a prefix, in key order."""
-        values = await self._caught_up(topic, partition)
-        return sorted((key, value) for key, value in values.items() if key.startswith(prefix))
+        (found,) = await self.scan_each(topic, partition, (prefix,))
+        return found
+
+    async def scan_each(
+        self, topic: str, partition: int, prefixes: Sequence[bytes]
+    ) -> list[Sequence[tuple[bytes, bytes]]]:
+        """Return live pairs under each prefix, in key order, all as of one moment."""
+        values, under_any = await self._caught_up(topic, partition), tuple(prefixes)
+        pairs = sorted(pair for pair in values.items() if pair[0].startswith(under_any))
+        return [[pair for pair in pairs if pair[0].startswith(prefix)] for prefix in prefixes]
 
     def forget(self) -> None:
         """Let go of the partitions that were read; keys that are followed stay so."""

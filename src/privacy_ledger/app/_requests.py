@@ -57,7 +57,8 @@ class Saga(Struct, kw_only=True):
     """An erasure of one reference as its progress records tell it; `done` in order.
 
     `tries`: how often it was left incomplete; `last_at`: when something was last written of it.
-    `held` None: nobody looked into the stores before the request.
+    `held` None: nobody looked into the stores before the request. `said`: partition and offset of
+    the newest fact about it that was appended here; None: there is none, or its place is not known.
     """
 
     request: str
@@ -76,6 +77,7 @@ class Saga(Struct, kw_only=True):
     epoch: int | None = None
     tries: int = 0
     last_at: datetime | None = None
+    said: tuple[int, int] | None = None
 
     @property
     def is_counted(self) -> bool:
@@ -119,9 +121,10 @@ class SagaNotes:
         self._ids = ids
 
     async def fact(self, saga: Saga, fact: ControlFact) -> None:
-        """Append a fact about the subject; durable on return."""
+        """Append a fact about the subject, and let the saga know where it lies; durable on return."""
         row = self._codec.control_fact(saga.ref, self._ids.token(), fact, received_at=self._clock.now())
-        await self._log.append(LEDGER_EVENTS, (row,))
+        (offset,) = await self._log.append(LEDGER_EVENTS, (row,))
+        saga.said = (row.partition, offset) if offset >= 0 else None
 
     async def note(self, saga: Saga, step: str, **more: object) -> None:
         """Append that a step is done, with what it found, and let the saga know; durable on return.

@@ -143,28 +143,23 @@ class PassStore:
 
     async def count(self, ref: SubjectRef) -> int:
         """Return how many keys of the topic name a reference; its fence is none of them."""
-        return sum([await self._rows(table, ref) for table in self._tables])
-
-    async def _rows(self, table: Table[object], ref: SubjectRef) -> int:
         partition = partition_of(ref, self._partitions)
-        prefix = self._states.changelog_key(table, b"")
-        if table.name == PERMISSIONS.name:
-            return await self._unfenced(ref, partition)
-        if table.name in _REF_AT_END:
-            rows = await self._latest.scan(self._topic, partition, prefix)
-            return sum(key.endswith(ref) for key, _ in rows)
-        rows = await self._latest.scan(self._topic, partition, prefix + ref)
-        return sum(key != HEARTBEAT_KEY for key, _ in rows)
+        prefixes = [self._prefix(table, ref) for table in self._tables]
+        found = await self._latest.scan_each(self._topic, partition, prefixes)
+        return sum(self._held(table, ref, rows) for table, rows in zip(self._tables, found, strict=True))
 
-    async def _unfenced(self, ref: SubjectRef, partition: int) -> int:
-        """Return 1 where the permissions of a reference are more than the fence of one who was ended."""
-        value = await self._latest.get(
-            self._topic, partition, self._states.changelog_key(PERMISSIONS, b"") + ref
-        )
-        if value is None:
-            return 0
-        (found,) = self._states.open_many(PERMISSIONS, ((ref, value),))
-        return int(found is not None and not found.is_ended)
+    def _prefix(self, table: Table[object], ref: SubjectRef) -> bytes:
+        under = b"" if table.name in _REF_AT_END else ref
+        return self._states.changelog_key(table, under)
+
+    def _held(self, table: Table[object], ref: SubjectRef, rows: Sequence[tuple[bytes, bytes]]) -> int:
+        """Return how many of these rows of a table are a reference's."""
+        if table.name == PERMISSIONS.name:
+            found = self._states.open_many(PERMISSIONS, [(ref, value) for _, value in rows])
+            return sum(one is not None and not one.is_ended for one in found)
+        if table.name in _REF_AT_END:
+            return sum(key.endswith(ref) for key, _ in rows)
+        return sum(key != HEARTBEAT_KEY for key, _ in rows)
 
     async def purge(self, ref: SubjectRef) -> None:
         """Wait until the pass, which alone writes here, has passed the request."""

@@ -227,32 +227,53 @@ class Erasure:
 
     async def _fence(self, saga: Saga) -> bool:
         """Wait until every pass has folded the request: nothing of the person is used any more."""
-        await self._passes.settle(timeout_s=self._wait_s)
+        await self._settle(saga)
         permissions = await self._views.get(PERMISSIONS, saga.ref)
         return permissions is None or permissions.is_ended
+
+    async def _settle(self, saga: Saga) -> None:
+        """Wait until every pass has folded what was said of a person.
+
+        All that is theirs lies in their partition: those of others are waited for only where it is
+        not known what place is to be reached.
+        """
+        offsets = None if saga.said is None else dict((saga.said,))
+        await self._passes.settle(offsets, timeout_s=self._wait_s)
 
     async def _shred(self, saga: Saga) -> bool:
         """Forget the identities, end the reference and destroy every key of it and of its lanes."""
         if "shredded" in saga.done:
             return True
-        # Before the keys go, so that a crash between shred and note loses no key id.
-        remains = await remains_of(self._log, self._vault, saga.ref)
-        waiting = await waiting_of(self._log, self._vault, saga.ref)
         now = self._clock.now()
         saga.identities += self._vault.erase_identities(saga.ref, now=now)
         self._vault.end(saga.ref, now=now)
         own = self._vault.shred(saga.ref, now=now)
         lanes = self._vault.end_lanes(saga.ref, now=now)
-        kids = (*saga.kids, *own.kids, *lanes.kids, *remains.kids, *waiting.kids)
-        saga.kids = tuple(dict.fromkeys(kids))
+        saga.kids = tuple(dict.fromkeys((*saga.kids, *own.kids, *lanes.kids)))
         saga.epoch = self._vault.standing_of(saga.ref).epoch
         return True
 
     async def _derived(self, saga: Saga) -> bool:
         """Purge every store, and return whether no projection and no index names the person any more."""
+        await self._keep_kids(saga)
         await self._passes.settle(timeout_s=self._wait_s)
         await self._stores.purge(saga.ref)
         return not await self._views.live(saga.ref) and not await self._views.answering(saga.ref)
+
+    async def _keep_kids(self, saga: Saga) -> None:
+        """Note the keys of the person's records and lanes beside those that were destroyed just now.
+
+        After a crash between shred and note only the records name them, and those go. The keys do not
+        wait for this: the ledger is read from its beginning.
+        """
+        if "shredded" not in saga.done:
+            return
+        remains = await remains_of(self._log, self._vault, saga.ref)
+        waiting = await waiting_of(self._log, self._vault, saga.ref)
+        named = dict.fromkeys((*remains.kids, *waiting.kids))
+        if missing := tuple(kid for kid in named if kid not in saga.kids):
+            saga.kids += missing
+            await self._notes.note(saga, "shredded", kids=missing)
 
     async def _tombstones(self, saga: Saga) -> bool:
         """Return whether every record of the person has a later tombstone in the log."""
@@ -287,7 +308,7 @@ class Erasure:
                 request=saga.request, occurred_at=self._clock.now(), receipt=saga.leaf
             )  # fmt: skip
             await self._notes.fact(saga, fact)
-            await self._passes.settle(timeout_s=self._wait_s)
+            await self._settle(saga)
         await self._done(saga, "completed", on_step)
 
     # Receipts -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ answers is one of five outcomes, of which only the first two count as done. A pl
 here answers for must be one that holds no value of a person, with the reason.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -108,12 +109,13 @@ class StoreRegistry:
 
         None: the store cannot be reached now, and nobody will know what it held.
         """
+        stores = await self._stores()
+        # Side by side: the person waits for the request, which is written when all have answered.
+        found = await asyncio.gather(*(_count(store, ref) for store in stores), return_exceptions=True)
         counts: dict[str, int | None] = {}
-        for store in await self._stores():
-            try:
-                count = await store.count(ref)
-            except (NotCaughtUp, KeyUnavailable, LogUnavailable):
-                count = None
+        for store, count in zip(stores, found, strict=True):
+            if isinstance(count, BaseException):
+                raise count
             if count != 0:
                 counts[store.name] = count
         return counts
@@ -151,6 +153,13 @@ class StoreRegistry:
             for store in await self._stores()
             if any(fnmatchcase(path, pattern) for pattern in store.files)
         )
+
+
+async def _count(store: DerivedStore, ref: SubjectRef) -> int | None:
+    try:
+        return await store.count(ref)
+    except (NotCaughtUp, KeyUnavailable, LogUnavailable):
+        return None
 
 
 async def _outcome(store: DerivedStore, ref: SubjectRef, held: int | None) -> StoreOutcome:

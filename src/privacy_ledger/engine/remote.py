@@ -12,7 +12,9 @@ from privacy_ledger.ports.passes import Views
 
 __all__ = ["RemotePasses"]
 
-POLL_S: Final = 0.1
+POLL_FIRST_S: Final = 0.01
+"""An erasure waits here until its request is folded: looked often at first, then ever less."""
+POLL_MAX_S: Final = 0.1
 
 
 class RemotePasses:
@@ -43,7 +45,7 @@ class RemotePasses:
             for name in await self._line_up.required()
             for partition, offset in offsets.items()
         }
-        total, since = -1, time.monotonic()
+        total, since, pause_s = -1, time.monotonic(), POLL_FIRST_S
         while pending:
             reached = 0
             for (name, partition), offset in list(pending.items()):
@@ -60,7 +62,8 @@ class RemotePasses:
                     "The workers did not pass what was appended; it is safe. Start a worker with "
                     "`privacy-ledger worker run`, then look again."
                 )
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, POLL_MAX_S)
 
     async def advance(self) -> bool:
         """Return False: workers run the passes."""

@@ -35,7 +35,7 @@ class PassPosition(Struct, frozen=True, kw_only=True):
 
 
 class Latest(Protocol):
-    """The newest value of each key of compacted topics."""
+    """The newest value of each key of compacted topics; several may ask at once."""
 
     async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
         """Return the newest value of a key, or None."""
@@ -49,8 +49,14 @@ class Latest(Protocol):
         """Return live (key, value) pairs under a prefix, in key order."""
         ...
 
+    async def scan_each(
+        self, topic: str, partition: int, prefixes: Sequence[bytes]
+    ) -> list[Sequence[tuple[bytes, bytes]]]:
+        """Return what `scan` returns for each prefix, with one look at the partition for all."""
+        ...
+
     def forget(self) -> None:
-        """Let go of what `get` and `scan` keep for the next time: they read it again then."""
+        """Let go of what `get` and the scans keep for the next time: they read it again then."""
         ...
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerClosed, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -86,15 +86,14 @@ async def open_producer(cluster: ClusterSettings, *, transactional_id: str | Non
     return producer
 
 
-async def open_reader(cluster: ClusterSettings, partition: TopicPartition) -> RowConsumer:
-    """Return a started consumer of one partition, which must exist."""
+async def open_reader(cluster: ClusterSettings) -> RowConsumer:
+    """Return a started consumer without a group, and so far without a partition."""
     consumer = RowConsumer(**safe_consumer(reader_options(cluster)))
     try:
         await _start(consumer.start())
     except BaseException:
         await consumer.stop()
         raise
-    consumer.assign([partition])
     return consumer
 
 

@@ -37,11 +37,19 @@ class PartitionReader:
     """A consumer of one partition; one call at a time."""
 
     def __init__(self, cluster: ClusterSettings, consumer: RowConsumer, partition: TopicPartition) -> None:
-        """Take a started consumer that has this partition assigned."""
+        """Take a started consumer, and turn it to this partition."""
         self._cluster = cluster
         self._consumer = consumer
+        self.turn_to(partition)
+
+    def turn_to(self, partition: TopicPartition) -> None:
+        """Read this partition from now on, over the connections that there are."""
+        self._consumer.assign([partition])
+        # Between calls it is paused: an idle reader must not poll the broker.
+        self._consumer.pause(partition)
         self._partition = partition
         self._after: int | None = None
+        self._end = 0  # as it was when somebody last asked: the log may reach further by now
 
     async def close(self) -> None:
         """Stop the consumer."""
@@ -50,7 +58,8 @@ class PartitionReader:
     async def end(self) -> int:
         """Return the last stable offset: no committed record lies at or above it."""
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets([self._partition])
-        return ends[self._partition]
+        self._end = ends[self._partition]
+        return self._end
 
     async def first(self) -> int:
         """Return the lowest offset that the cluster keeps."""
@@ -69,38 +78,39 @@ class PartitionReader:
             return ()
         # Who looks at one record wants no megabytes; aiokafka has no public way to say so.
         self._consumer._fetcher._max_partition_fetch_bytes = fetch_bytes(limit)  # noqa: SLF001
-        # Between calls the partition is paused: an idle reader must not poll the broker.
+        if self._after != after:
+            self._consumer.seek(self._partition, max(after, -1) + 1)
+            self._after = after
+        # Asked before a fetch is under way: the broker answers a client in turn, and a fetch at the
+        # end of the log waits there for more.
+        if await self._is_at_end():
+            return ()
         self._consumer.resume(self._partition)
         try:
-            return await self._read(after=after, limit=limit)
+            return await self._fetched(limit)
         finally:
             self._consumer.pause(self._partition)
 
-    async def _read(self, *, after: int, limit: int) -> tuple[Row, ...]:
-        end: int | None = None
-        if self._after != after:
-            # Beyond the end a fetch would be out of range, which must not look like the beginning.
-            end = await self.end()
-            if after + 1 >= end:
-                return ()
-            self._consumer.seek(self._partition, max(after, -1) + 1)
-            self._after = after
+    async def _fetched(self, limit: int) -> tuple[Row, ...]:
+        """Return what comes from the position on; empty when the stable end is reached without a row."""
         deadline = time.monotonic() + READ_TIMEOUT_S
-        wait_ms = 0
         while True:
-            rows = await self._poll(wait_ms, limit)
+            rows = await self._poll(limit)
             if rows:
                 self._after = rows[-1].offset
                 return rows
-            if end is None:
-                end = await self.end()
-            # The position passes transaction markers and aborted records; the rows do not show them.
-            position: int = await self._consumer.position(self._partition)
-            if position >= end:
+            if await self._is_at_end():
                 return ()
             if time.monotonic() > deadline:
                 raise unavailable(self._cluster, "no answer to a fetch")
-            wait_ms = POLL_MS
+
+    async def _is_at_end(self) -> bool:
+        """Return whether nothing committed lies at the position or above; asks where that is not known.
+
+        The position passes transaction markers and aborted records; the rows do not show them.
+        """
+        position: int = await self._consumer.position(self._partition)
+        return position >= self._end and position >= await self.end()
 
     async def read_at(self, offsets: tuple[int, ...]) -> tuple[Row, ...]:
         """Return the records at ascending offsets, reading through those that lie near each other."""
@@ -132,20 +142,24 @@ class PartitionReader:
             end, step = start, step * _STEP_GROWTH
         return None
 
-    async def _poll(self, wait_ms: int, limit: int) -> tuple[Row, ...]:
+    async def _poll(self, limit: int) -> tuple[Row, ...]:
         try:
             fetched: dict[TopicPartition, list[Row]] = await self._consumer.getmany(
-                self._partition, timeout_ms=wait_ms, max_records=limit
+                self._partition, timeout_ms=POLL_MS, max_records=limit
             )
         except OffsetOutOfRangeError:
-            # Retention removed the beginning of the log after this position.
-            self._consumer.seek(self._partition, await self.first())
+            first = await self.first()
+            await self.end()  # what is known of it may be what was wrong
+            # Either retention removed the beginning of the log after this position, or the position
+            # lies beyond an end that has gone back, which must not look like the beginning.
+            if await self._consumer.position(self._partition) < first:
+                self._consumer.seek(self._partition, first)
             return ()
         return tuple(fetched.get(self._partition, ()))
 
 
 class ReaderPool:
-    """At most so many idle readers are kept; the one unused for longest is closed first."""
+    """At most so many idle readers are kept; the one unused for longest is turned to another place."""
 
     def __init__(self, cluster: ClusterSettings, *, idle: int) -> None:
         """Keep up to `idle` readers open between calls."""
@@ -158,8 +172,11 @@ class ReaderPool:
         """Lend a reader of a partition; after an error it is closed, not kept."""
         place = TopicPartition(topic, partition)
         reader = self._idle.pop(place, None)
+        if reader is None and len(self._idle) >= self._idle_limit:
+            _, reader = self._idle.popitem(last=False)
+            reader.turn_to(place)
         if reader is None:
-            reader = PartitionReader(self._cluster, await open_reader(self._cluster, place), place)
+            reader = PartitionReader(self._cluster, await open_reader(self._cluster), place)
         try:
             yield reader
         except BaseException:

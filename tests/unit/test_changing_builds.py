@@ -27,6 +27,7 @@ from privacy_ledger.streams.analytics import TABLE as COURSE_VIEWS_TABLE
 from privacy_ledger.streams.progress import Progress, ProgressPart
 from privacy_ledger.streams.protocol import Processor
 from privacy_ledger.streams.record import Record
+from privacy_ledger.streams.roster import MOVED as MOVED_MARK
 from privacy_ledger.streams.roster import ROSTER, Claim, Standing
 from privacy_ledger.streams.states import MEMBERS
 from processors.analytics import PROCESSOR as COURSE_VIEWS
@@ -294,14 +295,19 @@ async def test_a_move_that_is_not_declared_is_refused(tmp_path: Path) -> None:
         assert [await it.rows(topic) for topic in topics] == written
 
 
-async def test_it_is_refused_in_every_partition_by_whoever_runs_the_new_pass_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [WHOLE, {"core": WHOLE["core"]}], ids=["both passes ran", "core alone"])
+async def test_it_is_refused_in_every_partition_by_whoever_runs_the_new_pass_alone(
+    tmp_path: Path, before: Mapping[str, PassDeclaration]
+) -> None:
     """A worker meets few partitions, and not the pass that something came from."""
-    async with home(tmp_path, declared=WHOLE) as it:
+    async with home(tmp_path, declared=before) as it:
         await it.take([played("7", event="a")])
     async with bootstrap.open_runtime(settings(tmp_path), declared=SILENT) as r:
         lane = await _lane(r, "analytics")
         for partition in range(r.partitions):
-            with pytest.raises(ProcessorMoved, match=rf"to the pass analytics \(partition {partition}\)"):
+            with pytest.raises(
+                ProcessorMoved, match=rf"the pass core .* analytics \(partition {partition}\)"
+            ):
                 await lane.means.mover.claims(partition, lane.open_cycle(partition))
 
 
@@ -311,9 +317,19 @@ async def test_who_joins_partition_by_partition_is_no_stranger_to_its_own_view(t
         await it.take([played("7", event="a")])
     async with bootstrap.open_runtime(settings(tmp_path), declared=WHOLE) as r:
         lane = await _lane(r, "core")
-        assert await lane.means.mover.claims(1, lane.open_cycle(1)) == {}
         await r.log.append(view_topic("progress"), [NewRecord(0, bytes(17), bytes(1))])
-        with pytest.raises(ProcessorMoved):
+        assert await lane.means.mover.claims(1, lane.open_cycle(1)) == {}
+
+
+async def test_a_pass_that_something_moved_on_from_is_not_its_writer(tmp_path: Path) -> None:
+    """Its roster speaks of it still; the mark beside it says where it went."""
+    async with home(tmp_path, declared=WITHOUT) as it:
+        await it.take([played("7", event="a")])
+    async with bootstrap.open_runtime(settings(tmp_path), declared=WHOLE) as r:
+        lane = await _lane(r, "core")
+        await r.log.append(view_topic("progress"), [NewRecord(0, bytes(17), bytes(1))])
+        await r.log.append(state_topic("analytics"), [NewRecord(1, ROSTER.code + b"progress", bytes(1))])
+        with pytest.raises(ProcessorMoved, match="the pass analytics"):
             await lane.means.mover.claims(1, lane.open_cycle(1))
-        await r.log.append(state_topic("core"), [NewRecord(0, ROSTER.code + b"progress", bytes(1))])
+        await r.log.append(state_topic("analytics"), [NewRecord(1, MOVED_MARK.code + b"progress", bytes(1))])
         assert await lane.means.mover.claims(1, lane.open_cycle(1)) == {}

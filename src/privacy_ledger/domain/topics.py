@@ -16,6 +16,7 @@ __all__ = [
     "LEDGER_UNATTRIBUTED",
     "PARTITIONS_DEFAULT",
     "PARTITIONS_EMBEDDED",
+    "PASSES",
     "REQUESTS",
     "TOPICS",
     "Topic",
@@ -124,7 +125,8 @@ TOPICS: Final[tuple[Topic, ...]] = (
           holds="events whose subject is unknown", writers=("ingest",), readers=("ingest", "core")),
     Topic(name=LEDGER_REGISTRY, partitions=1, policy="delete", holds="facts about no person",
           writers=("operator", "core"), readers=("ingest", "core", "analytics", "eraser", "operator")),
-    _compact(state_topic("core"), "position, tags, index and work of the core pass", ("core",), ("core",)),
+    _compact(state_topic("core"), "position, tags, index and work of the core pass", ("core",),
+             ("core", "analytics")),
     _compact(state_topic("analytics"), "position and window state of the analytics pass",
              ("analytics",), ("analytics", "core")),
     _compact(view_topic("permissions"), "what may be done for whom, now", ("core",), ("ingest", *_TEAM)),
@@ -153,3 +155,10 @@ TOPICS: Final[tuple[Topic, ...]] = (
 The worker of `core` takes erasures up again: it reads what their stores answer for, notes their
 progress and appends their leaves.
 """
+
+PASSES: Final = frozenset(
+    topic.name.removeprefix("state.").removesuffix(".v1")
+    for topic in TOPICS
+    if topic.name.startswith("state.")
+)
+"""The passes of the declaration; those of later versions of projections come and go beside them."""

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from privacy_ledger.domain.errors import ProcessorMoved
-from privacy_ledger.domain.topics import state_topic, view_topic
+from privacy_ledger.domain.topics import PASSES, state_topic, view_topic
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.cycle import POSITION_KEY, PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration
@@ -36,29 +36,43 @@ log_line = get_logger()
 async def refuse_unclaimed(
     log: EventLog, declaration: PassDeclaration, partition: int, *, cycle: PartitionCycle
 ) -> None:
-    """Refuse a processor that joins without a word of where it comes from, while its view is written.
+    """Refuse a processor that another pass runs, where the build says no word of where it comes from.
 
-    Whether this partition holds rows of the view says nothing: nobody may live in it yet. The view is
-    looked at before the rosters, for who joined elsewhere a moment earlier stood in a roster first.
+    Whether this partition holds rows of its view says nothing: nobody may live in it yet. So a view
+    with a record anywhere is asked for its writer: the pass that has the processor in its roster here.
 
     Raises:
-        ProcessorMoved: the view has records, and no partition of this pass knows its processor.
+        ProcessorMoved: another pass runs it.
     """
     known = cycle.roll.known()
-    if not known:
-        return  # A pass at its beginning, or one that is built anew.
     for processor in declaration.processors:
         table, key = processor.table, processor.name.encode()
         is_told = processor.name in known or processor.moved_from
         if is_told or table.view is None or table.name not in declaration.publishes:
             continue
-        view, own = view_topic(table.view, table.version), state_topic(declaration.name)
-        ends = [await log.end(view, one) for one in range(log.partitions(view))]
-        rosters = (await log.latest(own, one, ROSTER.code + key) for one in range(log.partitions(own)))
-        if any(ends) and not any([row is not None async for row in rosters]):
-            raise ProcessorMoved(
-                processor=processor.name, runs_in="another pass", partition=partition, to=declaration.name
-            )
+        if await _is_written(log, view_topic(table.view, table.version)):
+            for other in sorted(PASSES - {declaration.name}):
+                if await _is_run_by(log, other, partition, key):
+                    raise ProcessorMoved(
+                        processor=processor.name, runs_in=f"the pass {other}",
+                        partition=partition, to=declaration.name,
+                    )  # fmt: skip
+
+
+async def _is_written(log: EventLog, topic: str) -> bool:
+    for partition in range(log.partitions(topic)):
+        if await log.end(topic, partition) > 0:
+            return True
+    return False
+
+
+async def _is_run_by(log: EventLog, other: str, partition: int, key: bytes) -> bool:
+    """Return whether a pass has a processor in its roster, and no mark that it moved on."""
+    standing = await log.latest(state_topic(other), partition, ROSTER.code + key)
+    if standing is None or standing.value is None:
+        return False
+    mark = await log.latest(state_topic(other), partition, MOVED.code + key)
+    return mark is None or mark.value is None
 
 
 async def claim_moved(

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import secrets
 import warnings
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 
-from privacy_ledger.adapters.kafka import ClusterSettings, KafkaLog
+from privacy_ledger.adapters.kafka import ClusterSettings, KafkaLog, _consumer
 from privacy_ledger.adapters.kafka.topics import apply, open_admin, plan
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, LogUnavailable
 from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
@@ -333,3 +334,19 @@ async def test_a_refusal_of_the_cluster_is_an_error(admin: AIOKafkaAdminClient, 
     """The client raises nothing by itself: three replicas on one broker."""
     with pytest.raises(LogUnavailable, match="InvalidReplicationFactor"):
         await apply(admin, CONTRACT_TOPICS, partitions=2, replication=3, prefix=prefix)
+
+
+async def test_a_client_that_unpacks_records_in_another_way_is_refused(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records look like rows in part: they would be folded without a word."""
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    monkeypatch.setattr(_consumer, "_Fetched", OrderedDict)
+    log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    await log.start()
+    try:
+        await log.append(LEDGER_EVENTS, [payload(b"1")])
+        with pytest.raises(InvariantViolation, match="the locked release"):
+            await read_all(log, LEDGER_EVENTS)
+    finally:
+        await log.close()

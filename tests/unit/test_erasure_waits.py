@@ -135,6 +135,21 @@ async def test_keys_go_though_passes_stand_still_where_others_lie(tmp_path: Path
     assert done.is_completed
 
 
+async def test_keys_of_every_reference_go_before_any_store_is_waited_for(tmp_path: Path) -> None:
+    """Of several references one may have a store, or a partition beside it, that stands still."""
+    steps: list[tuple[SubjectRef, str]] = []
+    async with home(tmp_path) as it:
+        await it.take([played("7", event="a1")])
+        await it.take([played("ada", event="a2")])
+        await it.take([registered("7", "ada", event="r1", email="ada@example.com")])
+        refs = it.subjects.find(ADA).refs
+        erasure = bootstrap.erasure_of(it.runtime)
+        outcomes = await erasure.erase(refs, on_step=lambda ref, step: steps.append((ref, step)))
+    names = [step for _, step in steps]
+    assert (len(refs), [one.is_completed for one in outcomes]) == (2, [True, True])
+    assert names[:6] == ["requested", "requested", "fenced", "shredded", "fenced", "shredded"]
+
+
 async def test_who_goes_on_with_an_erasure_of_somebody_else_waits_for_all_passes(tmp_path: Path) -> None:
     """It did not write the request, and does not know where it lies."""
     async with home(tmp_path) as it:

@@ -6,7 +6,7 @@ step may be repeated. `completed` is never said while a step is open, or a store
 knows has another outcome than `erased` or `nothing held`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -36,6 +36,7 @@ WAIT_S: Final = 30.0
 _UNREACHABLE: Final = (NotCaughtUp, KeyUnavailable, LogUnavailable)
 
 OnStep = Callable[[SubjectRef, str], None]
+Step = tuple[str, Callable[[Saga], Awaitable[bool]]]
 
 
 class ErasurePlan(Struct, frozen=True, kw_only=True):
@@ -110,7 +111,7 @@ class Erasure:
         sagas = await self._open(refs, cause=cause)
         for saga in sagas:
             await self._request(saga, on_step)
-        return tuple([await self._run(saga, on_step) for saga in sagas])
+        return await self._run(sagas, on_step)
 
     async def resume(
         self, *, is_due_only: bool = False, on_step: OnStep | None = None
@@ -128,7 +129,7 @@ class Erasure:
         sagas.sort(key=lambda saga: saga.opened_at)
         for saga in sagas:
             await self._request(saga, on_step)
-        return tuple([await self._run(saga, on_step) for saga in sagas])
+        return await self._run(sagas, on_step)
 
     async def reconcile(self, *, on_step: OnStep | None = None) -> tuple[ErasureOutcome, ...]:
         """Erase again in the log whom the keystore ended and a restored log does not know to be.
@@ -199,15 +200,37 @@ class Erasure:
 
     # Running --------------------------------------------------------------------------------
 
-    async def _run(self, saga: Saga, on_step: OnStep | None) -> ErasureOutcome:
-        """Run what is left of a saga; a store that cannot be reached leaves its step open."""
-        if saga.is_completed and not self._has_lost_salt(saga):
+    async def _run(self, sagas: Sequence[Saga], on_step: OnStep | None) -> tuple[ErasureOutcome, ...]:
+        """Run what is left of sagas: the keys of all of them first, for these wait for no store."""
+        unread = (("fenced", self._fence), ("shredded", self._shred))
+        begun = [
+            [] if self._is_over(saga) else await self._carry_out(saga, unread, on_step) for saga in sagas
+        ]
+        return tuple([
+            await self._finish(saga, open_steps, on_step)
+            for saga, open_steps in zip(sagas, begun, strict=True)
+        ])  # fmt: skip
+
+    def _is_over(self, saga: Saga) -> bool:
+        return saga.is_completed and not self._has_lost_salt(saga)
+
+    async def _finish(self, saga: Saga, open_steps: list[str], on_step: OnStep | None) -> ErasureOutcome:
+        """Run a saga to its end, or say what is open."""
+        if self._is_over(saga):
             return self._outcome(saga)
+        cleared = (("derived", self._derived), ("tombstones", self._tombstones))
+        open_steps += await self._carry_out(saga, cleared, on_step)
+        stores = await self._stores.verify(saga.ref, held=saga.held)
+        hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in DONE]
+        if open_steps or hindered:
+            return await self._incomplete(saga, (*open_steps, "verified", *hindered))
+        await self._done(saga, "verified", on_step)
+        await self._complete(saga, stores, on_step)
+        return self._outcome(saga)
+
+    async def _carry_out(self, saga: Saga, steps: Iterable[Step], on_step: OnStep | None) -> list[str]:
+        """Run steps in order, and return those that stay open, such as one that cannot reach a store."""
         open_steps: list[str] = []
-        steps = (
-            ("fenced", self._fence), ("shredded", self._shred), ("derived", self._derived),
-            ("tombstones", self._tombstones),
-        )  # fmt: skip
         for name, step in steps:
             try:
                 is_done = await step(saga)
@@ -217,13 +240,7 @@ class Erasure:
                 await self._done(saga, name, on_step)
             else:
                 open_steps.append(name)
-        stores = await self._stores.verify(saga.ref, held=saga.held)
-        hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in DONE]
-        if open_steps or hindered:
-            return await self._incomplete(saga, (*open_steps, "verified", *hindered))
-        await self._done(saga, "verified", on_step)
-        await self._complete(saga, stores, on_step)
-        return self._outcome(saga)
+        return open_steps
 
     async def _fence(self, saga: Saga) -> bool:
         """Wait until every pass has folded the request: nothing of the person is used any more."""

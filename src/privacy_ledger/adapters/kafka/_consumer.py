@@ -6,6 +6,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.ports.log import Row
 
 __all__ = ["RowConsumer"]
@@ -21,6 +22,17 @@ class RowConsumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         """Connect; no public call of aiokafka 0.14 leaves out its own record, which costs as much again."""
         await super().start()
         self._fetcher._records = _Fetched(self._fetcher._records)  # noqa: SLF001
+
+    async def getmany(self, *partitions: TopicPartition, **bounds: int) -> dict[TopicPartition, list[Row]]:
+        """Return rows by partition.
+
+        Raises:
+            InvariantViolation: this release of aiokafka unpacks records another way.
+        """
+        fetched: dict[TopicPartition, list[Row]] = await super().getmany(*partitions, **bounds)
+        if any(rows and type(rows[0]) is not Row for rows in fetched.values()):
+            raise InvariantViolation("This aiokafka unpacks records another way. Install the locked release.")
+        return fetched
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Read these partitions and no others."""

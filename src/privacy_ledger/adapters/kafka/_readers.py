@@ -172,7 +172,7 @@ class ReaderPool:
         """Lend a reader of a partition; after an error it is closed, not kept."""
         place = TopicPartition(topic, partition)
         reader = self._idle.pop(place, None)
-        if reader is None and len(self._idle) >= self._idle_limit:
+        if reader is None and self._idle and len(self._idle) >= self._idle_limit:
             _, reader = self._idle.popitem(last=False)
             reader.turn_to(place)
         if reader is None:

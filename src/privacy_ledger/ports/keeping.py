@@ -58,6 +58,8 @@ class BackupState(StrEnum):
     """An epoch that it needs was destroyed, and a younger backup opens: nobody opens it any more."""
     FOREIGN = "foreign"
     """What has its name is not what was written: it is left alone."""
+    UNREADABLE = "unreadable"
+    """It cannot be looked into, to see whether it is what was written: it is left alone."""
 
 
 class OwnBackup(Struct, frozen=True, kw_only=True):
@@ -167,7 +169,8 @@ class KeyKeeper(Protocol):
     def backups(self, folder: Path) -> tuple[OwnBackup, ...]:
         """Return every backup of this keystore that was noted, oldest first, and what became of its file.
 
-        Those that are over and whose files are gone are left out. Only files that are over are read.
+        Those that are over and whose files are gone are left out. Only files that are over are read, and
+        one that cannot be read is told as such.
         """
         ...
 

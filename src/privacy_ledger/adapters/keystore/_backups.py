@@ -63,8 +63,8 @@ def _state(path: Path, note: BackupNote, *, is_over: bool) -> BackupState:
         return BackupState.OVER if digest_of(path) == note.digest else BackupState.FOREIGN
     except FileNotFoundError:  # somebody else removes it now
         return BackupState.AWAY
-    except OSError as error:
-        raise storage_error(error, path) from error
+    except OSError:  # no file of a backup may keep an epoch alive
+        return BackupState.UNREADABLE
 
 
 def digest_of(path: Path) -> str:

@@ -63,6 +63,11 @@ def _lines(
         for epoch in standing.epochs
     ]
     lines += [_backup_line(own, now) for own in backups]
+    if any(own.state is BackupState.UNREADABLE for own in backups):
+        lines.append(
+            "What is unreadable cannot be looked into, and is left alone. Let this user read it: the next "
+            "rotation removes it where no key opens it."
+        )
     if standing.backup is None:
         lines.append("no verified backup that the present keys open")
     lines.append(f"shred journal: {standing.journal_entries:,} entries, all of them applied")

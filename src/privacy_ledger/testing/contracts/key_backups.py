@@ -1,5 +1,6 @@
 """What every keystore must know of its own backups: which there are, which are over, and how all end."""
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
@@ -48,6 +49,18 @@ def _rewrapped(keeper: KeyKeeper) -> None:
     after: int | None = 0
     while after is not None:
         after = keeper.rewrap(after=after).after
+
+
+def _forbid(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
+    """Let a call on a file of this name be refused, as if the file were another user's."""
+    allowed = getattr(Path, call)
+
+    def refused(path: Path, *arguments: object, **options: object) -> object:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return allowed(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, refused)
 
 
 def _states(care: KeyCare) -> list[tuple[str, BackupState]]:
@@ -186,6 +199,27 @@ class KeyBackupsContract(ABC):
         assert care.plan().is_empty
         assert care.rotate() is None
         assert os.path.lexists(path)
+
+    def test_a_backup_that_cannot_be_read_holds_up_no_roll(
+        self,
+        rolled: tuple[KeyCare, BackupNote, BackupNote],
+        clock: _Clock,
+        backups: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It is told and left alone; epochs go on as if it were not there."""
+        care, before, after = rolled
+        _forbid(monkeypatch, "open", before.name)
+        assert _states(care) == [(before.name, BackupState.UNREADABLE), (after.name, BackupState.KEPT)]
+        assert care.plan().is_empty
+        (newest,) = care.standing().epochs
+        assert newest.created_at is not None
+        for day in range(1, 9):
+            clock.at = newest.created_at + day * DAY
+            assert care.rotate() is not None
+        assert newest.number not in {epoch.number for epoch in care.standing().epochs}
+        assert (before.name, BackupState.UNREADABLE) in _states(care)
+        assert (backups / before.name).exists()
 
     def test_a_backup_whose_epoch_is_only_missing_is_kept(
         self, place: Place, clock: _Clock, backups: Path

@@ -14,6 +14,7 @@ __all__ = [
     "KeyKeeper",
     "KeystoreStanding",
     "OwnBackup",
+    "Pruned",
     "ReleaseCount",
     "ReleaseOutcome",
     "ReleaseReport",
@@ -67,6 +68,13 @@ class OwnBackup(Struct, frozen=True, kw_only=True):
 
     note: BackupNote
     state: BackupState
+
+
+class Pruned(Struct, frozen=True, kw_only=True):
+    """Backups that are over, by name: whose files are removed now, and whose could not be."""
+
+    removed: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
 
 
 class KeystoreStanding(Struct, frozen=True, kw_only=True):
@@ -174,8 +182,11 @@ class KeyKeeper(Protocol):
         """
         ...
 
-    def prune_backups(self, folder: Path) -> tuple[str, ...]:
-        """Remove the files of backups that are over, and no other file; return their names."""
+    def prune_backups(self, folder: Path) -> Pruned:
+        """Remove the files of backups that are over, and no other file.
+
+        One that cannot be removed is no error, and keeps no other: the next call tries it again.
+        """
         ...
 
     # Releases ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from msgspec import structs
 from privacy_ledger.app.key_care import CarePlan, KeyCare
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper
+from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper, Pruned
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
 from privacy_ledger.testing.contracts.key_places import Place
 
@@ -221,6 +221,25 @@ class KeyBackupsContract(ABC):
         assert (before.name, BackupState.UNREADABLE) in _states(care)
         assert (backups / before.name).exists()
 
+    def test_a_backup_that_cannot_be_removed_holds_up_nothing(
+        self, place: Place, clock: _Clock, backups: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The roll says what it did and what stays; others go, and the next rotation tries it again."""
+        vault = place.open()
+        _sealed(vault, OTHER)
+        care = _caring(vault.keeper, clock, backups)
+        first, second = care.back_up(), care.back_up()
+        with monkeypatch.context() as refusing:
+            _forbid(refusing, "unlink", first.name)
+            rolled, again = care.roll(is_final=True), care.rotate()
+        later = care.rotate()
+        assert again is not None
+        assert later is not None
+        assert (rolled.destroyed, rolled.pruned, rolled.stuck) == ((1,), (second.name,), (first.name,))
+        assert (again.has_effect, again.pruned, again.stuck) == (False, (), (first.name,))
+        assert (later.has_effect, later.pruned, later.stuck) == (True, (first.name,), ())
+        assert care.rotate() is None
+
     def test_a_backup_whose_epoch_is_only_missing_is_kept(
         self, place: Place, clock: _Clock, backups: Path
     ) -> None:
@@ -234,7 +253,7 @@ class KeyBackupsContract(ABC):
         after = care.back_up()
         (place.keys / "epoch-1.kek").unlink()
         assert _states(care) == [(before.name, BackupState.KEPT), (after.name, BackupState.KEPT)]
-        assert vault.keeper.prune_backups(backups) == ()
+        assert vault.keeper.prune_backups(backups) == Pruned()
 
     def test_the_last_backup_is_kept_though_nobody_opens_it(
         self, rolled: tuple[KeyCare, BackupNote, BackupNote], place: Place, backups: Path

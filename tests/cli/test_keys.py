@@ -91,19 +91,19 @@ def test_a_backup_that_cannot_be_removed_is_told_after_its_roll(
 
     for variable, value in used.environment.items():
         monkeypatch.setenv(variable, value)
-    results = []
+    results = list[tuple[object, str, str]]()
     with monkeypatch.context() as refusing:
         refusing.setattr(Path, "unlink", refused)
         for words, as_json in ((("roll", "--final-now", "--yes"), True), (("rotate",), False)):
             with pytest.raises(SystemExit) as ended:
                 main(used.arguments("keys", *words, as_json=as_json)[3:])
             results.append((ended.value.code, *capsys.readouterr()))
-    (rolled, as_json, told), (again, as_text, _) = results
-    document = json.loads(as_json)
+    (rolled, document, told), (again, text, _) = results
+    done = json.loads(document)
     assert (rolled, again) == (5, 5)
-    assert (document["destroyed"], document["stuck"]) == ([1], [name])
+    assert (done["destroyed"], done["stuck"]) == ([1], [name])
     assert "privacy-ledger keys rotate" in told
-    assert f"backup {name} is over" in as_text
+    assert f"backup {name} is over" in text
     assert used.run("keys", "rotate").document["pruned"] == [name]
 
 

@@ -130,6 +130,21 @@ async def test_the_receipt_names_the_keys_of_lanes(tmp_path: Path) -> None:
     assert set(_salted(receipt["salt"], mine)) <= set(receipt["keys"])
 
 
+async def test_lanes_whose_keys_are_gone_are_not_looked_for(tmp_path: Path) -> None:
+    """An erasure of a regular visitor reads nothing of the topic, and its receipt names the keys."""
+    await prepared(tmp_path)
+    async with home(tmp_path) as it:
+        await it.take([LOGIN])
+        mine, _ = await keys_of_lanes(it)
+    seam = Seam()
+    async with home(tmp_path, wrap=seam) as it:
+        (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
+    receipt = json.loads(done.receipt or b"")
+    assert done.is_completed
+    assert [point for point in seam.points if LEDGER_UNATTRIBUTED in point.call] == []
+    assert set(_salted(receipt["salt"], mine)) <= set(receipt["keys"])
+
+
 async def test_a_receipt_does_not_vouch_for_a_join_that_a_restore_lost(tmp_path: Path) -> None:
     """The keystore is of before the join, the ledger of after it: nobody knows whose the lane is."""
     await prepared(tmp_path)

@@ -310,7 +310,9 @@ async def _tend(daily: DailyKeys, service: EngineService, rolled: asyncio.Event)
             except LedgerError as error:
                 log_line.warning("epoch not rolled", reason=str(error))
                 continue
-            if done is not None:
+            if done is not None and done.stuck:
+                log_line.warning("backups that are over cannot be removed", count=len(done.stuck))
+            if done is not None and done.has_effect:
                 rolled.set()
                 log_line.info("epoch rolled", state=str(done.epoch))
 

@@ -1,9 +1,14 @@
 """`keys`, as an operator uses it."""
 
+import errno
+import json
 import os
 import time
 from pathlib import Path
 
+import pytest
+
+from privacy_ledger.interfaces.cli import main
 from tests.cli.cli import Cli, enrolled, subject
 
 
@@ -70,6 +75,36 @@ def test_backups_are_told_and_named_before_they_are_removed(used: Cli) -> None:
         (rolled.document["backup"]["name"], "kept")
     ]
     assert {path.name for path in other.parent.iterdir()} == {rolled.document["backup"]["name"], other.name}
+
+
+def test_a_backup_that_cannot_be_removed_is_told_after_its_roll(
+    used: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, where its removal can be refused: by name, with what to do, and an exit code."""
+    name = used.run("keys", "backup").document["backup"]["name"]
+    unlink = Path.unlink
+
+    def refused(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    for variable, value in used.environment.items():
+        monkeypatch.setenv(variable, value)
+    results = list[tuple[object, str, str]]()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "unlink", refused)
+        for words, as_json in ((("roll", "--final-now", "--yes"), True), (("rotate",), False)):
+            with pytest.raises(SystemExit) as ended:
+                main(used.arguments("keys", *words, as_json=as_json)[3:])
+            results.append((ended.value.code, *capsys.readouterr()))
+    (rolled, document, told), (again, text, _) = results
+    done = json.loads(document)
+    assert (rolled, again) == (5, 5)
+    assert (done["destroyed"], done["stuck"]) == ([1], [name])
+    assert "privacy-ledger keys rotate" in told
+    assert f"backup {name} is over" in text
+    assert used.run("keys", "rotate").document["pruned"] == [name]
 
 
 def test_a_lost_keystore_comes_back_and_the_erased_do_not(used: Cli) -> None:

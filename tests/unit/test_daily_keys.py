@@ -1,8 +1,9 @@
 """The daily roll of the keystore's epoch, beside whoever runs the passes."""
 
 import asyncio
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,6 +163,47 @@ async def test_an_account_that_failed_is_made_by_the_next_look(tmp_path: Path) -
             looks.append(await daily.tend())
     assert looks == [None, None]
     assert accounts == [START + DAY, START + DAY + RETRY_AFTER]
+
+
+def refused_at(name: str) -> Callable[..., None]:
+    """Return an `unlink` that is refused for files of a name, as if their folder were another user's."""
+    unlink = Path.unlink
+
+    def refused(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    return refused
+
+
+async def test_a_backup_that_cannot_be_removed_keeps_no_account_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a day as ever: a look that only finds the file again gives none."""
+    clock, accounts, looks = Clock(), list[datetime](), list[Rolled | None]()
+
+    async def account() -> None:
+        accounts.append(clock.at)
+
+    async with home(tmp_path) as it:
+        begin_at_start(it)
+        keystore = it.runtime.keystore
+
+        @contextmanager
+        def opened() -> Iterator[KeyCare]:
+            yield KeyCare(keystore.keeper, clock=clock, backups=keystore.places.backups)
+
+        daily = DailyKeys(opened, account=account, clock=clock)
+        with opened() as care:
+            stuck = care.back_up().name
+        monkeypatch.setattr(Path, "unlink", refused_at(stuck))
+        for wait in (*(DAY,) * 7, LOOK_EVERY, LOOK_EVERY):
+            clock.at += wait
+            looks.append(await daily.tend())
+    seventh, after, idle = [one and (one.has_effect, one.stuck) for one in looks[6:]]
+    assert (seventh, after, idle) == ((True, (stuck,)), (True, (stuck,)), (False, (stuck,)))
+    assert accounts == [*(START + day * DAY for day in range(1, 8)), START + 7 * DAY + LOOK_EVERY]
 
 
 async def test_a_home_on_trial_time_lets_no_epoch_grow_old(tmp_path: Path) -> None:

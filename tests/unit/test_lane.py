@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from privacy_ledger.app._evidence import waiting_of
+from privacy_ledger.bootstrap import restorer_for
 from privacy_ledger.domain.events import VideoPlayed, event_type
 from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity
 from privacy_ledger.testing.faults import Mode, Point, Seam, Stopped
-from tests.unit.home import COURSE, Said, TestHome, home, line, played, registered
+from tests.unit.home import COURSE, Said, TestHome, home, line, played, registered, settings
 
 ADA: Final = "openedx:username:ada"
 MINE: Final = [played(event=f"w{n}", session="one") for n in range(3)]
@@ -127,6 +128,40 @@ async def test_the_receipt_names_the_keys_of_lanes(tmp_path: Path) -> None:
     receipt = json.loads(done.receipt or b"")
     assert told(done.receipt) == ("erased", len(MINE))
     assert set(_salted(receipt["salt"], mine)) <= set(receipt["keys"])
+
+
+async def test_lanes_whose_keys_are_gone_are_not_looked_for(tmp_path: Path) -> None:
+    """An erasure of a regular visitor reads nothing of the topic, and its receipt names the keys."""
+    await prepared(tmp_path)
+    async with home(tmp_path) as it:
+        await it.take([LOGIN])
+        mine, _ = await keys_of_lanes(it)
+    seam = Seam()
+    async with home(tmp_path, wrap=seam) as it:
+        (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
+    receipt = json.loads(done.receipt or b"")
+    assert done.is_completed
+    assert [point for point in seam.points if LEDGER_UNATTRIBUTED in point.call] == []
+    assert set(_salted(receipt["salt"], mine)) <= set(receipt["keys"])
+
+
+async def test_a_receipt_does_not_vouch_for_a_join_that_a_restore_lost(tmp_path: Path) -> None:
+    """The keystore is of before the join, the ledger of after it: nobody knows whose the lane is."""
+    await prepared(tmp_path)
+    async with home(tmp_path) as it:
+        await it.take([played("7", event="a1")])
+        keystore = it.runtime.keystore
+        note = keystore.keeper.back_up(keystore.places.backups, now=it.runtime.clock.now())
+        backup = keystore.places.backups / note.name
+    await cut_short(tmp_path, Point(f"log.append {LEDGER_EVENTS}", 1, Mode.AFTER))
+    restorer_for(settings(tmp_path)).restore(backup, beside_others=True)
+    async with home(tmp_path) as it:
+        (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
+        assert await readable(it) == (len(MINE), 1)
+    assert told(done.receipt) == ("nothing held", 0)
+    assert any(
+        "interrupted before a restore" in what for what in json.loads(done.receipt or b"")["not_reached"]
+    )
 
 
 def _salted(salt: str, kids: list[bytes]) -> list[str]:

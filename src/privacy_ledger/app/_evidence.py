@@ -33,7 +33,10 @@ class Remains(Struct, kw_only=True):
 
 
 class Waiting(Struct, kw_only=True):
-    """Events in the lane whose session was found to be a person's; `kids`, in hex, of all of them."""
+    """How many events of a person's sessions open in the lane.
+
+    `kids`: in hex, every key that those sessions ever had.
+    """
 
     readable: int
     kids: tuple[str, ...]
@@ -73,8 +76,12 @@ async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains
 
 
 async def waiting_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Waiting:
-    """Return what the lane still holds of a person: under the references of the sessions joined to it."""
-    lanes = frozenset(vault.lanes_of(ref))
+    """Return what the lane still holds of a person: under the references of the sessions joined to it.
+
+    Sessions whose keys are destroyed hold nothing that opens: their part of the topic is not read.
+    """
+    keys = vault.lane_keys(ref)
+    lanes = frozenset(key.lane for key in keys if not key.is_destroyed)
     partitions = log.partitions(LEDGER_UNATTRIBUTED)
     kids: list[bytes] = []
     for partition in sorted({partition_of(lane, partitions) for lane in lanes}):
@@ -88,7 +95,7 @@ async def waiting_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Waiting
     opened = vault.open_keys(distinct) if distinct else {}
     return Waiting(
         readable=sum(isinstance(opened.get(kid), DataKey | Withheld) for kid in kids),
-        kids=tuple(kid.hex() for kid in distinct),
+        kids=tuple(key.kid.hex() for key in keys),
     )
 
 

@@ -38,7 +38,10 @@ _SALT_BYTES: Final = 16
 NOT_REACHED: Final = (
     "anonymised releases: what was published holds no record of anybody and is not changed",
     "windows that were sealed before the request",
-    "events of nobody known that no login linked: they go within 14 days",
+    (
+        "events of nobody known that no login linked, or whose move was interrupted before a restore of the "
+        "keystore or an upgrade: they go within 14 days"
+    ),
     "exports, and copies that a recipient outside this ledger holds",
 )
 

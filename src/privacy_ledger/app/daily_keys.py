@@ -63,7 +63,7 @@ class DailyKeys:
             rolled = await asyncio.to_thread(self._rotate)
         except _Ending:
             return None
-        if rolled is not None or self._owes_account:
+        if (rolled is not None and rolled.has_effect) or self._owes_account:
             self._owes_account = True
             await self._account()
             self._owes_account = False

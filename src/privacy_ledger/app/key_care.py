@@ -14,7 +14,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper, KeystoreStanding, OwnBackup
+from privacy_ledger.ports.keeping import (
+    BackupNote,
+    BackupState,
+    KeyKeeper,
+    KeystoreStanding,
+    OwnBackup,
+    Pruned,
+)
 from privacy_ledger.ports.runtime import Clock
 
 __all__ = ["EPOCH_LIVES", "ROLL_EVERY", "CarePlan", "KeyCare", "Rolled", "overdue"]
@@ -52,13 +59,19 @@ class CarePlan(Struct, frozen=True, kw_only=True):
 
 
 class Rolled(Struct, frozen=True, kw_only=True):
-    """What was done."""
+    """What was done; `stuck`: backups that are over, and whose files could not be removed."""
 
     epoch: int
     rewrapped: int
     destroyed: tuple[int, ...]
     backup: BackupNote | None
     pruned: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether anything changed: where nothing did, something could not be removed."""
+        return bool(self.backup or self.rewrapped or self.destroyed or self.pruned)
 
 
 class KeyCare:
@@ -98,8 +111,10 @@ class KeyCare:
             return None
         newest = standing.newest.number
         if not plan.has_roll:
-            pruned = self._prune(on_step)
-            return Rolled(epoch=newest, rewrapped=0, destroyed=(), backup=None, pruned=pruned)
+            done = self._prune(on_step)
+            return Rolled(
+                epoch=newest, rewrapped=0, destroyed=(), backup=None, pruned=done.removed, stuck=done.stuck
+            )
         if plan.new_epoch:
             made = self._keeper.succeed_epoch(newest, now=self._clock.now())
             if made is None:
@@ -129,11 +144,11 @@ class KeyCare:
     def _plan(self, standing: KeystoreStanding) -> CarePlan:
         return _planned(standing, self.backups(), now=self._clock.now())
 
-    def _prune(self, on_step: OnStep | None) -> tuple[str, ...]:
-        pruned = self._keeper.prune_backups(self._backups)
-        if pruned and on_step is not None:
-            on_step("pruned", len(pruned))
-        return pruned
+    def _prune(self, on_step: OnStep | None) -> Pruned:
+        done = self._keeper.prune_backups(self._backups)
+        if done.removed and on_step is not None:
+            on_step("pruned", len(done.removed))
+        return done
 
     def _create(self, on_step: OnStep | None) -> int:
         epoch = self._keeper.create_epoch(now=self._clock.now())
@@ -172,8 +187,11 @@ class KeyCare:
             destroyed = self._keeper.destroy_epochs(through=max(to_destroy), now=self._clock.now())
             if on_step is not None:
                 on_step("destroyed", len(destroyed))
-        pruned = self._prune(on_step)
-        return Rolled(epoch=newest, rewrapped=moved, destroyed=destroyed, backup=backup, pruned=pruned)
+        done = self._prune(on_step)
+        return Rolled(
+            epoch=newest, rewrapped=moved, destroyed=destroyed, backup=backup,
+            pruned=done.removed, stuck=done.stuck,
+        )  # fmt: skip
 
 
 def _planned(standing: KeystoreStanding, backups: Sequence[OwnBackup], *, now: datetime) -> CarePlan:

@@ -14,6 +14,7 @@ __all__ = [
     "KeyKeeper",
     "KeystoreStanding",
     "OwnBackup",
+    "Pruned",
     "ReleaseCount",
     "ReleaseOutcome",
     "ReleaseReport",
@@ -58,6 +59,8 @@ class BackupState(StrEnum):
     """An epoch that it needs was destroyed, and a younger backup opens: nobody opens it any more."""
     FOREIGN = "foreign"
     """What has its name is not what was written: it is left alone."""
+    UNREADABLE = "unreadable"
+    """It cannot be looked into, to see whether it is what was written: it is left alone."""
 
 
 class OwnBackup(Struct, frozen=True, kw_only=True):
@@ -65,6 +68,13 @@ class OwnBackup(Struct, frozen=True, kw_only=True):
 
     note: BackupNote
     state: BackupState
+
+
+class Pruned(Struct, frozen=True, kw_only=True):
+    """Backups that are over, by name: whose files are removed now, and whose could not be."""
+
+    removed: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
 
 
 class KeystoreStanding(Struct, frozen=True, kw_only=True):
@@ -167,12 +177,16 @@ class KeyKeeper(Protocol):
     def backups(self, folder: Path) -> tuple[OwnBackup, ...]:
         """Return every backup of this keystore that was noted, oldest first, and what became of its file.
 
-        Those that are over and whose files are gone are left out. Only files that are over are read.
+        Those that are over and whose files are gone are left out. Only files that are over are read, and
+        one that cannot be read is told as such.
         """
         ...
 
-    def prune_backups(self, folder: Path) -> tuple[str, ...]:
-        """Remove the files of backups that are over, and no other file; return their names."""
+    def prune_backups(self, folder: Path) -> Pruned:
+        """Remove the files of backups that are over, and no other file.
+
+        One that cannot be removed is no error, and keeps no other: the next call tries it again.
+        """
         ...
 
     # Releases ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ __all__ = [
     "KeyStanding",
     "KeyVault",
     "KeyWant",
+    "LaneKey",
     "ShredReport",
     "Shredded",
     "Withheld",
@@ -121,6 +122,14 @@ class KeyStanding(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class LaneKey(Struct, frozen=True, gc=False):
+    """A key of a lane, by id: whether it was destroyed."""
+
+    lane: SubjectRef
+    kid: bytes
+    is_destroyed: bool
+
+
 class KeyVault(Protocol):
     """The keystore, as one role sees it for one purpose; synchronous, durable on return.
 
@@ -177,6 +186,13 @@ class KeyVault(Protocol):
 
     def lanes_of(self, ref: SubjectRef) -> tuple[SubjectRef, ...]:
         """Return the lanes that are joined to a reference, elder first; they are none of `refs_of`."""
+        ...
+
+    def lane_keys(self, ref: SubjectRef) -> tuple[LaneKey, ...]:
+        """Return every key that the lanes of a reference ever had, elder first, in one query.
+
+        Where all are destroyed, nothing that lies in those lanes opens.
+        """
         ...
 
     def end_lanes(self, ref: SubjectRef, *, now: datetime) -> ShredReport:

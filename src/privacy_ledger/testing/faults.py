@@ -73,6 +73,7 @@ READS: Final = {
             "find",
             "refs_of",
             "lanes_of",
+            "lane_keys",
             "open_keys",
             "is_ended",
             "ended_refs",

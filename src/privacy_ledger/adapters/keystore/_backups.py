@@ -4,12 +4,13 @@ Whatever else lies in their folder is somebody else's, and is neither looked int
 """
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from privacy_ledger.adapters.keystore._keyring import Keyring
-from privacy_ledger.adapters.keystore.kek import storage_error, sync_folder
-from privacy_ledger.ports.keeping import BackupNote, BackupState, OwnBackup
+from privacy_ledger.adapters.keystore.kek import sync_folder
+from privacy_ledger.ports.keeping import BackupNote, BackupState, OwnBackup, Pruned
 
 __all__ = ["Backups", "digest_of"]
 
@@ -38,17 +39,23 @@ class Backups:
                 found.append(OwnBackup(note=note, state=state))
         return tuple(found)
 
-    def prune(self, folder: Path) -> tuple[str, ...]:
-        """Remove the files of those that are over, durable on return; return their names."""
-        names = tuple(own.note.name for own in self.own(folder) if own.state is BackupState.OVER)
-        try:
-            for name in names:
-                (folder / name).unlink(missing_ok=True)
-            if names:
+    def prune(self, folder: Path) -> Pruned:
+        """Remove the files of those that are over; what cannot be removed stays, and is told."""
+        over = [own.note.name for own in self.own(folder) if own.state is BackupState.OVER]
+        removed = tuple(name for name in over if _is_removed(folder / name))
+        if removed:
+            # A file that comes back with a loss of power is removed by the next call.
+            with suppress(OSError):
                 sync_folder(folder)
-        except OSError as error:
-            raise storage_error(error, folder) from error
-        return names
+        return Pruned(removed=removed, stuck=tuple(name for name in over if name not in removed))
+
+
+def _is_removed(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def _state(path: Path, note: BackupNote, *, is_over: bool) -> BackupState:
@@ -63,8 +70,8 @@ def _state(path: Path, note: BackupNote, *, is_over: bool) -> BackupState:
         return BackupState.OVER if digest_of(path) == note.digest else BackupState.FOREIGN
     except FileNotFoundError:  # somebody else removes it now
         return BackupState.AWAY
-    except OSError as error:
-        raise storage_error(error, path) from error
+    except OSError:  # no file of a backup may keep an epoch alive
+        return BackupState.UNREADABLE
 
 
 def digest_of(path: Path) -> str:

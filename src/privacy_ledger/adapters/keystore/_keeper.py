@@ -22,6 +22,7 @@ from privacy_ledger.ports.keeping import (
     Epoch,
     KeystoreStanding,
     OwnBackup,
+    Pruned,
     ReleaseCount,
     ReleaseOutcome,
     ReleaseReport,
@@ -249,7 +250,7 @@ class Keeper:
         """Return the backups of this keystore, and what became of each."""
         return self._backups.own(folder)
 
-    def prune_backups(self, folder: Path) -> tuple[str, ...]:
+    def prune_backups(self, folder: Path) -> Pruned:
         """Remove the files of backups that are over."""
         return self._backups.prune(folder)
 

@@ -15,7 +15,7 @@ from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._recorder import Recorder
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keys import IdentityStatus, ShredReport
+from privacy_ledger.ports.keys import IdentityStatus, LaneKey, ShredReport
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["LaneTable"]
@@ -63,6 +63,20 @@ class LaneTable:
         """Return the lanes that are joined to a reference, elder first."""
         with self._store.read():
             return self._of(ref)
+
+    def keys(self, ref: SubjectRef) -> tuple[LaneKey, ...]:
+        """Return every key that the lanes of a reference ever had, elder first."""
+        with self._store.read():
+            self._recorder.require_level()
+            rows = self._store.select(
+                "SELECT r.ref, k.kid, k.shredded_at FROM refs r JOIN keys k ON k.ref = r.ref "
+                "WHERE r.person = ? ORDER BY k.id",
+                (ref,),
+            )
+        return tuple(
+            LaneKey(lane, kid, shredded_at is not None)
+            for lane, kid, shredded_at in cast("list[tuple[SubjectRef, bytes, int | None]]", rows)
+        )
 
     def end(self, ref: SubjectRef, *, now: datetime) -> ShredReport:
         """End every lane of a reference, and destroy its keys; all of it in one transaction."""

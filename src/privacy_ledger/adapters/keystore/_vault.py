@@ -29,6 +29,7 @@ from privacy_ledger.ports.keys import (
     IdentityRow,
     KeyStanding,
     KeyWant,
+    LaneKey,
     Shredded,
     ShredReport,
     Withheld,
@@ -167,6 +168,10 @@ class StoredKeyVault:
     def lanes_of(self, ref: SubjectRef) -> tuple[SubjectRef, ...]:
         """Return the lanes that are joined to a reference, elder first."""
         return self._lanes.of(ref)
+
+    def lane_keys(self, ref: SubjectRef) -> tuple[LaneKey, ...]:
+        """Return every key that the lanes of a reference ever had, elder first."""
+        return self._lanes.keys(ref)
 
     def end_lanes(self, ref: SubjectRef, *, now: datetime) -> ShredReport:
         """End the lanes of a reference, erase their sessions and destroy their keys; one transaction.

@@ -63,6 +63,11 @@ def _lines(
         for epoch in standing.epochs
     ]
     lines += [_backup_line(own, now) for own in backups]
+    if any(own.state is BackupState.UNREADABLE for own in backups):
+        lines.append(
+            "What is unreadable cannot be looked into, and is left alone. Let this user read it: the next "
+            "rotation removes it where no key opens it."
+        )
     if standing.backup is None:
         lines.append("no verified backup that the present keys open")
     lines.append(f"shred journal: {standing.journal_entries:,} entries, all of them applied")
@@ -105,7 +110,7 @@ async def keys_rotate(shell: Shell, is_plan: bool) -> int:  # noqa: FBT001 - cli
             {"due": False, "final": final}, "Nothing is due: the newest epoch is younger than a day."
         )
     else:
-        _tell(shell, rolled, final)
+        return _tell(shell, rolled, final)
     return Exit.DONE
 
 
@@ -141,8 +146,7 @@ async def keys_roll(
             return Exit.PLAN_PENDING
         rolled = care.roll(is_final=final_now, on_step=_Progress(shell))
         final = await erasure_care_of(runtime).finalise()
-    _tell(shell, rolled, final)
-    return Exit.DONE
+    return _tell(shell, rolled, final)
 
 
 def _agrees(shell: Shell) -> bool:
@@ -256,11 +260,19 @@ def _plan_text(plan: CarePlan) -> str:
     return "\n".join(lines)
 
 
-def _tell(shell: Shell, rolled: Rolled, final: int) -> None:
+def _tell(shell: Shell, rolled: Rolled, final: int) -> Exit:
     gone = ", ".join(map(str, rolled.destroyed)) or "none"
     shell.result(
         {**msgspec.to_builtins(rolled), "final": final},
         f"Epoch {rolled.epoch} wraps every key in use ({rolled.rewrapped:,} moved). Destroyed: {gone}. "
         f"Backup: {rolled.backup.name if rolled.backup else 'none'}; older ones removed: "
-        f"{len(rolled.pruned)}. Erasures that are final now: {final}.",
+        f"{len(rolled.pruned)}. Erasures that are final now: {final}."
+        + "".join(f"\nbackup {name} is over, and its file cannot be removed" for name in rolled.stuck),
     )
+    if not rolled.stuck:
+        return Exit.DONE
+    shell.talk.print(
+        "Next: remove these files from the backup folder, or let this user do so and run: "
+        "privacy-ledger keys rotate"
+    )
+    return Exit.PARTLY_DONE

@@ -186,7 +186,9 @@ async def _roll(daily: DailyKeys, say: Callable[[str], None]) -> None:
         except LedgerError as error:
             log_line.warning("epoch not rolled", reason=type(error).__name__)
         else:
-            if rolled is not None:
+            if rolled is not None and rolled.stuck:
+                log_line.warning("backups that are over cannot be removed", count=len(rolled.stuck))
+            if rolled is not None and rolled.has_effect:
                 say(f"Rolled the keystore's epoch: {rolled.epoch}.")
         await asyncio.sleep(KEYS_CHECK_S)
 

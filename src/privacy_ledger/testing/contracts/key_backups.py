@@ -1,5 +1,6 @@
 """What every keystore must know of its own backups: which there are, which are over, and how all end."""
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from msgspec import structs
 from privacy_ledger.app.key_care import CarePlan, KeyCare
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper
+from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper, Pruned
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
 from privacy_ledger.testing.contracts.key_places import Place
 
@@ -48,6 +49,18 @@ def _rewrapped(keeper: KeyKeeper) -> None:
     after: int | None = 0
     while after is not None:
         after = keeper.rewrap(after=after).after
+
+
+def _forbid(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
+    """Let a call on a file of this name be refused, as if the file were another user's."""
+    allowed = getattr(Path, call)
+
+    def refused(path: Path, *arguments: object, **options: object) -> object:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return allowed(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, refused)
 
 
 def _states(care: KeyCare) -> list[tuple[str, BackupState]]:
@@ -187,6 +200,46 @@ class KeyBackupsContract(ABC):
         assert care.rotate() is None
         assert os.path.lexists(path)
 
+    def test_a_backup_that_cannot_be_read_holds_up_no_roll(
+        self,
+        rolled: tuple[KeyCare, BackupNote, BackupNote],
+        clock: _Clock,
+        backups: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It is told and left alone; epochs go on as if it were not there."""
+        care, before, after = rolled
+        _forbid(monkeypatch, "open", before.name)
+        assert _states(care) == [(before.name, BackupState.UNREADABLE), (after.name, BackupState.KEPT)]
+        assert care.plan().is_empty
+        (newest,) = care.standing().epochs
+        assert newest.created_at is not None
+        for day in range(1, 9):
+            clock.at = newest.created_at + day * DAY
+            assert care.rotate() is not None
+        assert newest.number not in {epoch.number for epoch in care.standing().epochs}
+        assert (before.name, BackupState.UNREADABLE) in _states(care)
+        assert (backups / before.name).exists()
+
+    def test_a_backup_that_cannot_be_removed_holds_up_nothing(
+        self, place: Place, clock: _Clock, backups: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The roll says what it did and what stays; others go, and the next rotation tries it again."""
+        vault = place.open()
+        _sealed(vault, OTHER)
+        care = _caring(vault.keeper, clock, backups)
+        first, second = care.back_up(), care.back_up()
+        with monkeypatch.context() as refusing:
+            _forbid(refusing, "unlink", first.name)
+            rolled, again = care.roll(is_final=True), care.rotate()
+        later = care.rotate()
+        assert again is not None
+        assert later is not None
+        assert (rolled.destroyed, rolled.pruned, rolled.stuck) == ((1,), (second.name,), (first.name,))
+        assert (again.has_effect, again.pruned, again.stuck) == (False, (), (first.name,))
+        assert (later.has_effect, later.pruned, later.stuck) == (True, (first.name,), ())
+        assert care.rotate() is None
+
     def test_a_backup_whose_epoch_is_only_missing_is_kept(
         self, place: Place, clock: _Clock, backups: Path
     ) -> None:
@@ -200,7 +253,7 @@ class KeyBackupsContract(ABC):
         after = care.back_up()
         (place.keys / "epoch-1.kek").unlink()
         assert _states(care) == [(before.name, BackupState.KEPT), (after.name, BackupState.KEPT)]
-        assert vault.keeper.prune_backups(backups) == ()
+        assert vault.keeper.prune_backups(backups) == Pruned()
 
     def test_the_last_backup_is_kept_though_nobody_opens_it(
         self, rolled: tuple[KeyCare, BackupNote, BackupNote], place: Place, backups: Path

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
+from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, LaneKey, Shredded
 from privacy_ledger.testing.contracts.key_places import Place
 
 __all__ = ["KeyLanesContract"]
@@ -67,6 +67,23 @@ class KeyLanesContract(ABC):
         vault.join_lanes({lane: ada}, now=NOW)
         assert vault.join_lanes({lane: grace}, now=NOW) == frozenset()
         assert (vault.lanes_of(ada), vault.lanes_of(grace)) == ((lane,), ())
+
+    def test_the_keys_of_lanes_are_told_also_when_they_are_destroyed(self, place: Place) -> None:
+        """Of every lane of the person, elder first; of nobody else, and none of the person's own."""
+        vault = place.open()
+        mine, also_mine, other = _minted(vault, *SESSIONS)
+        ada, grace = _minted(vault, ADA, GRACE)
+        first, second, _, _ = _keys(vault, mine, also_mine, other, ada)
+        vault.join_lanes({mine: ada, also_mine: ada, other: grace}, now=NOW)
+        vault.shred(mine, now=NOW)
+        for reader in (vault, place.open()):
+            assert reader.lane_keys(ada) == (
+                LaneKey(mine, first.kid, is_destroyed=True),
+                LaneKey(also_mine, second.kid, is_destroyed=False),
+            )
+            assert reader.lane_keys(also_mine) == ()
+        vault.end_lanes(ada, now=LATER)
+        assert [key.is_destroyed for key in vault.lane_keys(ada)] == [True, True]
 
     def test_a_lane_goes_on_under_another_reference_of_its_person(self, place: Place) -> None:
         """Also after the two references were found to be one person's."""

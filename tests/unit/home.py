@@ -17,7 +17,7 @@ from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest, LineReport, Source, Summary
-from privacy_ledger.app.stores import DerivedStore
+from privacy_ledger.app.stores import DerivedStore, Found
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.domain.events import (
     COLLECTION_EVENTS,
@@ -138,6 +138,32 @@ def break_progress(videos: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
         return right(self, part, record)
 
     monkeypatch.setattr(Progress, "step", step)
+
+
+class Away:
+    """A store that cannot be reached until it is told."""
+
+    name = "search"
+    topics: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        """Be away."""
+        self.is_away = True
+
+    async def count(self, ref: SubjectRef) -> int:
+        """Return nothing."""
+        del ref
+        return 0
+
+    async def purge(self, ref: SubjectRef) -> None:
+        """Do nothing."""
+        del ref
+
+    async def verify(self, ref: SubjectRef) -> Found:
+        """Return what there is."""
+        del ref
+        return Found(left=0, hindrance="unreachable" if self.is_away else None)
 
 
 class TestHome:

@@ -14,7 +14,6 @@ from privacy_ledger import bootstrap
 from privacy_ledger.app import _requests
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.erasure_care import ErasureCare
-from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.merkle import leaf_hash
 from privacy_ledger.domain.topics import REQUESTS
@@ -24,7 +23,7 @@ from privacy_ledger.ports.log import EventLog, NewRecord
 from privacy_ledger.ports.observe import Erasures, Seen
 from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.streams.states import PERMISSIONS
-from tests.unit.home import NOW, TestHome, home, played, registered
+from tests.unit.home import NOW, Away, TestHome, home, played, registered
 
 P = TypeVar("P")
 ADA: Final = "openedx:username:ada"
@@ -48,32 +47,6 @@ class Watched:
         """Keep it."""
         if isinstance(seen, Erasures):
             self.seen.append(seen)
-
-
-class Away:
-    """A store that cannot be reached until it is told."""
-
-    name = "search"
-    topics: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        """Be away."""
-        self.is_away = True
-
-    async def count(self, ref: SubjectRef) -> int:
-        """Return nothing."""
-        del ref
-        return 0
-
-    async def purge(self, ref: SubjectRef) -> None:
-        """Do nothing."""
-        del ref
-
-    async def verify(self, ref: SubjectRef) -> Found:
-        """Return what there is."""
-        del ref
-        return Found(left=0, hindrance="unreachable" if self.is_away else None)
 
 
 async def erased(it: TestHome) -> ErasureOutcome:

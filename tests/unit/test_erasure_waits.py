@@ -13,7 +13,7 @@ from privacy_ledger import bootstrap
 from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app._receipt import salted
 from privacy_ledger.app.erasure import Erasure
-from privacy_ledger.app.stores import DerivedStore, Found
+from privacy_ledger.app.stores import DerivedStore
 from privacy_ledger.domain.errors import KeyUnavailable, NotCaughtUp
 from privacy_ledger.domain.key_release import Caller
 from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
@@ -23,7 +23,7 @@ from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.keys import KeyVault, ShredReport
 from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
 from privacy_ledger.ports.passes import PassPosition, Runner, Views
-from tests.unit.home import TestHome, home, played, registered
+from tests.unit.home import Away, TestHome, home, played, registered
 
 Goal = Mapping[int, int] | None
 ADA: Final = "openedx:username:ada"
@@ -72,32 +72,6 @@ class Untold:
     async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
         """Append."""
         return (-1,) * len(await self.log.append(topic, records))
-
-
-class Away:
-    """A store that cannot be reached until it is told."""
-
-    name = "search"
-    topics: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        """Be away."""
-        self.is_away = True
-
-    async def count(self, ref: SubjectRef) -> int:
-        """Return nothing."""
-        del ref
-        return 0
-
-    async def purge(self, ref: SubjectRef) -> None:
-        """Do nothing."""
-        del ref
-
-    async def verify(self, ref: SubjectRef) -> Found:
-        """Return what there is."""
-        del ref
-        return Found(left=0, hindrance="unreachable" if self.is_away else None)
 
 
 class Crash(Exception):

@@ -45,14 +45,22 @@ async def refuse_unclaimed(
         ProcessorMoved: another pass runs it.
     """
     known = cycle.roll.known()
-    for processor in declaration.processors:
-        table, key = processor.table, processor.name.encode()
-        is_told = processor.name in known or processor.moved_from
-        if is_told or table.view is None or table.name not in declaration.publishes:
-            continue
-        if await _is_written(log, view_topic(table.view, table.version)):
-            for other in sorted(PASSES - {declaration.name}):
-                if await _is_run_by(log, other, partition, key):
+    untold = [
+        one
+        for one in declaration.processors
+        if one.table.view is not None and one.table.name in declaration.publishes
+        if one.name not in known and not one.moved_from
+    ]
+    if not untold:
+        return
+    # A pass that has written nothing here runs nothing here: a new cluster is asked no more than this.
+    others = [
+        one for one in sorted(PASSES - {declaration.name}) if await log.end(state_topic(one), partition)
+    ]
+    for processor in untold if others else ():
+        if await _is_written(log, view_topic(processor.table.view or "", processor.table.version)):
+            for other in others:
+                if await _is_run_by(log, other, partition, processor.name.encode()):
                     raise ProcessorMoved(
                         processor=processor.name, runs_in=f"the pass {other}",
                         partition=partition, to=declaration.name,

@@ -2,8 +2,6 @@
 
 import errno
 import os
-from abc import ABC, abstractmethod
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,43 +10,28 @@ from msgspec import structs
 from privacy_ledger.app.key_care import CarePlan, KeyCare
 from privacy_ledger.domain.errors import KeyUnavailable
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keeping import BackupNote, BackupState, KeyKeeper, Pruned
+from privacy_ledger.ports.keeping import BackupNote, BackupState, Pruned
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
+from privacy_ledger.testing.contracts.key_caring import (
+    DAY,
+    NOW,
+    CaringContract,
+    MovedClock,
+    caring,
+    rewrapped,
+)
 from privacy_ledger.testing.contracts.key_places import Place
 
 __all__ = ["KeyBackupsContract"]
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
 REF = SubjectRef(b"r" * 16)
 OTHER = SubjectRef(b"s" * 16)
-
-
-class _Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def now(self) -> datetime:
-        return self.at
 
 
 def _sealed(vault: KeyVault, ref: SubjectRef) -> DataKey:
     """Return a key of a person."""
     (key,) = vault.sealing_keys([KeyWant(ref, "usage")], now=NOW)
     return key
-
-
-def _caring(keeper: KeyKeeper, clock: _Clock, backups: Path) -> KeyCare:
-    return KeyCare(keeper, clock=clock, backups=backups)
-
-
-def _rewrapped(keeper: KeyKeeper) -> None:
-    """Wrap every key anew under the newest epoch."""
-    after: int | None = 0
-    while after is not None:
-        after = keeper.rewrap(after=after).after
 
 
 def _forbid(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
@@ -67,33 +50,18 @@ def _states(care: KeyCare) -> list[tuple[str, BackupState]]:
     return [(own.note.name, own.state) for own in care.backups()]
 
 
-class KeyBackupsContract(ABC):
+class KeyBackupsContract(CaringContract):
     """Inherit it as `Test...` and give `place`."""
-
-    @pytest.fixture
-    @abstractmethod
-    def place(self) -> Place:
-        """Return a place without a keystore."""
-
-    @pytest.fixture
-    def clock(self) -> _Clock:
-        """Return a clock."""
-        return _Clock()
-
-    @pytest.fixture
-    def backups(self, tmp_path: Path) -> Path:
-        """Return where backups go."""
-        return tmp_path / "backups"
 
     # The end of all ---------------------------------------------------------------------------
 
     def test_a_final_roll_ends_the_epoch_of_today_too(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """Whether the day's roll was a rotation, or final itself, and though nothing was destroyed since."""
         vault = place.open()
         kept = _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         clock.at = NOW + DAY
         care.rotate()
         assert [epoch.number for epoch in care.standing().epochs] == [1, 2]
@@ -105,12 +73,12 @@ class KeyBackupsContract(ABC):
         assert place.open().open_keys([kept.kid]) == {kept.kid: kept}
 
     def test_no_copy_opens_after_a_final_roll_also_of_a_key_that_nobody_knows_any_more(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """A restore lost the key, so that the erasure destroyed nothing; a backup of today has it."""
         vault = place.open()
         _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         clock.at = NOW + DAY
         care.rotate()
         before = care.back_up()
@@ -121,7 +89,7 @@ class KeyBackupsContract(ABC):
         vault.end(REF, now=clock.at)
         assert vault.shred(REF, now=clock.at).kids == ()
         epoch = vault.standing_of(REF).epoch
-        _caring(vault.keeper, clock, backups).roll(is_final=True)
+        caring(vault.keeper, clock, backups).roll(is_final=True)
         assert all(held.number > epoch for held in vault.keeper.standing().epochs)
         with pytest.raises(KeyUnavailable, match="epoch 2"):
             place.restore(copy)
@@ -129,25 +97,27 @@ class KeyBackupsContract(ABC):
     # Its own backups ----------------------------------------------------------------------------
 
     @pytest.fixture
-    def rolled(self, place: Place, clock: _Clock, backups: Path) -> tuple[KeyCare, BackupNote, BackupNote]:
+    def rolled(
+        self, place: Place, clock: MovedClock, backups: Path
+    ) -> tuple[KeyCare, BackupNote, BackupNote]:
         """Return the care of a keystore whose first epoch is destroyed, and the backups before and after."""
         vault = place.open()
         _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         before = care.back_up()
         vault.keeper.create_epoch(now=NOW)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         after = care.back_up()
         vault.keeper.destroy_epochs(through=1, now=NOW)
         return care, before, after
 
     def test_backups_are_known_by_name_epochs_and_time(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """Oldest first; one that was made in the middle of a roll needs two epochs."""
         vault = place.open()
         _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         made = [care.back_up()]
         vault.keeper.create_epoch(now=NOW)
         _sealed(vault, REF)
@@ -203,7 +173,7 @@ class KeyBackupsContract(ABC):
     def test_a_backup_that_cannot_be_read_holds_up_no_roll(
         self,
         rolled: tuple[KeyCare, BackupNote, BackupNote],
-        clock: _Clock,
+        clock: MovedClock,
         backups: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -222,12 +192,12 @@ class KeyBackupsContract(ABC):
         assert (backups / before.name).exists()
 
     def test_a_backup_that_cannot_be_removed_holds_up_nothing(
-        self, place: Place, clock: _Clock, backups: Path, monkeypatch: pytest.MonkeyPatch
+        self, place: Place, clock: MovedClock, backups: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The roll says what it did and what stays; others go, and the next rotation tries it again."""
         vault = place.open()
         _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         first, second = care.back_up(), care.back_up()
         with monkeypatch.context() as refusing:
             _forbid(refusing, "unlink", first.name)
@@ -241,15 +211,15 @@ class KeyBackupsContract(ABC):
         assert care.rotate() is None
 
     def test_a_backup_whose_epoch_is_only_missing_is_kept(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """Its key may come back with the key folder's own backup."""
         vault = place.open()
         _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         before = care.back_up()
         vault.keeper.create_epoch(now=NOW)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         after = care.back_up()
         (place.keys / "epoch-1.kek").unlink()
         assert _states(care) == [(before.name, BackupState.KEPT), (after.name, BackupState.KEPT)]
@@ -269,12 +239,12 @@ class KeyBackupsContract(ABC):
         assert (backups / after.name).exists()
 
     def test_a_final_roll_removes_every_older_backup(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """Those of today as well: only the one that it made is left."""
         vault = place.open()
         _sealed(vault, OTHER)
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         first = care.back_up()
         clock.at = NOW + DAY
         care.rotate()
@@ -286,13 +256,13 @@ class KeyBackupsContract(ABC):
         assert [path.name for path in backups.iterdir()] == [done.backup.name]
 
     def test_daily_rotations_leave_no_backup_that_does_not_open(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """As many files as there are epochs to open them; each of them restores."""
         vault = place.open()
         kept = _sealed(vault, OTHER)
         os.utime(place.keys / "epoch-1.kek", (NOW.timestamp(), NOW.timestamp()))
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         for day in range(1, 12):
             clock.at = NOW + day * DAY
             planned, done = care.plan(), care.rotate()
@@ -305,11 +275,11 @@ class KeyBackupsContract(ABC):
         assert place.open().open_keys([kept.kid]) == {kept.kid: kept}
 
     def test_a_backup_that_an_earlier_build_noted_is_known(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """It noted the oldest epoch alone."""
         vault = place.open()
-        care = _caring(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         note = care.back_up()
         record = place.keys / "keyring.ndjson"
         record.write_bytes(record.read_bytes().replace(b'"newest":1,', b""))

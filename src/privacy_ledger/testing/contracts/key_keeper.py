@@ -2,9 +2,7 @@
 
 import os
 import shutil
-from abc import ABC, abstractmethod
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
 
@@ -13,10 +11,9 @@ import pytest
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore.kek import FileKeks
 from privacy_ledger.adapters.keystore.restoring import Restored
-from privacy_ledger.app.key_care import CarePlan, KeyCare, overdue
+from privacy_ledger.app.key_care import CarePlan, overdue
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, KeyUnavailable, LedgerError
 from privacy_ledger.domain.values import SubjectRef
-from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.keys import (
     DataKey,
     Identity,
@@ -27,12 +24,18 @@ from privacy_ledger.ports.keys import (
     Shredded,
     Withheld,
 )
+from privacy_ledger.testing.contracts.key_caring import (
+    DAY,
+    NOW,
+    CaringContract,
+    MovedClock,
+    caring,
+    rewrapped,
+)
 from privacy_ledger.testing.contracts.key_places import KeptVault, Place
 
 __all__ = ["KeptVault", "KeyKeeperContract", "Place"]
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
 ADA = Identity("openedx:user_id", "1")
 PEOPLE = 50
 PEPPER = 1
@@ -40,16 +43,6 @@ SECRETS = PEPPER + 1
 SYNCS = 5
 OWNERS_ALONE = 0o600
 REF = SubjectRef(b"r" * 16)
-
-
-class _Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def now(self) -> datetime:
-        return self.at
 
 
 class _Crash(BaseException):
@@ -67,36 +60,8 @@ def _opened(vault: KeyVault, keys: tuple[DataKey, ...]) -> list[DataKey | Shredd
     return [found.get(key.kid) for key in keys]
 
 
-def _rewrapped(keeper: KeyKeeper) -> int:
-    moved, after = 0, 0
-    while True:
-        step = keeper.rewrap(after=after)
-        moved += step.moved
-        if step.after is None:
-            return moved
-        after = step.after
-
-
-class KeyKeeperContract(ABC):
+class KeyKeeperContract(CaringContract):
     """Inherit it as `Test...` and give `place`."""
-
-    @pytest.fixture
-    @abstractmethod
-    def place(self) -> Place:
-        """Return a place without a keystore."""
-
-    @pytest.fixture
-    def clock(self) -> _Clock:
-        """Return a clock."""
-        return _Clock()
-
-    @pytest.fixture
-    def backups(self, tmp_path: Path) -> Path:
-        """Return where backups go."""
-        return tmp_path / "backups"
-
-    def _care(self, keeper: KeyKeeper, clock: _Clock, backups: Path) -> KeyCare:
-        return KeyCare(keeper, clock=clock, backups=backups)
 
     # Epochs ----------------------------------------------------------------------------------
 
@@ -113,14 +78,14 @@ class KeyKeeperContract(ABC):
         keys, secret = _sealed(vault), vault.secret("row-key")
         vault.shred(keys[0].ref, now=NOW)
         vault.keeper.create_epoch(now=NOW)
-        assert _rewrapped(vault.keeper) == PEOPLE - 1 + SECRETS
+        assert rewrapped(vault.keeper) == PEOPLE - 1 + SECRETS
         old, new = vault.keeper.standing().epochs
         assert ((old.live, old.shredded), (new.live, new.shredded)) == ((0, 1), (PEOPLE + 1, 0))
         expected = [Shredded(keys[0].ref, "usage", 0), *keys[1:]]
         fresh = place.open()
         assert _opened(vault, keys) == _opened(other, keys) == _opened(fresh, keys) == expected
         assert fresh.secret("row-key") == secret
-        assert _rewrapped(vault.keeper) == 0
+        assert rewrapped(vault.keeper) == 0
 
     def test_what_is_new_is_wrapped_under_the_newest_epoch(self, place: Place) -> None:
         """By every process, from the moment at which it is made."""
@@ -150,7 +115,7 @@ class KeyKeeperContract(ABC):
                 elif act == "insert":
                     made.extend(other.sealing_keys([KeyWant(REF, "usage")], now=NOW))
                 else:
-                    _rewrapped(other.keeper)
+                    rewrapped(other.keeper)
 
         forms = vault.keeper._forms  # type: ignore[attr-defined] # noqa: SLF001 - the moment between
 
@@ -163,7 +128,7 @@ class KeyKeeperContract(ABC):
             meanwhile()
         elif moment == "between":
             monkeypatch.setattr(vault.keeper, "_forms", late)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         if moment == "after":
             meanwhile()
         place.pass_seconds(2)
@@ -189,7 +154,7 @@ class KeyKeeperContract(ABC):
         _sealed(vault)
         vault.keeper.back_up(backups, now=NOW)
         vault.keeper.create_epoch(now=NOW)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         with pytest.raises(KeyUnavailable, match="keys backup"):
             vault.keeper.destroy_epochs(through=1, now=NOW)
         vault.keeper.back_up(backups, now=NOW)
@@ -202,7 +167,7 @@ class KeyKeeperContract(ABC):
         vault, other = place.open(), place.open()
         keys = _sealed(other)
         vault.keeper.create_epoch(now=NOW)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         vault.keeper.back_up(backups, now=NOW)
         vault.keeper.destroy_epochs(through=1, now=NOW)
         place.pass_seconds(2)
@@ -216,7 +181,7 @@ class KeyKeeperContract(ABC):
         vault, other = place.open(), place.open()
         _sealed(other)
         vault.keeper.create_epoch(now=NOW)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         vault.keeper.back_up(backups, now=NOW)
         vault.keeper.destroy_epochs(through=1, now=NOW)
         other.forget_idle()
@@ -225,13 +190,13 @@ class KeyKeeperContract(ABC):
     # Care --------------------------------------------------------------------------------------
 
     def test_daily_rotations_keep_no_epoch_older_than_seven_days(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """Twice a day is once a day, and what was destroyed is final within eight days."""
         vault = place.open()
         keys = _sealed(vault)
         os.utime(place.keys / "epoch-1.kek", (NOW.timestamp(), NOW.timestamp()))
-        care = self._care(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         counts = []
         for day in range(1, 12):
             clock.at = NOW + day * DAY
@@ -247,12 +212,14 @@ class KeyKeeperContract(ABC):
         assert counts == [2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
         assert _opened(place.open(), keys[12:]) == list(keys[12:])
 
-    def test_a_rotation_that_was_missed_is_made_up(self, place: Place, clock: _Clock, backups: Path) -> None:
+    def test_a_rotation_that_was_missed_is_made_up(
+        self, place: Place, clock: MovedClock, backups: Path
+    ) -> None:
         """After weeks one rotation destroys the old epoch, and says so before."""
         vault = place.open()
         keys = _sealed(vault)
         os.utime(place.keys / "epoch-1.kek", (NOW.timestamp(), NOW.timestamp()))
-        care = self._care(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         clock.at = NOW + 20 * DAY
         assert overdue(care.standing(), clock.at) == (1,)
         assert care.plan() == CarePlan(new_epoch=True, to_rewrap=PEOPLE + 1, to_destroy=(1,))
@@ -263,20 +230,20 @@ class KeyKeeperContract(ABC):
         assert care.plan().is_empty
 
     def test_a_rotation_that_ended_before_its_backup_makes_it_the_next_time(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """Also where an older backup would do without the epochs that are to go."""
         vault = place.open()
         _sealed(vault)
         os.utime(place.keys / "epoch-1.kek", (NOW.timestamp(), NOW.timestamp()))
         clock.at = NOW + DAY
-        self._care(vault.keeper, clock, backups).rotate()
+        caring(vault.keeper, clock, backups).rotate()
         away = backups.with_name("away")
         away.touch()
         clock.at = NOW + 7 * DAY
         with pytest.raises(LedgerError):
-            self._care(vault.keeper, clock, away).rotate()
-        care = self._care(vault.keeper, clock, backups)
+            caring(vault.keeper, clock, away).rotate()
+        care = caring(vault.keeper, clock, backups)
         plan = care.plan()
         rolled = care.rotate()
         assert plan == CarePlan(new_epoch=False, to_rewrap=0, to_destroy=(1,), lacks_backup=True)
@@ -286,12 +253,12 @@ class KeyKeeperContract(ABC):
         assert care.rotate() is None
 
     def test_a_final_roll_takes_the_copies_of_the_destroyed_with_it(
-        self, place: Place, clock: _Clock, backups: Path
+        self, place: Place, clock: MovedClock, backups: Path
     ) -> None:
         """A backup from before the erasure opens nothing any more, also beside every key that is left."""
         vault = place.open()
         keys = _sealed(vault)
-        care = self._care(vault.keeper, clock, backups)
+        care = caring(vault.keeper, clock, backups)
         old = (backups / care.back_up().name).rename(backups / "copy")
         vault.shred(keys[0].ref, now=NOW)
         rolled = care.roll(is_final=True)
@@ -304,7 +271,13 @@ class KeyKeeperContract(ABC):
 
     @pytest.mark.parametrize("is_final", [True, False])
     def test_a_roll_that_ends_at_any_sync_is_finished_by_the_next(
-        self, place: Place, clock: _Clock, backups: Path, monkeypatch: pytest.MonkeyPatch, *, is_final: bool
+        self,
+        place: Place,
+        clock: MovedClock,
+        backups: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_final: bool,
     ) -> None:
         """Ended at every write that is made durable in the folders, one after the other."""
         vault = place.open()
@@ -325,7 +298,7 @@ class KeyKeeperContract(ABC):
             left = ended + 1
             with closing(place.open()) as rolling, closing(place.open()) as looking:
                 try:
-                    rolled = self._care(rolling.keeper, clock, backups).roll(is_final=is_final)
+                    rolled = caring(rolling.keeper, clock, backups).roll(is_final=is_final)
                 except _Crash:
                     ended += 1
                     assert _opened(looking, keys) == expected
@@ -395,7 +368,7 @@ class KeyKeeperContract(ABC):
         vault.sealing_keys([KeyWant(REF, "usage")], now=NOW)
         older = vault.keeper.back_up(backups, now=NOW)
         vault.keeper.create_epoch(now=NOW)
-        _rewrapped(vault.keeper)
+        rewrapped(vault.keeper)
         vault.keeper.back_up(backups, now=NOW)
         for backup, live in ((older, 1), (none, 0)):
             place.restore(backups / backup.name)

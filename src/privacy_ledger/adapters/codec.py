@@ -54,6 +54,8 @@ _FACT_HEADERS: Final = (
     "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type", "category", "purposes",
     "basis", "notice", "jurisdiction", "received", "schema", "kid", "gen", "tag", "digest",
 )  # fmt: skip
+_FIELD: Final = "field"
+_INSTEAD: Final = "instead"
 _TYPE_AT: Final = _FACT_HEADERS.index("ce_type")
 _encode_json = msgspec.json.Encoder().encode
 _AT: Final = re.compile(r" - at `([^`]*)`$")
@@ -93,7 +95,7 @@ class LedgerCodec:
         plain = _encode_json(Payload(fact=fact, id=source_id, joint=joint))
         _read_strictly(self._payload.decode, plain, kind)
         occurred_at: datetime = getattr(fact, "occurred_at", origin.received_at)
-        values = (  # in the order of `_FACT_HEADERS`
+        values: tuple[bytes, ...] = (  # in the order of `_FACT_HEADERS`
             b"1.0",
             record_id.hex().encode(),
             kind.encode(),
@@ -113,9 +115,14 @@ class LedgerCodec:
             origin.digest.hex().encode(),
         )
         full = record_key(key.ref, record_id)
-        bound = envelope.aad_of(self._stream, full, _FACT_HEADERS, values)
+        names: tuple[str, ...] = _FACT_HEADERS
+        if origin.field:
+            names, values = (*names, _FIELD), (*values, origin.field.hex().encode())
+        if origin.instead is not None:
+            names, values = (*names, _INSTEAD), (*values, b"%d" % origin.instead)
+        bound = envelope.aad_of(self._stream, full, names, values)
         sealed = envelope.seal(key, plain, bound)
-        headers: Headers = tuple(zip(_FACT_HEADERS, values, strict=True))
+        headers: Headers = tuple(zip(names, values, strict=True))
         return NewRecord(partition_of(key.ref, self._partitions), full, sealed, headers)
 
     def control_fact(
@@ -258,6 +265,8 @@ class LedgerCodec:
                 generation=int(headers["gen"]),
                 tag=bytes.fromhex(headers["tag"].decode()),
                 digest=bytes.fromhex(headers["digest"].decode()),
+                field=bytes.fromhex(headers.get(_FIELD, b"").decode()),
+                instead=None if (instead := headers.get(_INSTEAD)) is None else int(instead),
             )
         except (KeyError, ValueError):
             return _bare(row, Undecodable("headers"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
-from privacy_ledger.app._terms import INDEX_GROUP, OWN_SOURCE, TermsBook, digest_of, tag_of
+from privacy_ledger.app._terms import INDEX_GROUP, OWN_SOURCE, TermsBook, digest_of, field_of, tag_of
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.events import ConsentWithdrawn, ControlFact, Fact, ObjectionRaised
 from privacy_ledger.domain.keyed_hash import KeyedHash
@@ -70,6 +70,7 @@ class OwnRecords:
             received_at=now,
             tag=tag_of(index_key, source=OWN_SOURCE, event=event, role=_ROLE),
             digest=digest_of(index_key, content=sha256(event).digest(), role=_ROLE),
+            field=field_of(index_key, fact),
         )
         return self._codec.fact(key, self._ids.token(), fact, origin, source_id=event.hex())
 

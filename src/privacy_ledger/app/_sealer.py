@@ -9,10 +9,16 @@ from msgspec import Struct, structs
 
 from privacy_ledger.app._members import BEGINNING, Member, Members
 from privacy_ledger.app._ports import Pair, Ports
-from privacy_ledger.app._terms import Terms, digest_of, tag_of
+from privacy_ledger.app._terms import Terms, digest_of, field_name, field_of, tag_of
 from privacy_ledger.domain.admission import admit
 from privacy_ledger.domain.errors import SchemaMismatch
-from privacy_ledger.domain.events import ConsentGranted, Fact
+from privacy_ledger.domain.events import (
+    ConsentGranted,
+    ControlFact,
+    ErasureRequested,
+    Fact,
+    ProfileFieldCleared,
+)
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
@@ -29,7 +35,7 @@ class Item(Struct, gc=False):
     """One fact on its way; `refusal` tells why it was not appended.
 
     `parent`: the item without which this one is not collected; such an item and one without a
-    line never change the outcome of a line.
+    line never change the outcome of a line. `erasure`: goes before its record.
     """
 
     line: int
@@ -45,6 +51,7 @@ class Item(Struct, gc=False):
     joint: str | None = None
     parent: "Item | None" = None
     refusal: Refusal | None = None
+    erasure: ErasureRequested | None = None
 
     def __repr__(self) -> str:
         """Return the type only: an item holds a person's facts and ids."""
@@ -94,6 +101,8 @@ class Sealer:
             copies[pair] = item.digest.hex().encode()
             if item.terms.decides:
                 item.member.permissions = apply_fact(item.member.permissions, item.fact)
+            if type(item.fact) is ProfileFieldCleared:
+                self._clear(item, item.fact)
             admitted.append(item)
         if self._seen is None:
             self._copies = copies if len(copies) <= COPIES_MAX else {}
@@ -115,12 +124,26 @@ class Sealer:
                 return Refusal.DUPLICATE
         decision = admit(
             with_grants(item.member.permissions, given),
-            item.terms.candidate(item.occurred_at, item.received_at),
+            item.terms.candidate(
+                item.occurred_at, item.received_at, field_of(item.member.index_key, item.fact)
+            ),
             self._book.rules,
             last_tick=last_tick,
             is_known_copy=None if copy is None else copy == item.digest.hex().encode(),
         )
         return decision if type(decision) is Refusal else None
+
+    def _clear(self, item: Item, fact: ProfileFieldCleared) -> None:
+        """Let the erasure of a field go before the fact that it was cleared (policy P4).
+
+        A copy of that fact has the same tag, and its request has no further effect.
+        """
+        erased = ErasureRequested(
+            request=item.tag.hex(), occurred_at=fact.occurred_at, scope="field",
+            field=field_name(item.member.index_key, fact.field).hex(),
+        )  # fmt: skip
+        item.erasure = erased
+        item.member.permissions = apply_control(item.member.permissions, erased, offset=0)
 
     async def _grants(self, member: Member, *, now: datetime) -> tuple[Item, ...]:
         """Return the default consents that the subject lacks and never withdrew or objected to."""
@@ -190,8 +213,9 @@ class Sealer:
                 continue
             record_id = tokens[number * _ID_BYTES : (number + 1) * _ID_BYTES]
             origin = self._book.origin(
-                item.terms, source=item.source, received_at=item.received_at, tag=item.tag, digest=item.digest
-            )
+                item.terms, source=item.source, received_at=item.received_at, tag=item.tag,
+                digest=item.digest, field=field_of(item.member.index_key, item.fact),
+            )  # fmt: skip
             try:
                 record = self._codec.fact(
                     key, record_id, item.fact, origin, source_id=item.source_id, joint=item.joint
@@ -201,6 +225,8 @@ class Sealer:
                 continue
             if item.member.pending:
                 records += self._pending(item.member, now=now)
+            if item.erasure is not None:
+                records.append(self._control(item.member, item.erasure, now=now))
             records.append(record)
         return records
 
@@ -208,10 +234,13 @@ class Sealer:
         """Return the control facts that wait for the subject's next record."""
         records = []
         for fact in member.pending:
-            records.append(self._codec.control_fact(member.ref, self._ids.token(), fact, received_at=now))
+            records.append(self._control(member, fact, now=now))
             member.permissions = apply_control(member.permissions, fact, offset=0)
         member.pending = []
         return records
+
+    def _control(self, member: Member, fact: ControlFact, *, now: datetime) -> NewRecord:
+        return self._codec.control_fact(member.ref, self._ids.token(), fact, received_at=now)
 
     def _keys(self, items: Sequence[Item], *, now: datetime) -> list[DataKey | None]:
         """Return a key per item: one of its own where the category is fine, else the current one."""

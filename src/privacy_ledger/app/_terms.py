@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.domain.admission import Candidate
-from privacy_ledger.domain.events import DeviceObserved, Fact, event_type
+from privacy_ledger.domain.events import DeviceObserved, Fact, ProfileFieldSet, event_type
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, Grain, LawfulBasis, month_of
@@ -22,6 +22,8 @@ __all__ = [
     "device_key",
     "device_names",
     "digest_of",
+    "field_name",
+    "field_of",
     "tag_of",
 ]
 
@@ -30,6 +32,7 @@ INDEX_GROUP: Final = "index"
 OWN_SOURCE: Final = "privacy-ledger"
 """The source of facts that commands append."""
 _TAG_BYTES: Final = 16
+_FIELD_BYTES: Final = 8
 
 DeviceKey = tuple[int, str | None, str | None, str]
 """The calendar month, and the families of browser, system and device."""
@@ -46,9 +49,9 @@ class Terms(Struct, frozen=True, gc=False):
     is_fine: bool
     decides: bool
 
-    def candidate(self, occurred_at: datetime, received_at: datetime) -> Candidate:
+    def candidate(self, occurred_at: datetime, received_at: datetime, field: bytes = b"") -> Candidate:
         """Return what admission looks at."""
-        return Candidate(self.type, self.category, self.purposes, occurred_at, received_at)
+        return Candidate(self.type, self.category, self.purposes, occurred_at, received_at, field)
 
 
 class TermsBook:
@@ -69,13 +72,21 @@ class TermsBook:
             return terms
 
     def origin(
-        self, terms: Terms, *, source: str, received_at: datetime, tag: bytes, digest: bytes
+        self,
+        terms: Terms,
+        *,
+        source: str,
+        received_at: datetime,
+        tag: bytes,
+        digest: bytes,
+        field: bytes = b"",
     ) -> Origin:
         """Return the clear headers of a record under these terms."""
         defaults = self.rules.registry.defaults
         return Origin(
             source=source, purposes=terms.purposes, basis=terms.basis, notice=defaults.notice,
             jurisdiction=defaults.jurisdiction, received_at=received_at, tag=tag, digest=digest,
+            field=field,
         )  # fmt: skip
 
     def _look_up(self, kind: type[Fact]) -> Terms | None:
@@ -116,6 +127,21 @@ def tag_of(index_key: KeyedHash, *, source: str, event: bytes, role: str) -> byt
 def digest_of(index_key: KeyedHash, *, content: bytes, role: str) -> bytes:
     """Return the keyed digest of one fact's content; `content` is the hash of the decoded event."""
     return index_key(content + role.encode())[:_TAG_BYTES]
+
+
+def field_of(index_key: KeyedHash, fact: Fact) -> bytes:
+    """Return the keyed name of the profile field that a fact sets; empty for every other fact.
+
+    It stands in a clear header: so every pass finds the records of a field, and nobody reads which.
+    """
+    if type(fact) is not ProfileFieldSet:
+        return b""
+    return field_name(index_key, fact.field)
+
+
+def field_name(index_key: KeyedHash, field: str) -> bytes:
+    """Return the keyed name of a profile field of one person."""
+    return index_key(b"field\0" + field.encode())[:_FIELD_BYTES]
 
 
 def device_key(device: DeviceObserved) -> DeviceKey:

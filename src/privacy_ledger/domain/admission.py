@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.domain.events import ConsentGranted, ConsentWithdrawn, Fact, ObjectionRaised, event_type
-from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.permissions import Permissions, category_scope, field_scope, purpose_scope
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, LawfulBasis, month_of
@@ -23,13 +23,14 @@ _NEVER_TOO_EARLY: Final = frozenset({event_type(ConsentWithdrawn), event_type(Ob
 
 
 class Candidate(Struct, frozen=True, gc=False):
-    """What the decision looks at; `purposes` is sorted and as collected."""
+    """What the decision looks at; `purposes` is sorted and as collected, `field` as in the record."""
 
     type: str
     category: Category
     purposes: tuple[str, ...]
     occurred_at: datetime
     received_at: datetime
+    field: bytes = b""
 
 
 def admit(
@@ -64,6 +65,8 @@ def admit(
         and candidate.category is not Category.EVIDENCE
     ):
         return Refusal.BEFORE_SUBJECT
+    if permissions.cleared and _is_cleared(permissions, candidate):
+        return Refusal.SCOPE_ERASED
     if last_tick is not None and is_past_retention(
         candidate.category, candidate.occurred_at, rules, at=last_tick
     ):
@@ -74,6 +77,8 @@ def admit(
     if not purposes:
         if permissions.is_minor and not permissions.is_approved:
             return Refusal.MINOR_UNAPPROVED
+        if _served_what_was_cleared(permissions, candidate):
+            return Refusal.SCOPE_ERASED
         return Refusal.CONSENT_MISSING
     return purposes
 
@@ -89,12 +94,29 @@ def purposes_in_force(permissions: Permissions, candidate: Candidate, rules: Rul
     for purpose in candidate.purposes:
         if purpose in permissions.objections:
             continue
+        if permissions.cleared and permissions.is_cleared(purpose_scope(purpose), candidate.occurred_at):
+            continue
         if purpose in consent:
             since = permissions.grants.get(purpose)
             if blocked or since is None or candidate.occurred_at < since:
                 continue
         kept.append(purpose)
     return tuple(kept)
+
+
+def _is_cleared(permissions: Permissions, candidate: Candidate) -> bool:
+    """Return whether an event lies in a category or a profile field whose past was erased."""
+    scope = category_scope(candidate.category)
+    if permissions.is_cleared(scope, candidate.occurred_at):
+        return True
+    return bool(candidate.field) and permissions.is_cleared(
+        field_scope(candidate.field), candidate.occurred_at
+    )
+
+
+def _served_what_was_cleared(permissions: Permissions, candidate: Candidate) -> bool:
+    at = candidate.occurred_at
+    return any(permissions.is_cleared(purpose_scope(purpose), at) for purpose in candidate.purposes)
 
 
 def is_past_retention(category: Category, occurred_at: datetime, rules: Rules, *, at: datetime) -> bool:

@@ -20,13 +20,25 @@ from privacy_ledger.domain.events import (
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
+    RecordsSuperseded,
     RestrictionLifted,
     RestrictionStarted,
     SubjectRegistered,
     SubjectReopened,
 )
+from privacy_ledger.domain.rules import ALWAYS
+from privacy_ledger.domain.values import Category
 
-__all__ = ["PERMISSION_FACTS", "ErasureStatus", "Permissions", "apply_control", "apply_fact"]
+__all__ = [
+    "PERMISSION_FACTS",
+    "ErasureStatus",
+    "Permissions",
+    "apply_control",
+    "apply_fact",
+    "category_scope",
+    "field_scope",
+    "purpose_scope",
+]
 
 PERMISSION_FACTS: Final[tuple[type[Fact], ...]] = (ConsentGranted, ConsentWithdrawn, ObjectionRaised)
 """The facts of a person that change what may be done: every pass must be able to read them."""
@@ -47,7 +59,8 @@ class Permissions(Struct, frozen=True, kw_only=True):
     `grants`: purpose → the instant from which events count. `restricted_since`: the offset of
     the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
     waits for the lift, with the offset below which it reaches. `requests`: ids of control facts
-    that have had their effect.
+    that have had their effect. `cleared`: scope smaller than the person → the instant up to which
+    what occurred in it was erased, and is not taken again.
     """
 
     is_registered: bool = False
@@ -62,6 +75,7 @@ class Permissions(Struct, frozen=True, kw_only=True):
     is_minor: bool = False
     is_approved: bool = False
     requests: tuple[str, ...] = ()
+    cleared: dict[str, datetime] = {}
 
     @property
     def is_ended(self) -> bool:
@@ -72,6 +86,11 @@ class Permissions(Struct, frozen=True, kw_only=True):
     def is_restricted(self) -> bool:
         """Whether processing is restricted (GDPR Art. 18)."""
         return self.restricted_since is not None
+
+    def is_cleared(self, scope: str, occurred_at: datetime) -> bool:
+        """Return whether what occurred then in a scope was erased with it."""
+        until = self.cleared.get(scope)
+        return until is not None and occurred_at <= until
 
     def may_use(self, purpose: str, *, needs_consent: bool) -> bool:
         """Return whether a purpose may be acted on for this person right now."""
@@ -128,21 +147,55 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             return _erasure_requested(state, fact, offset=offset)
         case MinorStatusDeclared():
             return structs.replace(state, is_minor=fact.is_minor, is_approved=fact.is_approved)
-        case RecordDiscarded() | SubjectReopened():
+        case RecordDiscarded() | RecordsSuperseded() | SubjectReopened():
             return state
         case _:
             return state
 
 
 def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: int) -> Permissions:
-    """Return the fence of an ended person, or the state unchanged for a smaller scope."""
+    """Return the fence of an ended person, or of a smaller scope."""
     if fact.scope != "person":
-        return state
+        scope, until = _scope_of(fact), fact.until or fact.occurred_at
+        if scope is None or state.is_cleared(scope, until):
+            return state
+        return structs.replace(state, cleared=dict(sorted({**state.cleared, scope: until}.items())))
     return Permissions(
         is_registered=True,
         ended_at=offset,
         erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
     )
+
+
+def _scope_of(fact: ErasureRequested) -> str | None:
+    """Return the name of a scope smaller than the person, or None where nothing is named.
+
+    Evidence stays as long as the account, and so does what answers the person's own rights.
+    """
+    match fact:
+        case ErasureRequested(scope="category", category=Category() as category):
+            return None if category is Category.EVIDENCE else category_scope(category)
+        case ErasureRequested(scope="purpose", purpose=str() as purpose):
+            return None if purpose == ALWAYS else purpose_scope(purpose)
+        case ErasureRequested(scope="field", field=str() as field):
+            return field_scope(bytes.fromhex(field))
+        case _:
+            return None
+
+
+def category_scope(category: Category) -> str:
+    """Return the name of the scope of a category."""
+    return f"category:{category}"
+
+
+def purpose_scope(purpose: str) -> str:
+    """Return the name of the scope of a purpose."""
+    return f"purpose:{purpose}"
+
+
+def field_scope(field: bytes) -> str:
+    """Return the name of the scope of a profile field."""
+    return f"field:{field.hex()}"
 
 
 def _erasure_progressed(

@@ -36,6 +36,7 @@ class Refusal(StrEnum):
     SUBJECT_UNKNOWN = "subject_unknown"
     TOO_OLD_TO_REGISTER = "too_old_to_register"
     BEFORE_SUBJECT = "before_subject"
+    SCOPE_ERASED = "scope_erased"
     PAST_RETENTION = "past_retention"
     ID_REUSED = "id_reused"
     DUPLICATE = "duplicate"
@@ -46,6 +47,7 @@ class Refusal(StrEnum):
     ERASED = "erased"
     RETENTION = "retention"
     DISCARDED = "discarded"
+    RECTIFIED = "rectified"
     # Commands.
     WINDOW_OPEN = "window_open"
     BUDGET_EXHAUSTED = "budget_exhausted"

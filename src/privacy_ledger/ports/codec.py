@@ -40,7 +40,10 @@ class Payload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Origin(Struct, frozen=True, kw_only=True, gc=False):
-    """Under which terms a fact was collected; stands in the clear headers."""
+    """Under which terms a fact was collected; stands in the clear headers.
+
+    `field` and `instead` as in `Record`; a record that has none has no such header.
+    """
 
     source: str
     purposes: tuple[str, ...]
@@ -50,6 +53,8 @@ class Origin(Struct, frozen=True, kw_only=True, gc=False):
     received_at: datetime
     tag: bytes
     digest: bytes
+    field: bytes = b""
+    instead: int | None = None
 
 
 class Partial(Struct, frozen=True, kw_only=True):

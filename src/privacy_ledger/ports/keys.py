@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 
 __all__ = [
     "DataKey",
@@ -221,11 +221,15 @@ class KeyVault(Protocol):
         """
         ...
 
-    def retire(self, ref: SubjectRef, *, purpose: str) -> None:
-        """Let the keys that seal for a purpose seal nothing more; what they sealed stays readable.
+    def retire(
+        self, ref: SubjectRef, *, purpose: str = "", category: Category | None = None
+    ) -> dict[str, int]:
+        """Let keys seal nothing more; what they sealed stays readable. Idempotent.
 
-        The next record for it takes a new generation: here at once, in another process as after a
-        shred. So a withdrawal can destroy the keys of before it, whatever was sealed since. Idempotent.
+        Those that seal for a purpose, or all of a category. The next record takes a new generation:
+        here at once, in another process as after a shred. So a withdrawal can destroy the keys of
+        before it, whatever was sealed since. Return the first generation of each of these groups
+        that is not retired.
         """
         ...
 

@@ -7,7 +7,7 @@ one pass alone (`writes_tombstones`) asks for tombstones.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import structs
 
@@ -21,6 +21,7 @@ from privacy_ledger.domain.events import (
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
+    RecordsSuperseded,
     RestrictionLifted,
     RestrictionStarted,
     RulesAdopted,
@@ -247,7 +248,9 @@ class PassFold:
         category = record.category or Category.EVIDENCE
         decision = admit(
             permissions,
-            Candidate(record.type, category, record.purposes, record.occurred_at, record.received_at),
+            Candidate(
+                record.type, category, record.purposes, record.occurred_at, record.received_at, record.field
+            ),
             rules,
             last_tick=moment.last_tick,
             is_known_copy=None if row is None else row.digest == record.digest,
@@ -265,7 +268,7 @@ class PassFold:
             row_key,
             IndexRow(
                 record.offset, record.record_id, record.digest, category,
-                month, decision, record.generation,
+                month, decision, record.generation, record.field or None, record.instead,
             ),
         )  # fmt: skip
         removal.start_timer(work, record.ref, category, month)
@@ -274,7 +277,7 @@ class PassFold:
             if changed is not permissions:
                 work.put(PERMISSIONS, record.ref, changed)
             permissions = changed
-        if not permissions.is_restricted:
+        if permissions.restricted_since is None or record.place < permissions.restricted_since:
             is_whole = decision == record.purposes
             self.project(work, record if is_whole else structs.replace(record, purposes=decision), month)
         body = record.body
@@ -324,7 +327,7 @@ class PassFold:
             merged = tuple(sorted({*permissions.purges, *purges}))
             work.put(PERMISSIONS, record.ref, structs.replace(permissions, purges=merged))
             return False
-        cut = Cut(Refusal.WITHDRAWN, record.offset, purposes=tuple(purposes))
+        cut = Cut(Refusal.WITHDRAWN, record.offset, purposes=tuple(purposes), keys="group")
         return self._begin(work, record, cut)
 
     def _begin(self, work: Workspace, record: Record, *cuts: Cut, then: Then = "refold_if_cut") -> bool:
@@ -344,15 +347,13 @@ class PassFold:
         match fact:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
                 return self._end(work, record, fact)
-            case ErasureRequested() if fact.category not in {None, Category.EVIDENCE}:
-                category = Category(str(fact.category))
-                is_fine = removal.is_fine(self.rules(work), category)
-                cut = Cut(
-                    Refusal.ERASED, offset, fact.request, category=category, has_own_keys=is_fine
-                )  # fmt: skip
-                return self._begin(work, record, cut)
-            case ErasureRequested() if fact.purpose not in {None, ALWAYS}:
-                cut = Cut(Refusal.ERASED, offset, fact.request, purposes=(str(fact.purpose),))
+            case ErasureRequested():
+                if (cut := self._cut_of(work, fact, offset=offset)) is not None:
+                    return self._begin(work, record, cut)
+            case RecordsSuperseded():
+                record_ids = tuple(sorted(bytes.fromhex(one) for one in fact.records))
+                keys = self._keys_of(work, fact.category)
+                cut = Cut(Refusal.RECTIFIED, offset, fact.request, record_ids=record_ids, keys=keys)
                 return self._begin(work, record, cut)
             case RestrictionStarted():
                 work.put(FROZEN, ref, value=True)
@@ -362,11 +363,31 @@ class PassFold:
                 return self._withdraw(work, record, sorted(self.rules(work).consent_purposes), after)
             case RecordDiscarded():
                 return self._begin(
-                    work, record, Cut(Refusal.DISCARDED, offset, record_id=bytes.fromhex(fact.record))
+                    work, record, Cut(Refusal.DISCARDED, offset, record_ids=(bytes.fromhex(fact.record),))
                 )
             case _:
                 pass
         return False
+
+    def _cut_of(self, work: Workspace, fact: ErasureRequested, *, offset: int) -> Cut | None:
+        """Return what an erasure smaller than the person removes; None: nothing can be meant."""
+        match fact:
+            case ErasureRequested(scope="category", category=Category() as category):
+                if category is Category.EVIDENCE:
+                    return None
+                keys = self._keys_of(work, category)
+                return Cut(Refusal.ERASED, offset, fact.request, category=category, keys=keys)
+            case ErasureRequested(scope="purpose", purpose=str() as purpose):
+                if purpose == ALWAYS:
+                    return None
+                return Cut(Refusal.ERASED, offset, fact.request, purposes=(purpose,), keys="group")
+            case ErasureRequested(scope="field", field=str() as field):
+                return Cut(Refusal.ERASED, offset, fact.request, field=bytes.fromhex(field), keys="own")
+            case _:
+                return None
+
+    def _keys_of(self, work: Workspace, category: Category) -> Literal["own", "group"]:
+        return "own" if removal.is_fine(self.rules(work), category) else "group"
 
     def _end(self, work: Workspace, record: Record, fact: ErasureRequested) -> bool:
         """Remove all of an erased person but the fence; work in hand ends, what waited is refused."""
@@ -383,7 +404,10 @@ class PassFold:
     def _lift(self, work: Workspace, record: Record, before: Permissions) -> bool:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
         work.delete(FROZEN, record.ref)
-        cuts = [Cut(Refusal.WITHDRAWN, below, purposes=(purpose,)) for purpose, below in before.purges]
+        cuts = [
+            Cut(Refusal.WITHDRAWN, below, purposes=(purpose,), keys="group")
+            for purpose, below in before.purges
+        ]
         cuts += self._backlog.take_ticks(work, record.ref, before=record.offset)
         return self._begin(work, record, *sorted(cuts, key=lambda cut: cut.below), then="refold")
 

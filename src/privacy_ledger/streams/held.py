@@ -35,9 +35,10 @@ class Cut(Struct, frozen=True, array_like=True):
     """One removal of a sweep: which rows of a subject's index below an offset go, and why.
 
     With `purposes` a row loses these, and goes when none is left. Otherwise the rows go that are
-    `due` (category, and its first month that stays), those of a `category`, the one with a
-    `record_id`, or `everything`. A cut that names nothing removes nothing. `has_own_keys`: each
-    row's own key goes with it.
+    `due` (category, and its first month that stays), those of a `category`, of one profile `field`,
+    those with one of the `record_ids`, or `everything`. A cut that names nothing removes nothing.
+    `keys`: what becomes of the keys of rows that go. Each has its `own`, or shares one with its
+    `group`, which goes where it seals nothing more; None: keys stay.
     """
 
     cause: str
@@ -46,9 +47,10 @@ class Cut(Struct, frozen=True, array_like=True):
     purposes: tuple[str, ...] = ()
     due: tuple[tuple[Category, int], ...] = ()
     category: Category | None = None
-    record_id: bytes = b""
+    record_ids: tuple[bytes, ...] = ()
     everything: bool = False
-    has_own_keys: bool = False
+    keys: Literal["own", "group"] | None = None
+    field: bytes = b""
 
 
 class Sweep(Struct, frozen=True, array_like=True):

@@ -1,6 +1,6 @@
 """Progress: enrolments, videos, quizzes, grades and certificates of one person.
 
-Acts under `course.deliver`. A replay of the same live records, in order, gives the same state.
+Acts under `course.deliver`. A replay of the same live records gives the same state.
 """
 
 from typing import Final, TypeVar
@@ -54,7 +54,7 @@ class Quiz(Struct, array_like=True, gc=False):
 
 
 class CourseProgress(Struct, omit_defaults=True):
-    """One course: `enrolled` is (offset, is enrolled), `passed` is (offset, has passed)."""
+    """One course: `enrolled` is (place, is enrolled), `passed` is (place, has passed); the last wins."""
 
     enrolled: tuple[int, bool] | None = None
     passed: tuple[int, bool] | None = None
@@ -91,23 +91,23 @@ class Progress:
         courses = {} if part is None else part.courses
         name = getattr(record.body, "course", None) or NO_COURSE
         course = courses.get(name)
-        changed = _course_step(course or CourseProgress(), record.body, record.offset)
+        changed = _course_step(course or CourseProgress(), record.body, record.place)
         if course is not None:
             return ProgressPart({**courses, name: changed})
         return ProgressPart(dict(sorted({**courses, name: changed}.items())))
 
 
-def _course_step(course: CourseProgress, fact: Fact, offset: int) -> CourseProgress:
+def _course_step(course: CourseProgress, fact: Fact, place: int) -> CourseProgress:
     """Return a course's progress after one fact about it."""
     match fact:
         case CourseEnrolled():
-            return structs.replace(course, enrolled=(offset, True))
+            return structs.replace(course, enrolled=_last(course.enrolled, (place, True)))
         case CourseUnenrolled():
-            return structs.replace(course, enrolled=(offset, False))
+            return structs.replace(course, enrolled=_last(course.enrolled, (place, False)))
         case CourseGraded():
             if fact.has_passed is None:
                 return course
-            return structs.replace(course, passed=(offset, fact.has_passed))
+            return structs.replace(course, passed=_last(course.passed, (place, fact.has_passed)))
         case CourseCompleted():
             return structs.replace(course, is_completed=True)
         case CertificateIssued():
@@ -145,7 +145,7 @@ def _video_step(video: Video, fact: VideoPlayed | VideoPaused | VideoSeeked | Vi
 
 
 def merge(state: Parts[ProgressPart]) -> dict[str, CourseProgress]:
-    """Return each course's progress over all parts, courses sorted; the last offset wins."""
+    """Return each course's progress over all parts, courses sorted; the last place wins."""
     whole: dict[str, CourseProgress] = {}
     for part in state.parts.values():
         for name, other in part.courses.items():
@@ -171,14 +171,19 @@ def _merge_course(a: CourseProgress, b: CourseProgress) -> CourseProgress:
             max(known.best_permille, quiz.best_permille),
         )  # fmt: skip
     return CourseProgress(
-        max(a.enrolled or (-1, False), b.enrolled or (-1, False)) if a.enrolled or b.enrolled else None,
-        max(a.passed or (-1, False), b.passed or (-1, False)) if a.passed or b.passed else None,
+        _last(a.enrolled, b.enrolled),
+        _last(a.passed, b.passed),
         a.is_completed or b.is_completed,
         a.certificates + b.certificates,
         a.posts + b.posts,
         dict(sorted(videos.items())),
         dict(sorted(quizzes.items())),
     )
+
+
+def _last(mine: tuple[int, bool] | None, other: tuple[int, bool] | None) -> tuple[int, bool] | None:
+    """Return what stands further on in the person's history."""
+    return max((one for one in (mine, other) if one is not None), default=None)
 
 
 def _set(table: dict[str, T], name: str, value: T) -> dict[str, T]:

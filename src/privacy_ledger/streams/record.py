@@ -45,7 +45,11 @@ Body = Fact | ControlFact | ControlRecord | Erased | Withheld | Undecodable | Br
 
 
 class Record(Struct, frozen=True, kw_only=True, gc=False):
-    """One record of `ledger.events.v1`; `ref` is sixteen zero bytes for control records."""
+    """One record of `ledger.events.v1`; `ref` is sixteen zero bytes for control records.
+
+    `field`: the keyed name of the profile field that it sets, empty for others. `instead`: the place
+    of the record that it was restated from by a rectification; None: it is no restatement.
+    """
 
     partition: int
     offset: int
@@ -60,3 +64,10 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
     generation: int = 0
     tag: bytes = b""
     digest: bytes = b""
+    field: bytes = b""
+    instead: int | None = None
+
+    @property
+    def place(self) -> int:
+        """Where it stands in its subject's history: a restated record stands where its original stood."""
+        return self.offset if self.instead is None else self.instead

@@ -7,7 +7,7 @@ keys, so that the old values die with the old key.
 
 import hashlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -178,7 +178,7 @@ class Removal:
         alive: set[tuple[str, int]] = set()
         months: dict[tuple[Category, int], bool] = {}
         is_last = False
-        is_purge = any(cut.purposes for cut in sweep.cuts)
+        is_grouped = any(cut.keys == "group" for cut in sweep.cuts)
         looks, changes = left * SWEPT_PER_REREAD, left
         offsets: list[int] = []
         groups = set(sweep.groups)
@@ -195,9 +195,9 @@ class Removal:
                 months[month] = months.get(month, False) or kept is not None
             if kept is None:
                 continue
-            if is_purge:
-                alive.update((f"{row.category}+{p}", row.generation) for p in kept.purposes)
-            if sweep.then != "rest" and (until is None or row.offset < until):
+            if is_grouped:
+                alive.update(_groups(kept))
+            if sweep.then != "rest" and (until is None or row.place < until):
                 offsets.append(row.offset)
         else:
             is_last = True
@@ -229,10 +229,13 @@ class Removal:
                 if cut.everything:
                     work.delete(TIMERS, timer_key(row.category, row.month, ref))
                 self.bury(work, ref, row.record_id, cause=cut.cause, request=cut.request)
-                if cut.purposes:
-                    groups.update((f"{row.category}+{p}", row.generation) for p in kept.purposes)
-                if cut.has_own_keys:
+                if cut.keys == "own":
                     self._shred(work, ref, Shred(str(row.category), generation=row.generation))
+                elif cut.purposes:
+                    # Only these were asked to seal nothing more: others may seal what is on its way.
+                    groups.update((f"{row.category}+{p}", row.generation) for p in kept.purposes)
+                elif cut.keys == "group":
+                    groups.update(_groups(kept))
                 return None
             kept = left
         if kept is not row:
@@ -353,13 +356,27 @@ def due_months(rules: Rules, *, at: datetime) -> tuple[tuple[Category, int], ...
     )
 
 
+def _groups(row: IndexRow) -> set[tuple[str, int]]:
+    """Return every key group that may seal a row's record: that of its category, or of its one purpose."""
+    names = [str(row.category)]
+    if len(row.purposes) == 1:
+        names.append(f"{row.category}+{row.purposes[0]}")
+    return {(name, row.generation) for name in names}
+
+
+def _is_one_of(record_ids: Sequence[bytes], record_id: bytes) -> bool:
+    """Return whether an id is among these, which are sorted."""
+    place = bisect_left(record_ids, record_id)
+    return place < len(record_ids) and record_ids[place] == record_id
+
+
 def _after(row: IndexRow, cut: Cut) -> IndexRow | None:
     """Return a row after one cut, or None when it goes.
 
     Answering the person's own rights is no purpose that can be taken away, and evidence is no
     record that an operator can discard.
     """
-    if row.offset >= cut.below:
+    if row.place >= cut.below:
         return row
     if cut.purposes:
         kept = tuple(p for p in row.purposes if p not in cut.purposes or p == ALWAYS)
@@ -369,7 +386,8 @@ def _after(row: IndexRow, cut: Cut) -> IndexRow | None:
     goes = (
         cut.everything
         or row.category is cut.category
-        or (row.record_id == cut.record_id and row.category is not Category.EVIDENCE)
+        or (row.category is not Category.EVIDENCE and _is_one_of(cut.record_ids, row.record_id))
+        or (cut.field and row.field == cut.field)
         or any(row.category is category and row.month < first for category, first in cut.due)
     )
     return None if goes else row

@@ -67,6 +67,7 @@ class IndexRow(Struct, frozen=True, array_like=True, gc=False):
     """Where a live record lies and what it may serve; keyed by reference and tag.
 
     It holds nothing that the record's own headers do not say in clear, and goes with the record.
+    `field` and `instead` as in `Record`.
     """
 
     offset: int
@@ -76,6 +77,13 @@ class IndexRow(Struct, frozen=True, array_like=True, gc=False):
     month: int
     purposes: tuple[str, ...]
     generation: int
+    field: bytes | None = None
+    instead: int | None = None
+
+    @property
+    def place(self) -> int:
+        """Where the record stands in its subject's history."""
+        return self.offset if self.instead is None else self.instead
 
 
 class Tombstone(Struct, frozen=True, array_like=True, gc=False):

@@ -1,9 +1,10 @@
 """The subject view: account, profile, devices, coarse location and counts of one person.
 
-A replay of the same live records, in order, gives the same state. Values of which the last wins
-carry the offset that set them, so that parts of different months merge in log order.
+A replay of the same live records gives the same state. Values of which the last wins carry the place
+that set them: a record that was restated, and parts of different months, take the order of the log.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -25,7 +26,7 @@ __all__ = ["TABLE", "Stamped", "SubjectPart", "SubjectView", "merge"]
 
 
 class Stamped(Struct, array_like=True, gc=False):
-    """A value and the offset that set it; None was cleared."""
+    """A value and the place in the person's history that set it; None was cleared."""
 
     offset: int
     value: str | None
@@ -62,16 +63,11 @@ class SubjectView:
         match record.body:
             case AccountRegistered() | AccountUpdated() as fact:
                 given = {"username": fact.username, "name": fact.name, "email": fact.email}
-                changed = {
-                    field: Stamped(record.offset, value)
-                    for field, value in given.items()
-                    if value is not None
-                }
-                account = {**account, **changed}
+                account = _set(account, {k: v for k, v in given.items() if v is not None}, record.place)
             case ProfileFieldSet() as fact:
-                profile = {**profile, fact.field: Stamped(record.offset, fact.value)}
+                profile = _set(profile, {fact.field: fact.value}, record.place)
             case ProfileFieldCleared() as fact:
-                profile = {**profile, fact.field: Stamped(record.offset, None)}
+                profile = _set(profile, {fact.field: None}, record.place)
             case DeviceObserved() as fact:
                 name = " / ".join((fact.browser or "?", fact.system or "?", fact.device_class))
                 devices = _plus_one(devices, name)
@@ -84,7 +80,7 @@ class SubjectView:
 
 
 def merge(state: Parts[SubjectPart]) -> SubjectPart:
-    """Return one part that says what all parts say, keys sorted; the last offset wins."""
+    """Return one part that says what all parts say, keys sorted; the last place wins."""
     whole = SubjectPart({}, {}, {}, {}, {})
     for part in state.parts.values():
         for mine, other in ((whole.account, part.account), (whole.profile, part.profile)):
@@ -105,6 +101,16 @@ def merge(state: Parts[SubjectPart]) -> SubjectPart:
         dict(sorted(whole.countries.items())),
         dict(sorted(whole.counts.items())),
     )
+
+
+def _set(values: dict[str, Stamped], given: Mapping[str, str | None], place: int) -> dict[str, Stamped]:
+    """Return the values with those that were given, unless something further on set them."""
+    changed = {
+        name: Stamped(place, value)
+        for name, value in given.items()
+        if name not in values or values[name].offset <= place
+    }
+    return {**values, **changed}
 
 
 def _plus_one(counts: dict[str, int], name: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from privacy_ledger.adapters.keystore._recorder import Recorder
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyWant, Shredded, ShredReport, Withheld
 
 __all__ = ["GENERATION_AGE", "KeyTable"]
@@ -163,9 +163,19 @@ class KeyTable:
             self._cache.keep(key.kid, key)
         return keys
 
-    def retire(self, ref: SubjectRef, *, purpose: str) -> None:
-        """Let the keys of every group for a purpose be as those of one record: they seal no other."""
+    def retire(self, ref: SubjectRef, *, purpose: str, category: Category | None) -> dict[str, int]:
+        """Let the keys of groups for a purpose, or of a category, be as those of one record.
+
+        They seal no other. Return the generation after the highest of each of these groups.
+        """
         with self._recorder.write():
+            tops = cast(
+                "list[tuple[str, int]]",
+                self._store.select(
+                    "SELECT grp, max(generation) FROM keys WHERE ref = ? GROUP BY grp", (ref,)
+                ),
+            )
+            groups = {name: top + 1 for name, top in tops if _is_meant(name, purpose, category)}
             rows = cast(
                 "list[tuple[int, bytes, str, int]]",
                 self._store.select(
@@ -174,7 +184,7 @@ class KeyTable:
                     (ref,),
                 ),
             )
-            mine = [row for row in rows if row[2].endswith(f"+{purpose}")]
+            mine = [row for row in rows if row[2] in groups]
             if mine:
                 revision = self._store.next_revision()
                 self._store.announce()
@@ -184,6 +194,7 @@ class KeyTable:
                     (revision,),
                 )
             self._cache.evict([(kid, ref, group, number) for _, kid, group, number in mine])
+        return groups
 
     def unused_generation(self, group: str) -> int:
         """Return the first generation that no key of a group has."""
@@ -332,6 +343,12 @@ class KeyTable:
             (*scope.values(), at),
         )
         return cast("list[tuple[int, bytes, str, int, int | None]]", rows)
+
+
+def _is_meant(group: str, purpose: str, category: Category | None) -> bool:
+    """Return whether a key group seals for a purpose, or a category; nothing named means none."""
+    of_category, _, of_purpose = group.partition("+")
+    return bool(purpose and of_purpose == purpose) or of_category == category
 
 
 _Name = tuple[SubjectRef, str, int]

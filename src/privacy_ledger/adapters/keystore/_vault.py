@@ -21,7 +21,7 @@ from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.adapters.keystore.kek import FIRST_EPOCH, FileKeks
 from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable, LedgerError
 from privacy_ledger.domain.key_release import NOTHING, Caller, Grant, Releases
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keeping import ReleaseCount
 from privacy_ledger.ports.keys import (
     DataKey,
@@ -252,9 +252,11 @@ class StoredKeyVault:
         """
         return self._keys.shred(ref, now=now, group=group, generation=generation, below=below)
 
-    def retire(self, ref: SubjectRef, *, purpose: str) -> None:
-        """Let the keys that seal for a purpose seal nothing more; what they sealed stays readable."""
-        self._keys.retire(ref, purpose=purpose)
+    def retire(
+        self, ref: SubjectRef, *, purpose: str = "", category: Category | None = None
+    ) -> dict[str, int]:
+        """Let keys of a purpose or a category seal nothing more; return each group's next generation."""
+        return self._keys.retire(ref, purpose=purpose, category=category)
 
     def shred_group(self, group: str, *, now: datetime) -> int:
         """Destroy every key of a group, at most 1,000 in one transaction; return how many.

@@ -19,6 +19,7 @@ __all__ = [
     "ErasureRequested",
     "MinorStatusDeclared",
     "RecordDiscarded",
+    "RecordsSuperseded",
     "RestrictionLifted",
     "RestrictionStarted",
     "RulesAdopted",
@@ -66,11 +67,17 @@ class RestrictionLifted(ControlFact, frozen=True, kw_only=True, tag="restriction
 
 
 class ErasureRequested(ControlFact, frozen=True, kw_only=True, tag="erasure.requested.v1"):
-    """Erasure was requested (GDPR Art. 17): of the person, or of one category or purpose."""
+    """Erasure was requested (GDPR Art. 17): of the person, of one category, purpose, or profile field.
 
-    scope: Literal["person", "category", "purpose"] = "person"
+    `field` is the field's name under the subject's index key, as records that set it have it.
+    What occurred in a smaller scope up to `until`, or to `occurred_at`, is refused from here on.
+    """
+
+    scope: Literal["person", "category", "purpose", "field"] = "person"
     category: Category | None = None
     purpose: Annotated[str, Meta(max_length=255)] | None = None
+    field: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")] | None = None
+    until: UtcTime | None = None
     cause: Literal["request", "retention", "restore"] = "request"
 
 
@@ -107,6 +114,16 @@ class RecordDiscarded(ControlFact, frozen=True, kw_only=True, tag="record.discar
     """An operator discarded one parked record of this subject; a rebuild must see it."""
 
     record: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+
+
+class RecordsSuperseded(ControlFact, frozen=True, kw_only=True, tag="records.superseded.v1"):
+    """These records of one category were rectified (GDPR Art. 16): what holds of them was stated again.
+
+    The new records follow in the same transaction, each in the place of its original.
+    """
+
+    category: Category
+    records: Annotated[tuple[Annotated[str, Meta(pattern="^[0-9a-f]{32}$")], ...], Meta(max_length=5000)]
 
 
 class ControlRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):

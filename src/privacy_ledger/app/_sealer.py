@@ -15,8 +15,8 @@ from privacy_ledger.domain.errors import SchemaMismatch
 from privacy_ledger.domain.events import (
     ConsentGranted,
     ControlFact,
-    ErasureRequested,
     Fact,
+    FieldErasureRequested,
     ProfileFieldCleared,
 )
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
@@ -51,7 +51,7 @@ class Item(Struct, gc=False):
     joint: str | None = None
     parent: "Item | None" = None
     refusal: Refusal | None = None
-    erasure: ErasureRequested | None = None
+    erasure: FieldErasureRequested | None = None
 
     def __repr__(self) -> str:
         """Return the type only: an item holds a person's facts and ids."""
@@ -138,10 +138,11 @@ class Sealer:
 
         A copy of that fact has the same tag, and its request has no further effect.
         """
-        erased = ErasureRequested(
-            request=item.tag.hex(), occurred_at=fact.occurred_at, scope="field",
+        erased = FieldErasureRequested(
+            request=item.tag.hex(),
+            occurred_at=fact.occurred_at,
             field=field_name(item.member.index_key, fact.field).hex(),
-        )  # fmt: skip
+        )
         item.erasure = erased
         item.member.permissions = apply_control(item.member.permissions, erased, offset=0)
 

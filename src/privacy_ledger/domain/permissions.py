@@ -17,6 +17,7 @@ from privacy_ledger.domain.events import (
     ErasureIncomplete,
     ErasureRequested,
     Fact,
+    FieldErasureRequested,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
@@ -38,6 +39,7 @@ __all__ = [
     "category_scope",
     "field_scope",
     "purpose_scope",
+    "scope_of",
 ]
 
 PERMISSION_FACTS: Final[tuple[type[Fact], ...]] = (ConsentGranted, ConsentWithdrawn, ObjectionRaised)
@@ -143,8 +145,10 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             return structs.replace(state, restricted_since=since, ground=fact.ground)
         case RestrictionLifted():
             return structs.replace(state, restricted_since=None, ground=None, purges=())
-        case ErasureRequested():
-            return _erasure_requested(state, fact, offset=offset)
+        case ErasureRequested() if is_end:
+            return _ended(fact, offset=offset)
+        case ErasureRequested() | FieldErasureRequested():
+            return _scope_erased(state, fact)
         case MinorStatusDeclared():
             return structs.replace(state, is_minor=fact.is_minor, is_approved=fact.is_approved)
         case RecordDiscarded() | RecordsSuperseded() | SubjectReopened():
@@ -153,13 +157,16 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             return state
 
 
-def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: int) -> Permissions:
-    """Return the fence of an ended person, or of a smaller scope."""
-    if fact.scope != "person":
-        scope, until = _scope_of(fact), fact.until or fact.occurred_at
-        if scope is None or state.is_cleared(scope, until):
-            return state
-        return structs.replace(state, cleared=dict(sorted({**state.cleared, scope: until}.items())))
+def _scope_erased(state: Permissions, fact: ErasureRequested | FieldErasureRequested) -> Permissions:
+    """Return the permissions with the fence of a smaller scope; a later one in force stays."""
+    scope, until = scope_of(fact), fact.occurred_at
+    if scope is None or state.is_cleared(scope, until):
+        return state
+    return structs.replace(state, cleared=dict(sorted({**state.cleared, scope: until}.items())))
+
+
+def _ended(fact: ErasureRequested, *, offset: int) -> Permissions:
+    """Return the fence of an ended person: nothing else is left of them."""
     return Permissions(
         is_registered=True,
         ended_at=offset,
@@ -167,7 +174,7 @@ def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: in
     )
 
 
-def _scope_of(fact: ErasureRequested) -> str | None:
+def scope_of(fact: ErasureRequested | FieldErasureRequested) -> str | None:
     """Return the name of a scope smaller than the person, or None where nothing is named.
 
     Evidence stays as long as the account, and so does what answers the person's own rights.
@@ -177,8 +184,8 @@ def _scope_of(fact: ErasureRequested) -> str | None:
             return None if category is Category.EVIDENCE else category_scope(category)
         case ErasureRequested(scope="purpose", purpose=str() as purpose):
             return None if purpose == ALWAYS else purpose_scope(purpose)
-        case ErasureRequested(scope="field", field=str() as field):
-            return field_scope(bytes.fromhex(field))
+        case FieldErasureRequested():
+            return field_scope(bytes.fromhex(fact.field))
         case _:
             return None
 

@@ -18,6 +18,7 @@ from privacy_ledger.domain.events import (
     ControlFact,
     ErasureRequested,
     Fact,
+    FieldErasureRequested,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
@@ -347,7 +348,7 @@ class PassFold:
         match fact:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
                 return self._end(work, record, fact)
-            case ErasureRequested():
+            case ErasureRequested() | FieldErasureRequested():
                 if (cut := self._cut_of(work, fact, offset=offset)) is not None:
                     return self._begin(work, record, cut)
             case RecordsSuperseded():
@@ -369,7 +370,9 @@ class PassFold:
                 pass
         return False
 
-    def _cut_of(self, work: Workspace, fact: ErasureRequested, *, offset: int) -> Cut | None:
+    def _cut_of(
+        self, work: Workspace, fact: ErasureRequested | FieldErasureRequested, *, offset: int
+    ) -> Cut | None:
         """Return what an erasure smaller than the person removes; None: nothing can be meant."""
         match fact:
             case ErasureRequested(scope="category", category=Category() as category):
@@ -381,8 +384,8 @@ class PassFold:
                 if purpose == ALWAYS:
                     return None
                 return Cut(Refusal.ERASED, offset, fact.request, purposes=(purpose,), keys="group")
-            case ErasureRequested(scope="field", field=str() as field):
-                return Cut(Refusal.ERASED, offset, fact.request, field=bytes.fromhex(field), keys="own")
+            case FieldErasureRequested():
+                return Cut(Refusal.ERASED, offset, fact.request, field=bytes.fromhex(fact.field), keys="own")
             case _:
                 return None
 

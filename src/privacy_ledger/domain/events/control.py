@@ -17,6 +17,7 @@ __all__ = [
     "ErasureFinal",
     "ErasureIncomplete",
     "ErasureRequested",
+    "FieldErasureRequested",
     "MinorStatusDeclared",
     "RecordDiscarded",
     "RecordsSuperseded",
@@ -67,18 +68,22 @@ class RestrictionLifted(ControlFact, frozen=True, kw_only=True, tag="restriction
 
 
 class ErasureRequested(ControlFact, frozen=True, kw_only=True, tag="erasure.requested.v1"):
-    """Erasure was requested (GDPR Art. 17): of the person, of one category, purpose, or profile field.
+    """Erasure was requested (GDPR Art. 17): of the person, or of one category or purpose."""
 
-    `field` is the field's name under the subject's index key, as records that set it have it.
-    What occurred in a smaller scope up to `until`, or to `occurred_at`, is refused from here on.
-    """
-
-    scope: Literal["person", "category", "purpose", "field"] = "person"
+    scope: Literal["person", "category", "purpose"] = "person"
     category: Category | None = None
     purpose: Annotated[str, Meta(max_length=255)] | None = None
-    field: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")] | None = None
-    until: UtcTime | None = None
     cause: Literal["request", "retention", "restore"] = "request"
+
+
+class FieldErasureRequested(ControlFact, frozen=True, kw_only=True, tag="erasure.field_requested.v1"):
+    """Erasure of one optional profile field was requested, or the field was cleared (policy P4).
+
+    `field` is its name under the subject's index key, as the records that set it have it. What
+    occurred up to `occurred_at` is refused from here on.
+    """
+
+    field: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class ErasureCompleted(ControlFact, frozen=True, kw_only=True, tag="erasure.completed.v1"):

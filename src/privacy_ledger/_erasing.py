@@ -15,6 +15,7 @@ from privacy_ledger.app._topic_stores import (
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import WAIT_S, Erasure
 from privacy_ledger.app.erasure_care import ErasureCare
+from privacy_ledger.app.scope_erasure import ScopeErasure
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.domain.key_release import ERASE, READ_VIEWS
 from privacy_ledger.domain.topics import LEDGER_EVENTS
@@ -23,7 +24,7 @@ from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.passes import Passes
 from privacy_ledger.streams.states import Table
 
-__all__ = ["care_over", "erasure_over", "stores_over"]
+__all__ = ["care_over", "erasure_over", "scope_erasure_over", "stores_over"]
 
 
 def erasure_over(
@@ -42,11 +43,24 @@ def erasure_over(
     )  # fmt: skip
 
 
-def care_over(parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure) -> ErasureCare:
+def scope_erasure_over(
+    parts: _passes.Parts, passes: Passes, audit: AuditLog, *, wait_s: float = WAIT_S
+) -> ScopeErasure:
+    """Return the erasure saga of a category, a purpose or a field."""
+    return ScopeErasure(
+        log=parts.log, vault=parts.vaults.released_to(ERASE), codec=parts.codec, views=parts.views,
+        passes=passes, stores=stores_over(parts, passes, wait_s=wait_s), clock=parts.clock,
+        ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
+    )  # fmt: skip
+
+
+def care_over(
+    parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure, smaller: ScopeErasure
+) -> ErasureCare:
     """Return what looks after all erasures."""
     return ErasureCare(
         log=parts.log, vault=parts.vaults.released_to(ERASE), keeper=keeper, codec=parts.codec,
-        clock=parts.clock, ids=parts.ids, erasure=erasure, meters=parts.meters,
+        clock=parts.clock, ids=parts.ids, erasures=(erasure, smaller), meters=parts.meters,
     )  # fmt: skip
 
 

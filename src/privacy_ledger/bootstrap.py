@@ -43,6 +43,7 @@ from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.release import CurrentCatalogue, Release
 from privacy_ledger.app.replay import Replay
+from privacy_ledger.app.scope_erasure import ScopeErasure
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.app.versions import VersionList
@@ -478,9 +479,15 @@ def erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S, beside: Sequence[Der
     return _erasing.erasure_over(runtime.parts, runtime.passes, audit, wait_s=wait_s, beside=beside)
 
 
+def scope_erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S) -> ScopeErasure:
+    """Return the erasure saga of a category, a purpose or a field."""
+    return _erasing.scope_erasure_over(runtime.parts, runtime.passes, audit_of(runtime), wait_s=wait_s)
+
+
 def erasure_care_of(runtime: Runtime) -> ErasureCare:
     """Return what looks after all erasures: those that are open, and those that become final."""
-    return _erasing.care_over(runtime.parts, runtime.keystore.keeper, erasure_of(runtime))
+    smaller = scope_erasure_of(runtime)
+    return _erasing.care_over(runtime.parts, runtime.keystore.keeper, erasure_of(runtime), smaller)
 
 
 def stores_of(runtime: Runtime) -> StoreRegistry:

@@ -35,6 +35,8 @@ __all__ = [
 
 _SALT_BYTES: Final = 16
 
+ARTICLE: Final = "GDPR Art. 17(1); privacy policy: Account Deletion"
+"""The right that a receipt answers."""
 NOT_REACHED: Final = (
     "anonymised releases: what was published holds no record of anybody and is not changed",
     "windows that were sealed before the request",
@@ -66,10 +68,13 @@ class Receipt(Struct, frozen=True, kw_only=True):
     `records` None: they were not counted before the request, which an ingest made.
 
     `epoch`: the newest key-encryption key at the shred: no copy of a key lies under a younger one.
+    `scope`: the person, or what else was erased; a profile field is named by a keyed hash.
     """
 
     receipt: str
-    version: int = 2
+    version: int = 3
+    scope: str = "person"
+    article: str = ARTICLE
     commitment: str
     salt: str
     cause: str

@@ -34,6 +34,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `held`: what each store held at the opening; null: it could not be looked at. `receipt`: without
     its salt, which is made from the key `salt`. `replaces`: the leaf of the receipt whose salt was
     lost, for which this one is made anew. `epoch`: the newest one of the keystore at the shred.
+    `scope`: what is erased, where it is less than the person; `groups`: of each of its key groups the
+    first generation that is spared.
     """
 
     request: str
@@ -51,6 +53,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     held: dict[str, int | None] | None = None
     salt: str | None = None
     epoch: int | None = None
+    scope: str | None = None
+    groups: dict[str, int] = {}
 
 
 class Saga(Struct, kw_only=True):
@@ -78,6 +82,8 @@ class Saga(Struct, kw_only=True):
     tries: int = 0
     last_at: datetime | None = None
     said: tuple[int, int] | None = None
+    scope: str | None = None
+    groups: dict[str, int] = {}
 
     @property
     def is_counted(self) -> bool:
@@ -173,7 +179,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     if saga is None:
         saga = found[name] = Saga(
             request=progress.request, ref=ref, opened_at=progress.at, cause=progress.cause,
-            counts=progress.counts, done={},
+            counts=progress.counts, done={}, scope=progress.scope,
         )  # fmt: skip
     saga.done.setdefault(progress.step, progress.at)
     saga.kids = tuple(dict.fromkeys((*saga.kids, *progress.kids)))
@@ -181,6 +187,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     saga.open_steps = progress.open_steps
     saga.tries += progress.step == "incomplete"
     saga.last_at = progress.at if saga.last_at is None else max(saga.last_at, progress.at)
+    saga.groups = saga.groups or progress.groups
     saga.held = saga.held if progress.held is None else progress.held
     saga.epoch = max((e for e in (saga.epoch, progress.epoch) if e is not None), default=None)
     is_first = saga.receipt is None

@@ -124,7 +124,7 @@ class Erasure:
         sagas = [
             saga
             for saga in (await read_sagas(self._log)).values()
-            if not saga.is_completed and (not is_due_only or saga.due_at <= now)
+            if self._is_mine(saga) and not saga.is_completed and (not is_due_only or saga.due_at <= now)
         ]
         sagas.sort(key=lambda saga: saga.opened_at)
         for saga in sagas:
@@ -145,10 +145,14 @@ class Erasure:
 
     # Opening --------------------------------------------------------------------------------
 
+    def _is_mine(self, saga: Saga) -> bool:
+        """Return whether it is the erasure of a whole person."""
+        return saga.scope is None
+
     async def _open(self, refs: Sequence[SubjectRef], *, cause: Cause) -> list[Saga]:
         """Return the saga of each reference: the one that was opened before, or a new one."""
         known: dict[SubjectRef, Saga] = {}
-        for saga in (await read_sagas(self._log)).values():
+        for saga in filter(self._is_mine, (await read_sagas(self._log)).values()):
             best = known.get(saga.ref)
             if best is None or (saga.is_completed and not best.is_completed):
                 known[saga.ref] = saga
@@ -202,7 +206,7 @@ class Erasure:
 
     async def _run(self, sagas: Sequence[Saga], on_step: OnStep | None) -> tuple[ErasureOutcome, ...]:
         """Run what is left of sagas: the keys of all of them first, for these wait for no store."""
-        unread = (("fenced", self._fence), ("shredded", self._shred))
+        unread = self._unread()
         begun = [
             [] if self._is_over(saga) else await self._carry_out(saga, unread, on_step) for saga in sagas
         ]
@@ -211,6 +215,18 @@ class Erasure:
             for saga, open_steps in zip(sagas, begun, strict=True)
         ])  # fmt: skip
 
+    def _unread(self) -> Sequence[Step]:
+        """Return the steps after which nobody reads the person."""
+        return (("fenced", self._fence), ("shredded", self._shred))
+
+    def _cleared(self) -> Sequence[Step]:
+        """Return the steps after which no store holds anything of the person."""
+        return (("derived", self._derived), ("tombstones", self._tombstones))
+
+    async def _verified(self, saga: Saga) -> tuple[StoreOutcome, ...]:
+        """Return what became of every store, by its own answer."""
+        return await self._stores.verify(saga.ref, held=saga.held)
+
     def _is_over(self, saga: Saga) -> bool:
         return saga.is_completed and not self._has_lost_salt(saga)
 
@@ -218,9 +234,8 @@ class Erasure:
         """Run a saga to its end, or say what is open."""
         if self._is_over(saga):
             return self._outcome(saga)
-        cleared = (("derived", self._derived), ("tombstones", self._tombstones))
-        open_steps += await self._carry_out(saga, cleared, on_step)
-        stores = await self._stores.verify(saga.ref, held=saga.held)
+        open_steps += await self._carry_out(saga, self._cleared(), on_step)
+        stores = await self._verified(saga)
         hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in DONE]
         if open_steps or hindered:
             return await self._incomplete(saga, (*open_steps, "verified", *hindered))

@@ -13,7 +13,7 @@ from msgspec import Struct
 from privacy_ledger.app import _receipt
 from privacy_ledger.app._evidence import is_said
 from privacy_ledger.app._requests import Saga, SagaNotes, read_sagas
-from privacy_ledger.app.erasure import Erasure
+from privacy_ledger.app.erasure import Erasure, ErasureOutcome
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.events import ErasureFinal
 from privacy_ledger.domain.refusals import Refusal
@@ -29,12 +29,13 @@ __all__ = ["ErasureCare", "ErasureStatus"]
 
 
 class ErasureStatus(Struct, frozen=True, kw_only=True):
-    """How far the erasure of one reference came, without anything about the person.
+    """How far the erasure of one reference, or of a scope of it, came; nothing about the person.
 
     `epoch`: the newest key-encryption key at the shred; with it goes the last copy.
     """
 
     state: Literal["requested", "incomplete", "completed", "final"]
+    scope: str
     leaf: str | None
     open_steps: tuple[str, ...]
     requested_at: datetime
@@ -57,15 +58,15 @@ class ErasureCare:
         codec: Codec,
         clock: Clock,
         ids: Ids,
-        erasure: Erasure,
+        erasures: Sequence[Erasure],
         meters: Meters,
     ) -> None:
-        """Take the ports, the saga, and whoever looks on."""
+        """Take the ports, the sagas, and whoever looks on."""
         self._log = log
         self._vault = vault
         self._keeper = keeper
         self._clock = clock
-        self._erasure = erasure
+        self._erasures = tuple(erasures)
         self._meters = meters
         self._notes = SagaNotes(log, codec, clock=clock, ids=ids)
 
@@ -73,8 +74,13 @@ class ErasureCare:
 
     async def tend(self) -> Erasures:
         """Go on with every open erasure whose pause is over, and return, and let others see, what is open."""
-        await self._erasure.resume(is_due_only=True)
+        await self.resume(is_due_only=True)
         return await self.look()
+
+    async def resume(self, *, is_due_only: bool = False) -> tuple[ErasureOutcome, ...]:
+        """Go on with every open erasure, of a person or of less; as `Erasure.resume`."""
+        found = [await one.resume(is_due_only=is_due_only) for one in self._erasures]
+        return tuple(outcome for some in found for outcome in some)
 
     async def look(self) -> Erasures:
         """Return how many erasures are open, and since when; whoever looks on sees it too."""
@@ -171,7 +177,7 @@ def _status(saga: Saga, *, now: datetime) -> ErasureStatus:
     elif saga.tries:
         state = "incomplete"
     return ErasureStatus(
-        state=state, leaf=saga.leaf if saga.is_completed else None,
+        state=state, scope=saga.scope or "person", leaf=saga.leaf if saga.is_completed else None,
         open_steps=() if saga.is_completed else saga.open_steps, requested_at=saga.opened_at,
         completed_at=saga.done.get("completed"), final_at=saga.done.get("final"), epoch=saga.epoch,
         is_handed_over=saga.is_handed_over, is_overdue=saga.is_overdue(now),

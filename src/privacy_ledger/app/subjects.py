@@ -11,7 +11,9 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from privacy_ledger.app._own import OwnRecords
+from privacy_ledger.app._scopes import Scope, ScopeKind
 from privacy_ledger.app._show import Shown, shown
+from privacy_ledger.app._terms import INDEX_GROUP, field_name
 from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
 from privacy_ledger.domain.events import (
     ConsentGranted,
@@ -26,12 +28,13 @@ from privacy_ledger.domain.events import (
     SubjectRegistered,
     SubjectReopened,
 )
+from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.rules import ALWAYS, Rules
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.keys import Identity, IdentityStatus, KeyVault
+from privacy_ledger.ports.keys import Identity, IdentityStatus, KeyVault, KeyWant
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock, Ids
@@ -150,6 +153,35 @@ class Subjects:
                 Refusal.UNKNOWN_PURPOSE,
                 f"There is no such purpose here. Those are: {', '.join(sorted(usable))}.",
             )
+
+    # Less than the person -------------------------------------------------------------------
+
+    def scopes(self, subject: str, kind: ScopeKind, value: str) -> list[tuple[SubjectRef, Scope]]:
+        """Return a scope of each of the person's references: a field is known there by a keyed name.
+
+        Raises:
+            RefusedByPolicy: unknown or erased subject, or nothing that can be erased apart.
+        """
+        categories = set(Category) - {Category.EVIDENCE}
+        if kind == "category" and value not in categories:
+            raise RefusedByPolicy(
+                Refusal.UNKNOWN_EVENT,
+                "There is no such category that is erased apart. Those are: "
+                f"{', '.join(sorted(categories))}.",
+            )
+        if kind == "purpose" and (value == ALWAYS or self._rules.purpose(value) is None):
+            usable = sorted(row.id for row in self._rules.registry.purposes if row.id != ALWAYS)
+            raise RefusedByPolicy(
+                Refusal.UNKNOWN_PURPOSE,
+                f"There is no such purpose that is erased apart. Those are: {', '.join(usable)}.",
+            )
+        refs = self._live(self.active(subject))
+        if kind != "field":
+            return [(ref, Scope(kind=kind, value=value)) for ref in refs]
+        wants = [KeyWant(ref, INDEX_GROUP, 0) for ref in refs]
+        keys = self._vault.sealing_keys(wants, now=self._clock.now())
+        names = [field_name(KeyedHash(key.secret), value) for key in keys]
+        return [(ref, Scope(kind="field", value=name.hex())) for ref, name in zip(refs, names, strict=True)]
 
     # Restriction and status -----------------------------------------------------------------
 

@@ -8,10 +8,18 @@ from pathlib import Path
 import click
 import msgspec
 
+from privacy_ledger.app._scopes import ScopeKind
 from privacy_ledger.app.erasure import STEPS, ErasureOutcome, ErasurePlan
 from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.export import MANIFEST
-from privacy_ledger.bootstrap import Runtime, erasure_care_of, erasure_of, export_of, subjects_of
+from privacy_ledger.bootstrap import (
+    Runtime,
+    erasure_care_of,
+    erasure_of,
+    export_of,
+    scope_erasure_of,
+    subjects_of,
+)
 from privacy_ledger.domain.errors import HomeUnusable, NotCaughtUp
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli.operate import compact
@@ -29,6 +37,10 @@ def register(group: click.Group) -> None:
 
 @click.command()
 @click.argument("subject", required=False)
+@click.option(
+    "--only", metavar="SCOPE",
+    help="Erase this and nothing else: category:NAME, purpose:NAME or field:NAME (of the profile).",
+)  # fmt: skip
 @click.option("--plan", "is_plan", is_flag=True, help="Show what would go; change nothing.")
 @click.option("--status", "is_status", is_flag=True, help="Show how far it came; change nothing.")
 @click.option("--resume", "is_resume", is_flag=True, help="Go on with every erasure that is not complete.")
@@ -38,6 +50,7 @@ def register(group: click.Group) -> None:
 async def erase(
     shell: Shell,
     subject: str | None,
+    only: str | None,
     is_plan: bool,  # noqa: FBT001 - click passes options by name
     is_status: bool,  # noqa: FBT001
     is_resume: bool,  # noqa: FBT001
@@ -46,24 +59,30 @@ async def erase(
 ) -> int:
     """Erase SUBJECT for ever: plan, then keys, projections, tombstones, verification, receipt.
 
+    With --only just that goes, as of now; what is collected in it later is kept.
     Interrupted at any point, the same command goes on where it stopped; --resume does so for
     everybody, and says which erasures became final: no copy of a key opens any more.
     """
     if is_resume is (subject is not None) or (is_resume and (is_plan or is_status or receipt)):
         raise click.UsageError("Give a SUBJECT to erase, or --resume alone.")
+    if only is not None and (subject is None or is_status):
+        raise click.UsageError("Give a SUBJECT with --only.")
+    scope = None if only is None else _scope(only)
     if subject is None:
         return await _resume(shell)
     if is_status:
         return await _show_status(shell, subject)
     async with shell.open() as runtime:
         shell.announce(runtime)
-        person = (await subjects_of(runtime)).find(subject)
-        use_case = erasure_of(runtime)
+        subjects = await subjects_of(runtime)
+        person = subjects.find(subject) if scope is None else subjects.active(subject)
+        whole, part = erasure_of(runtime), scope_erasure_of(runtime)
         if yes and not is_plan:
             await _settled(shell, runtime)
         else:
             await shell.settle(runtime)
-        plan = await use_case.plan(person.refs)
+        wanted = [] if scope is None else subjects.scopes(subject, *scope)
+        plan = await (whole.plan(person.refs) if scope is None else part.plan_scope(wanted))
         if is_plan or not (yes or _confirmed(shell, subject, plan)):
             shell.result(msgspec.to_builtins(plan), _plan_text(plan))
             shell.talk.print("Next: the same command with --yes. It cannot be undone.")
@@ -76,7 +95,11 @@ async def erase(
             if shell.talk.is_terminal:
                 shell.talk.print(f"[{len(done)}/{total}] {step}", markup=False)
 
-        outcomes = await use_case.erase(person.refs, on_step=note)
+        outcomes = await (
+            whole.erase(person.refs, on_step=note)
+            if scope is None
+            else part.erase_scope(wanted, on_step=note)
+        )
         await _settled(shell, runtime)
         # A home has no broker that cleans: what the receipt promises is done here.
         if not await compact(runtime):
@@ -89,6 +112,15 @@ async def erase(
         return _report(shell, outcomes)
 
 
+def _scope(only: str) -> tuple[ScopeKind, str]:
+    """Return kind and name of what `--only` gives."""
+    kind, _, value = only.partition(":")
+    kinds: dict[str, ScopeKind] = {"category": "category", "purpose": "purpose", "field": "field"}
+    if kind not in kinds or not value:
+        raise click.UsageError("--only takes category:NAME, purpose:NAME or field:NAME.")
+    return kinds[kind], value
+
+
 async def _settled(shell: Shell, runtime: Runtime) -> None:
     """Wait for the views as far as they come: keys are destroyed also while nobody folds."""
     with suppress(NotCaughtUp):  # the erasure stays open, and says what it waits for
@@ -99,8 +131,8 @@ async def _resume(shell: Shell) -> int:
     """Go on with every open erasure at once, whatever its pause, and say what became final."""
     async with shell.open() as runtime:
         shell.announce(runtime)
-        outcomes = await erasure_of(runtime).resume()
         care = erasure_care_of(runtime)
+        outcomes = await care.resume()
         final, seen = await care.finalise(), await care.look()
         await _settled(shell, runtime)
         if outcomes:
@@ -131,7 +163,8 @@ async def _show_status(shell: Shell, subject: str) -> int:
 
 def status_text(status: ErasureStatus) -> str:
     """Return how far an erasure came, as a line for people."""
-    text = f"{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z"
+    scope = "" if status.scope == "person" else f"{status.scope}: "
+    text = f"{scope}{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z"
     if status.completed_at is None:
         late = ", for more than 24 hours" if status.is_overdue else ""
         return f"{text}{late}; open: {', '.join(status.open_steps) or 'not begun'}"

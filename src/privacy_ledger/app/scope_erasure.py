@@ -1,0 +1,220 @@
+"""The erasure of less than a person: one category, one purpose, or one profile field.
+
+The same saga as for a person, with other steps: keys that seal what the scope holds seal nothing
+more, the request is durable, the passes remove and fold again, keys are destroyed, the log is read
+by itself, and the person gets a receipt. What is collected after the request stays.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from privacy_ledger.app import _receipt
+from privacy_ledger.app._receipt import Receipt, StoreOutcome
+from privacy_ledger.app._requests import Progress, Saga, read_sagas, record
+from privacy_ledger.app._scopes import (
+    Scope,
+    ScopeRemains,
+    newest,
+    place_of_request,
+    scope_named,
+    scope_remains,
+)
+from privacy_ledger.app.erasure import Erasure, ErasureOutcome, ErasurePlan, OnStep, Step
+from privacy_ledger.domain.events import ControlFact, ErasureRequested, FieldErasureRequested
+from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
+from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.streams.states import PERMISSIONS, IndexRow
+
+__all__ = ["ScopeErasure"]
+
+_PAGE: Final = 2000
+
+
+class ScopeErasure(Erasure):
+    """Plans, runs and resumes erasures of a category, a purpose or a field."""
+
+    async def plan_scope(self, wanted: Sequence[tuple[SubjectRef, Scope]]) -> ErasurePlan:
+        """Return what would be removed, by category; nothing changes."""
+        records: dict[str, int] = {}
+        for ref, scope in wanted:
+            for category, count in (await self._counts_of(ref, scope)).items():
+                records[category] = records.get(category, 0) + count
+        return ErasurePlan(references=len(wanted), records=dict(sorted(records.items())))
+
+    async def erase_scope(
+        self, wanted: Sequence[tuple[SubjectRef, Scope]], *, on_step: OnStep | None = None
+    ) -> tuple[ErasureOutcome, ...]:
+        """Erase a scope of each reference: one saga each, with a receipt.
+
+        One that was begun goes on; after one that is complete it is asked for anew, for what was
+        collected since.
+        """
+        sagas = await self._begin(wanted)
+        for saga in sagas:
+            await self._request(saga, on_step)
+        return await self._run(sagas, on_step)
+
+    # Opening --------------------------------------------------------------------------------
+
+    def _is_mine(self, saga: Saga) -> bool:
+        return saga.scope is not None
+
+    async def _begin(self, wanted: Sequence[tuple[SubjectRef, Scope]]) -> list[Saga]:
+        open_sagas = {
+            (saga.ref, saga.scope): saga
+            for saga in (await read_sagas(self._log)).values()
+            if self._is_mine(saga) and not saga.is_completed
+        }
+        request = self._ids.token().hex()
+        sagas, openings = [], []
+        for ref, scope in wanted:
+            saga = open_sagas.get((ref, scope.name))
+            if saga is None:
+                now, counts = self._clock.now(), await self._counts_of(ref, scope)
+                saga = Saga(
+                    request=request, ref=ref, opened_at=now, cause="request", counts=counts,
+                    done={"opened": now}, scope=scope.name,
+                )  # fmt: skip
+                opening = Progress(
+                    request=request, ref=ref.hex(), step="opened", at=now, counts=counts, scope=scope.name
+                )
+                openings.append(record(opening, partitions=self._log.partitions(REQUESTS)))
+            sagas.append(saga)
+        if openings:
+            await self._log.append(REQUESTS, openings)
+        return sagas
+
+    async def _counts_of(self, ref: SubjectRef, scope: Scope) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for row in await self._rows(ref, scope):
+            counts[str(row.category)] = counts.get(str(row.category), 0) + 1
+        return dict(sorted(counts.items()))
+
+    async def _rows(self, ref: SubjectRef, scope: Scope) -> list[IndexRow]:
+        return [row for row in await self._views.live(ref) if scope.holds(row)]
+
+    async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
+        """Let the scope's keys seal nothing more, and make the request durable.
+
+        What the keys are is noted before: after a crash, keys that were made since are spared.
+        """
+        if "requested" in saga.done:
+            return
+        scope = scope_named(saga.scope or "")
+        if "retired" not in saga.done:
+            groups: dict[str, int] = {}
+            if scope.kind == "category":
+                groups = self._vault.retire(saga.ref, category=scope.category)
+            elif scope.kind == "purpose":
+                groups = self._vault.retire(saga.ref, purpose=scope.value)
+            saga.groups = groups
+            await self._notes.note(saga, "retired", groups=groups)
+        if await place_of_request(self._log, saga.ref, saga.request) is None:
+            await self._notes.fact(saga, await self._fact(saga, scope))
+        await self._notes.note(saga, "requested")
+        if on_step is not None:
+            on_step(saga.ref, "requested")
+
+    async def _fact(self, saga: Saga, scope: Scope) -> ControlFact:
+        """Return the request, with the instant up to which nothing of the scope comes back.
+
+        A producer's clock may run ahead: what it said so far counts as before the request.
+        """
+        partition = partition_of(saga.ref, self._log.partitions(LEDGER_EVENTS))
+        at, offsets = self._clock.now(), [row.offset for row in await self._rows(saga.ref, scope)]
+        for start in range(0, len(offsets), _PAGE):
+            rows = await self._log.read_at(LEDGER_EVENTS, partition, offsets[start : start + _PAGE])
+            at = max(at, newest(rows, now=at))
+        if scope.kind == "field":
+            return FieldErasureRequested(request=saga.request, occurred_at=at, field=scope.value)
+        if scope.kind == "purpose":
+            return ErasureRequested(
+                request=saga.request, occurred_at=at, scope="purpose", purpose=scope.value
+            )
+        return ErasureRequested(
+            request=saga.request, occurred_at=at, scope="category", category=scope.category
+        )
+
+    # Steps ----------------------------------------------------------------------------------
+
+    def _unread(self) -> Sequence[Step]:
+        """Return the steps before which nothing of other stores is waited for: the fold destroys by row."""
+        return (("fenced", self._fence),)
+
+    def _cleared(self) -> Sequence[Step]:
+        return (("shredded", self._shred), ("derived", self._derived), ("tombstones", self._tombstones))
+
+    async def _fence(self, saga: Saga) -> bool:
+        """Wait until every pass has folded the request; a person who was erased meanwhile is fenced too."""
+        await self._settle(saga)
+        permissions = await self._views.get(PERMISSIONS, saga.ref)
+        return permissions is None or permissions.is_ended or (saga.scope in permissions.cleared)
+
+    async def _shred(self, saga: Saga) -> bool:
+        """Destroy what the keystore had for the scope before the request."""
+        if "shredded" in saga.done:
+            return True
+        now = self._clock.now()
+        for group, bound in sorted(saga.groups.items()):
+            report = self._vault.shred(saga.ref, now=now, group=group, below=bound)
+            saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids)))
+        saga.epoch = self._vault.standing_of(saga.ref).epoch
+        # Each record of a field has a key of its own, which the passes destroy with it.
+        return saga.groups != {} or not (await self._remains(saga)).readable
+
+    async def _derived(self, saga: Saga) -> bool:
+        """Return whether no index names a record of the scope that stood before the request."""
+        await self._passes.settle(timeout_s=self._wait_s)
+        scope, below = scope_named(saga.scope or ""), await self._below(saga)
+        return not any(row.place < below for row in await self._rows(saga.ref, scope))
+
+    async def _tombstones(self, saga: Saga) -> bool:
+        return not (await self._remains(saga)).live
+
+    async def _verified(self, saga: Saga) -> tuple[StoreOutcome, ...]:
+        """Return what became of the records and their keys, by a reading of the log."""
+        remains = await self._remains(saga)
+        counts = {
+            "ledger": remains.records - remains.readable,
+            "keystore": len({*saga.kids, *remains.kids}),
+        }
+        found = [
+            StoreOutcome(store=store, outcome="erased" if count else "nothing held", count=count)
+            for store, count in counts.items()
+        ]
+        if remains.readable:
+            found.append(
+                StoreOutcome(
+                    store="ledger, sealed with records that stay", outcome="erased", count=remains.readable,
+                    ground="removed; the bytes go with the next compaction, their key stays",
+                )
+            )  # fmt: skip
+        return tuple(found)
+
+    async def _remains(self, saga: Saga) -> ScopeRemains:
+        scope, below = scope_named(saga.scope or ""), await self._below(saga)
+        return await scope_remains(self._log, self._vault, saga.ref, scope, request=saga.request, below=below)
+
+    async def _below(self, saga: Saga) -> int:
+        """Return the offset of the request; before it is durable nothing is looked for."""
+        found = await place_of_request(self._log, saga.ref, saga.request)
+        return 0 if found is None else found
+
+    async def _receipt(self, saga: Saga, stores: Sequence[StoreOutcome], *, salt: bytes) -> Receipt:
+        remains = await self._remains(saga)
+        kids = tuple(dict.fromkeys((*saga.kids, *remains.kids)))
+        return Receipt(
+            receipt=self._ids.token().hex(),
+            commitment=_receipt.commitment(salt, ref=saga.ref, request=saga.request),
+            salt=salt.hex(),
+            cause=saga.cause,
+            scope=saga.scope or "",
+            requested_at=saga.opened_at,
+            unreadable_at=saga.done["shredded"],
+            completed_at=self._clock.now(),
+            records=saga.counts,
+            stores=tuple(stores),
+            keys=_receipt.salted(salt, kids),
+            epoch=saga.epoch,
+            build=self._build,
+        )

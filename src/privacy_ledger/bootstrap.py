@@ -40,6 +40,7 @@ from privacy_ledger.app.erasure import WAIT_S, Erasure
 from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
+from privacy_ledger.app.rectification import Rectification
 from privacy_ledger.app.registrar import Registrar
 from privacy_ledger.app.release import CurrentCatalogue, Release
 from privacy_ledger.app.replay import Replay
@@ -445,6 +446,14 @@ def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
 async def subjects_of(runtime: Runtime) -> Subjects:
     """Return the use cases about one person."""
     return Subjects(
+        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
+        clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
+    )  # fmt: skip
+
+
+async def rectification_of(runtime: Runtime) -> Rectification:
+    """Return the use case of corrections."""
+    return Rectification(
         log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
         clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
     )  # fmt: skip

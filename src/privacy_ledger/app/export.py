@@ -32,8 +32,12 @@ _AnyControl = Union[CONTROL_FACTS]  # type: ignore[valid-type] # noqa: UP007 - f
 
 
 class Exported(Struct, frozen=True, kw_only=True):
-    """One record: what was collected, when, from whom and for what; `id` is the producer's own."""
+    """One record: what was collected, when, from whom and for what; `id` is the producer's own.
 
+    `record` is the ledger's own, random: a correction names it.
+    """
+
+    record: str
     type: str
     occurred_at: datetime
     received_at: datetime
@@ -138,6 +142,7 @@ class Export:
     def _exported(self, row: Row, record: Record, fact: Fact) -> Exported:
         payload = self._codec.payload(row)
         return Exported(
+            record=record.record_id.hex(),
             type=record.type,
             occurred_at=record.occurred_at,
             received_at=record.received_at,

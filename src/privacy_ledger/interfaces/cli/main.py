@@ -10,6 +10,7 @@ from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli import (
     collect,
+    correction,
     deadletters,
     deletion,
     insight,
@@ -98,6 +99,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, rights, deletion, proof, insight, keys, operate, projections, replaying, deadletters, story,
+    collect, rights, correction, deletion, proof, insight, keys, operate, projections, replaying,
+    deadletters, story,
 ):  # fmt: skip
     module.register(main)

@@ -9,6 +9,7 @@ from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
+from hashlib import blake2b
 from itertools import accumulate
 from random import Random
 from typing import Any, Final, TypeVar
@@ -155,6 +156,14 @@ def _rows() -> Mapping[str, tuple[Category, tuple[str, ...]]]:
     return {row.type: (row.category, row.purposes) for row in registry.seed().events}
 
 
+FIELDS: Final = ("bio", "goal")
+
+
+def _field(ref: SubjectRef, name: str) -> bytes:
+    """Return a profile field's name as the headers have it."""
+    return blake2b(name.encode(), key=ref, digest_size=8).digest()
+
+
 class _Sent(Struct, frozen=True):
     """What a producer sent once and may send again."""
 
@@ -165,13 +174,14 @@ class _Sent(Struct, frozen=True):
 
 
 class _Person(Struct):
-    """One subject as the generator sees it."""
+    """One subject as the generator sees it; `fenced`: up to when something was erased."""
 
     ref: SubjectRef
     sent: list[_Sent]
     requests: list[str]
     poison: list[bytes]
-    appended: list[bytes]
+    appended: list[Record]
+    fenced: list[tuple[str, datetime]]
 
 
 class _Drawing:
@@ -183,21 +193,21 @@ class _Drawing:
         self.records: list[Record] = []
         self.ticks: list[datetime] = []
         self.persons = [
-            _Person(SubjectRef(random.randbytes(16)), [], [], [], [])
+            _Person(SubjectRef(random.randbytes(16)), [], [], [], [], [])
             for _ in range(random.choice((1, 1, 2, 2, 3, 4)))
         ]
 
     # One record ---------------------------------------------------------------------------
 
-    def append(self, ref: SubjectRef, name: str, body: Body, **more: Any) -> bytes:  # noqa: ANN401 - of `Record`
+    def append(self, ref: SubjectRef, name: str, body: Body, **more: Any) -> Record:  # noqa: ANN401 - of `Record`
         record_id = RecordId(self.random.randbytes(16))
-        self.records.append(
-            Record(
-                partition=PARTITION, offset=0, ref=ref, record_id=record_id, type=name, body=body,
-                occurred_at=more.pop("occurred_at", self.now), received_at=self.now, **more,
-            )
+        record = Record(
+            partition=PARTITION, offset=len(self.records), ref=ref, record_id=record_id, type=name, body=body,
+            occurred_at=more.pop("occurred_at", self.now), received_at=more.pop("received_at", self.now),
+            **more,
         )  # fmt: skip
-        return record_id
+        self.records.append(record)
+        return record
 
     def control(self, body: e.ControlRecord) -> None:
         self.append(NOBODY, e.event_type(body), body)
@@ -210,7 +220,7 @@ class _Drawing:
         return request
 
     def fact(self, person: _Person, body: e.ControlFact) -> None:
-        self.append(person.ref, e.event_type(body), body)
+        self.append(person.ref, e.event_type(body), body, occurred_at=body.occurred_at)
 
     def occurred(self) -> datetime:
         """Return when something happened: mostly just now, at times months ago or at a month's edge."""
@@ -238,9 +248,9 @@ class _Drawing:
             case 1:
                 return e.AccountUpdated(occurred_at=at, name=pick(("Ada", "Ada L.", "A. L.")))
             case 2:
-                return e.ProfileFieldSet(occurred_at=at, field=pick(("bio", "goal")), value=pick(("x", "y")))
+                return e.ProfileFieldSet(occurred_at=at, field=pick(FIELDS), value=pick(("x", "y")))
             case 3:
-                return e.ProfileFieldCleared(occurred_at=at, field=pick(("bio", "goal")))
+                return e.ProfileFieldCleared(occurred_at=at, field=pick(FIELDS))
             case 4:
                 return e.DeviceObserved(occurred_at=at, browser=pick(("Firefox", None)), system="Linux")
             case 5:
@@ -303,11 +313,13 @@ class _Drawing:
             purposes = (*purposes, "sale")
         elif draw < 0.04:
             occurred_at = self.now + timedelta(minutes=6)
-        record_id = self.append(
+        field = getattr(sent.body, "field", None)
+        record = self.append(
             person.ref, name, sent.body, occurred_at=occurred_at, category=category,
             purposes=purposes, tag=sent.tag, digest=sent.digest, generation=len(self.records),
+            field=b"" if field is None or draw > 0.95 else _field(person.ref, field),
         )  # fmt: skip
-        person.appended.append(record_id)
+        person.appended.append(record)
 
     def again(self, person: _Person) -> None:
         """Send something again: mostly the same, at times with another content under the same id."""
@@ -359,10 +371,13 @@ class _Drawing:
         self.fact(person, body)
 
     def erase(self, person: _Person) -> None:
-        if self.random.random() < 0.2:
+        draw = self.random.random()
+        if draw < 0.2:
             self.erase_all(person)
-        else:
+        elif draw < 0.7:
             self.erase_some(person)
+        else:
+            self.erase_field(person)
 
     def erase_all(self, person: _Person) -> None:
         request = self.request(person)
@@ -374,18 +389,155 @@ class _Drawing:
                 self.fact(person, e.ErasureFinal(request=request, occurred_at=self.now, epoch=1))
 
     def erase_some(self, person: _Person) -> None:
-        request, category, purpose = self.request(person), None, None
-        if self.random.random() < 0.5:
+        request, until, category, purpose = self.request(person), self.until(person), None, None
+        is_category = self.random.random() < 0.5
+        if self.random.random() < 0.05:
+            pass
+        elif is_category:
             category = self.random.choice(tuple(Category))
         else:
             purpose = self.random.choice(
                 ("improve.analyse", "course.deliver", "qa.instructors", "rights.fulfil")
             )
         body = e.ErasureRequested(
-            request=request, occurred_at=self.now, category=category, purpose=purpose,
-            scope="purpose" if category is None else "category",
+            request=request, occurred_at=until, category=category, purpose=purpose,
+            scope="category" if is_category else "purpose",
         )  # fmt: skip
         self.fact(person, body)
+        self.come_late(person, category or purpose or "", until)
+
+    def erase_field(self, person: _Person) -> None:
+        name, until = self.random.choice(FIELDS), self.until(person)
+        field = _field(person.ref, name if self.random.random() < 0.95 else "shoe size")
+        request = self.request(person)
+        self.fact(person, e.FieldErasureRequested(request=request, occurred_at=until, field=field.hex()))
+        self.come_late(person, name, until)
+
+    def until(self, person: _Person) -> datetime:
+        """Return up to when somebody wants something erased: mostly now, at times just around an event."""
+        draw = self.random.random()
+        if draw < 0.5:
+            return self.now
+        if draw < 0.9 and person.appended:
+            at = self.random.choice(person.appended[-8:]).occurred_at.astimezone(UTC)
+            return at + timedelta(minutes=self.random.choice((-1, 0, 0, 1)))
+        return self.now - timedelta(days=self.random.randrange(-3, 60))
+
+    def come_late(self, person: _Person, name: str, until: datetime) -> None:
+        person.fenced.append((name, until))
+        while self.random.random() < 0.5:
+            self.wait()
+            self.late(person)
+
+    def late(self, person: _Person) -> None:
+        """Send something of what was erased: a copy, or another event from around that instant."""
+        if not person.fenced:
+            self.again(person)
+            return
+        name, until = self.random.choice(person.fenced[-3:])
+        known = [sent for sent in person.sent[-16:] if name in _names(sent.body)]
+        if known and self.random.random() < 0.5:
+            self.append_data(person, self.random.choice(known))
+            return
+        body = self.random.choice(known).body if known else self.body_of(name)
+        at = until + timedelta(minutes=self.random.choice((-3000, -1, 0, 0, 1, 3000)))
+        self.send(person, structs.replace(body, occurred_at=at))
+
+    def body_of(self, name: str) -> e.Fact:
+        """Return a random fact of a category, a purpose or a field, if one of a few is."""
+        bodies = [self.body() for _ in range(4)]
+        return next((body for body in bodies if name in _names(body)), bodies[0])
+
+    # Rectification ------------------------------------------------------------------------
+
+    def rectify(self, person: _Person) -> None:
+        """State records of one category again: mostly the latest, at times twice, or by a used request."""
+        known = [record for record in person.appended[-12:] if record.category is not Category.EVIDENCE]
+        known = [record for record in known if record.occurred_at <= record.received_at] or known
+        if not known:
+            self.data(person)
+            return
+        one = self.random.choice(known)
+        alike = [record for record in known if record.category == one.category and record is not one]
+        self.state_again(person, [one, *alike[: self.random.choice((0, 0, 1, 3))]])
+
+    def rectify_what_is_due(self, person: _Person) -> None:
+        """Restrict somebody, let removals wait for the lift, and rectify what they will reach."""
+        early = e.ConsentGranted(
+            occurred_at=datetime(2026, 1, 1, tzinfo=UTC), purpose="improve.analyse", notice="n.v1"
+        )
+        self.send(person, early)
+        at = self.now - timedelta(days=self.random.randrange(60))
+        self.send(person, structs.replace(self.page_view(), occurred_at=at))
+        original = person.appended[-1]
+        self.restrict(person)
+        if self.random.random() < 0.5:
+            self.send(person, e.ConsentWithdrawn(occurred_at=self.now, purpose="improve.analyse"))
+            self.send(person, early)
+        else:
+            self.adopt(person)
+            due = max(self.ticks, default=self.now) + timedelta(days=self.random.randrange(1, 41))
+            self.ticks.append(due)
+            self.control(e.Tick(at=due))
+            self.adopt(person)
+        self.state_again(person, [original])
+        self.lift(person)
+
+    def state_again(self, person: _Person, originals: list[Record]) -> None:
+        pick, draw = self.random.choice, self.random.random()
+        named = [record.record_id.hex() for record in originals]
+        if draw < 0.05:
+            named.append(self.random.randbytes(16).hex())
+        elif draw < 0.1:
+            named.append(pick(person.appended).record_id.hex())
+        elif draw < 0.15:
+            named.pop()
+        category = originals[0].category or Category.USAGE
+        proofs = [record for record in person.appended if record.category is Category.EVIDENCE]
+        if proofs and self.random.random() < 0.1:
+            category, named = Category.EVIDENCE, [pick(proofs).record_id.hex()]
+        body = e.RecordsSuperseded(
+            request=self.request(person), occurred_at=self.now, category=category, records=tuple(named)
+        )
+        restated: list[Record] = []
+        for _ in range(2 if self.random.random() < 0.15 else 1):
+            self.fact(person, body)
+            restated = [self.restate(person, record) for record in originals if self.random.random() < 0.95]
+        if restated and self.random.random() < 0.25:
+            self.wait()
+            self.state_again(person, restated)
+
+    def restate(self, person: _Person, original: Record) -> Record:
+        if self.random.random() < 0.05:
+            self.random.choice((_Drawing.tick, _Drawing.withdraw, _Drawing.lift, _Drawing.late))(self, person)
+        body = original.body
+        if isinstance(body, e.Fact) and self.random.random() < 0.7:
+            body = self.changed(body)
+        is_poison = self.random.random() < 0.02
+        record = self.append(
+            person.ref, original.type, Undecodable("tag_mismatch") if is_poison else body,
+            occurred_at=original.occurred_at, received_at=original.received_at, category=original.category,
+            purposes=original.purposes, tag=original.tag, digest=original.digest, field=original.field,
+            generation=len(self.records), instead=original.place,
+        )  # fmt: skip
+        if is_poison:
+            person.poison.append(record.record_id)
+        else:
+            person.appended.append(record)
+        return record
+
+    def changed(self, body: e.Fact) -> e.Fact:
+        """Return a fact with other values where it has values; it says the same kind of thing."""
+        pick = self.random.choice
+        values = {
+            "username": pick(("ada", "eda")), "name": pick(("Ada B.", "Ada C.")), "value": pick(("v", "w")),
+            "country": pick(("IT", "FI")), "browser": "Lynx", "is_correct": pick((True, False)),
+            "has_passed": pick((True, False)), "position_ms": pick((5, 800)), "course": pick(COURSES[:3]),
+        }  # fmt: skip
+        if self.random.random() < 0.03:
+            values["course"] = BROKEN_COURSE
+        known = {name: value for name, value in values.items() if name in body.__struct_fields__}
+        return structs.replace(body, **known)
 
     def minor(self, person: _Person) -> None:
         is_minor = self.random.random() < 0.7
@@ -400,24 +552,24 @@ class _Drawing:
     def poison(self, person: _Person) -> None:
         body = self.body()
         category, purposes = _rows()[e.event_type(body)]
-        record_id = self.append(
+        record = self.append(
             person.ref, e.event_type(body), Undecodable("tag_mismatch"), category=category,
             purposes=purposes, tag=self.random.randbytes(8), digest=self.random.randbytes(8),
             generation=len(self.records),
         )  # fmt: skip
-        person.poison.append(record_id)
+        person.poison.append(record.record_id)
 
     def break_step(self, person: _Person) -> None:
         """Send what a step fails on: now, or at the lift or redrive that folds it."""
         kind = self.random.choice((e.CourseEnrolled, e.CourseCompleted))
         self.send(person, kind(occurred_at=self.occurred(), course=BROKEN_COURSE))
-        person.poison.append(person.appended[-1])
+        person.poison.append(person.appended[-1].record_id)
 
     def discard(self, person: _Person) -> None:
         """Discard the oldest record nobody can read; at times another one, or by a used request."""
         named = person.poison[:1]
         if person.appended and self.random.random() < 0.2:
-            named = [self.random.choice(person.appended)]
+            named = [self.random.choice(person.appended).record_id]
         if not named:
             self.data(person)
             return
@@ -498,6 +650,12 @@ class _Drawing:
         self.append(NOBODY, "heartbeat", Heartbeat())
 
 
+def _names(body: e.Fact) -> tuple[str, ...]:
+    """Return what an erasure may name that a fact belongs to: its category, purposes and field."""
+    category, purposes = _rows()[e.event_type(body)]
+    return (category, *purposes, getattr(body, "field", ""))
+
+
 _Action = Callable[[_Drawing, _Person], None]
 _FREE: Final[tuple[tuple[_Action, _Action], ...]] = (
     (_Drawing.restrict, _Drawing.lift),
@@ -507,20 +665,26 @@ _FREE: Final[tuple[tuple[_Action, _Action], ...]] = (
 _MEANWHILE: Final[tuple[_Action, ...]] = (
     _Drawing.data, _Drawing.data, _Drawing.data, _Drawing.again, _Drawing.grant, _Drawing.withdraw,
     _Drawing.object, _Drawing.minor, _Drawing.erase_some, _Drawing.tick, _Drawing.tick, _Drawing.tick,
-    _Drawing.adopt, _Drawing.adopt, _Drawing.window, _Drawing.flip,
+    _Drawing.adopt, _Drawing.adopt, _Drawing.window, _Drawing.flip, _Drawing.rectify, _Drawing.rectify,
+    _Drawing.erase_field, _Drawing.late,
 )  # fmt: skip
 _ACTIONS: Final[tuple[tuple[_Action, int], ...]] = (
     (_Drawing.data, 44), (_Drawing.again, 12), (_Drawing.grant, 7), (_Drawing.withdraw, 4),
-    (_Drawing.object, 2), (_Drawing.restrict, 4), (_Drawing.lift, 5), (_Drawing.erase, 2),
+    (_Drawing.object, 2), (_Drawing.restrict, 4), (_Drawing.lift, 5), (_Drawing.erase, 3),
     (_Drawing.minor, 2), (_Drawing.poison, 2), (_Drawing.discard, 4), (_Drawing.tick, 7),
     (_Drawing.adopt, 2), (_Drawing.window, 5), (_Drawing.heartbeat, 1), (_Drawing.freeze, 3),
-    (_Drawing.break_step, 1),
+    (_Drawing.break_step, 1), (_Drawing.late, 3), (_Drawing.rectify, 4),
+    (_Drawing.rectify_what_is_due, 1),
 )  # fmt: skip
 _STAIRS: Final = tuple(accumulate(weight for _, weight in _ACTIONS))
 
 
 def draw(random: Random) -> list[Record]:
-    """Return 10-90 records in log order, not yet at offsets: 1-4 subjects and control records."""
+    """Return 10-90 records in log order, not yet at offsets: 1-4 subjects and control records.
+
+    Each has its number here as its offset, and a restated record the number of the one that it was
+    restated from; `Simulation` gives them their places in the log, also where some were left out.
+    """
     drawing = _Drawing(random)
     for person in drawing.persons:
         if random.random() < 0.9:
@@ -570,18 +734,26 @@ class Simulation:
         self.records: list[Record] = []
         self.decisions: list[Decision] = []
         self._written = 0
+        self._places: dict[int, int] = {}
         self._is_orderly = is_orderly
         self._log: dict[int, Record] = {}
         self.live = factory(self._log)
         patience = random.choice((0.05, 0.2, 0.5))
         for record in drawn:
-            self._append(record)
+            self._append(self._placed(record))
             if random.random() < patience:
                 self._write_tombstones(random)
         for _ in range(random.randrange(3)):
             self._write_tombstones(random)
         self.live.drain()
         self._note_decisions()
+
+    def _placed(self, record: Record) -> Record:
+        """Return a drawn record with the place that its original has in the log, if it is there."""
+        self._places[record.offset] = len(self.records)
+        if record.instead is None:
+            return record
+        return structs.replace(record, instead=self._places.get(record.instead))
 
     def _append(self, record: Record) -> None:
         record = structs.replace(record, offset=len(self.records))
@@ -700,7 +872,9 @@ def dump(records: list[Record]) -> str:
         lines.append(
             f"{record.offset:3} {who} {record.record_id.hex()[:6]} {type(record.body).__name__}"
             f" type={record.type} at={record.occurred_at:%m-%d %H:%M%z} tag={record.tag.hex()[:6]}"
-            f"/{record.digest.hex()[:6]} {','.join(record.purposes)} {said} {request[:6]}".rstrip()
+            f"/{record.digest.hex()[:6]} {','.join(record.purposes)} {said} {request[:6]}"
+            f"{'' if record.instead is None else f' instead={record.instead}'}"
+            f"{'' if not record.field else f' field={record.field.hex()[:6]}'}".rstrip()
         )
     return "\n".join(lines)
 

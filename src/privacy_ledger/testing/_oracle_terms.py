@@ -1,4 +1,4 @@
-"""What an oracle answers, and what it asks of a single record."""
+"""What an oracle answers, what it keeps of a history, and what it asks of a single record."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,7 +13,7 @@ from privacy_ledger.streams.progress import CourseProgress
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.subject_view import SubjectPart
 
-__all__ = ["Expected", "Subject", "malformed", "month"]
+__all__ = ["Due", "Expected", "Live", "Purge", "Subject", "is_past", "malformed"]
 
 FUTURE_MAX: Final = timedelta(minutes=5)
 
@@ -51,6 +51,29 @@ class Expected(Struct, frozen=True, kw_only=True):
     is_capped: frozenset[str]
 
 
+class Live(Struct):
+    """A record that was accepted, what it may serve, and whether it waits for a lift."""
+
+    record: Record
+    purposes: tuple[str, ...]
+    is_held: bool
+
+
+class Due(Struct, frozen=True):
+    """A tick that waits for the lift: what its own rules made due, of the records before this offset."""
+
+    at: datetime
+    rules: Rules
+    offset: int
+
+
+class Purge(Struct, frozen=True):
+    """A purge that waits for the lift: these purposes, of the records before this offset."""
+
+    purposes: frozenset[str]
+    offset: int
+
+
 def malformed(record: Record, rules: Rules) -> Refusal | None:
     """Return why the record is refused whoever it is about; a consent ends whatever a clock says."""
     rule = rules.event(record.type)
@@ -64,7 +87,15 @@ def malformed(record: Record, rules: Rules) -> Refusal | None:
     return None
 
 
-def month(instant: datetime) -> int:
+def is_past(record: Record, at: datetime, rules: Rules) -> bool:
+    """Return whether a record's period was over at a tick of that time."""
+    if record.category is None:
+        return True
+    months = rules.retention_months(record.category)
+    return months is not None and _month(record.occurred_at) + months < _month(at)
+
+
+def _month(instant: datetime) -> int:
     """Return the number of an instant's month in UTC."""
     utc = instant.astimezone(UTC)
     return 12 * utc.year + utc.month

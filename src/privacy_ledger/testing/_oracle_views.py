@@ -31,22 +31,22 @@ __all__ = ["progress_of", "subject_view_of"]
 
 
 def subject_view_of(records: Iterable[Record]) -> SubjectPart:
-    """Return the subject view of these records, oldest first."""
+    """Return the subject view of these records; where the last value wins, their places count."""
     account: dict[str, Stamped] = {}
     profile: dict[str, Stamped] = {}
     devices: Counter[str] = Counter()
     countries: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    for record in records:
+    for record in _in_place(records):
         counts[record.type] += 1
         match record.body:
             case AccountRegistered() | AccountUpdated() as fact:
                 for field in ("username", "name", "email"):
                     value = getattr(fact, field)
                     if value is not None:
-                        account[field] = Stamped(record.offset, value)
+                        account[field] = Stamped(record.place, value)
             case ProfileFieldSet() as fact:
-                profile[fact.field] = Stamped(record.offset, fact.value)
+                profile[fact.field] = Stamped(record.place, fact.value)
             case ProfileFieldCleared() as fact:
                 profile.pop(fact.field, None)
             case DeviceObserved() as fact:
@@ -59,14 +59,19 @@ def subject_view_of(records: Iterable[Record]) -> SubjectPart:
 
 
 def progress_of(records: Iterable[Record]) -> dict[str, CourseProgress]:
-    """Return the progress by course of these records, oldest first."""
+    """Return the progress by course of these records; where the last value wins, their places count."""
     courses: dict[str, CourseProgress] = {}
-    for record in records:
+    for record in _in_place(records):
         fact = record.body
         if isinstance(fact, _LEARNING):
             course = courses.setdefault(fact.course or "", CourseProgress(videos={}, quizzes={}))
-            _count(course, fact, record.offset)
+            _count(course, fact, record.place)
     return courses
+
+
+def _in_place(records: Iterable[Record]) -> list[Record]:
+    """Return the records in the order of their history: a restated one stands where its original stood."""
+    return sorted(records, key=lambda record: record.place)
 
 
 _LEARNING = (
@@ -75,13 +80,13 @@ _LEARNING = (
 )  # fmt: skip
 
 
-def _count(course: CourseProgress, fact: Fact, offset: int) -> None:
+def _count(course: CourseProgress, fact: Fact, place: int) -> None:
     """Add one fact to a course's progress, in place."""
     match fact:
         case CourseEnrolled() | CourseUnenrolled():
-            course.enrolled = (offset, isinstance(fact, CourseEnrolled))
+            course.enrolled = (place, isinstance(fact, CourseEnrolled))
         case CourseGraded() if fact.has_passed is not None:
-            course.passed = (offset, fact.has_passed)
+            course.passed = (place, fact.has_passed)
         case CourseCompleted():
             course.is_completed = True
         case CertificateIssued():

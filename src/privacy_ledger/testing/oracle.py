@@ -2,16 +2,15 @@
 
 It is naive on purpose. Each subject's history is read from the start, live records are a list that
 is filtered, and projections are counted from that list at the end. A discarded record is one that
-was never there, so its history is read again without it. A fold that agrees with this over many
-random logs has no bookkeeping of its own to hide behind.
+was never there, so its history is read again without it. A restated record is one that came when its
+original came: all that asks what was before asks for its place. A fold that agrees with this over
+many random logs has no bookkeeping of its own to hide behind.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
-
-from msgspec import Struct
 
 from privacy_ledger.domain.events import (
     ConsentGranted,
@@ -20,9 +19,11 @@ from privacy_ledger.domain.events import (
     ControlRecord,
     ErasureRequested,
     Fact,
+    FieldErasureRequested,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
+    RecordsSuperseded,
     RestrictionLifted,
     RestrictionStarted,
     RulesAdopted,
@@ -36,36 +37,15 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
 from privacy_ledger.streams.record import Record, Undecodable
-from privacy_ledger.testing._oracle_terms import Expected, Subject, malformed, month
+from privacy_ledger.testing._oracle_scopes import Scope, is_within, purposes_erased, scope_of
+from privacy_ledger.testing._oracle_terms import Due, Expected, Live, Purge, Subject, is_past, malformed
 from privacy_ledger.testing._oracle_views import progress_of, subject_view_of
 
 __all__ = ["Expected", "Oracle", "Subject", "progress_of", "subject_view_of"]
 
-FUTURE_MAX: Final = timedelta(minutes=5)
 TICK_JUMP_MAX: Final = timedelta(days=40)
 DELIVER: Final = "course.deliver"
 ANALYSE: Final = "improve.analyse"
-
-
-class _Live(Struct):
-    """A record that was accepted, what it may serve, and whether it waits for a lift."""
-
-    record: Record
-    purposes: tuple[str, ...]
-    is_held: bool
-
-
-class _Due(Struct, frozen=True):
-    """What a tick made due under the rules of its own offset; it waits for the lift."""
-
-    record_ids: frozenset[bytes]
-
-
-class _Purge(Struct, frozen=True):
-    """A purge that waits for the lift: these purposes, of the records before this offset."""
-
-    purposes: frozenset[str]
-    offset: int
 
 
 class Oracle:
@@ -139,14 +119,15 @@ class _History:
         self.unconfirmed: datetime | None = None
         self.requests: set[str] = set()
         self.not_before: datetime | None = None
+        self.erased: list[Scope] = []
         self.is_ended = False
         self.is_restricted = False
         self.is_minor_unapproved = False
         self.grants: dict[str, datetime] = {}
         self.objected: set[str] = set()
-        self.live: list[_Live] = []
+        self.live: list[Live] = []
         self.removed: dict[bytes, tuple[str, str]] = {}
-        self.until_lift: list[_Due | _Purge] = []
+        self.until_lift: list[Due | Purge] = []
         self.parked: Record | None = None
         self.parked_under = self._initial
         self.behind: list[tuple[Record, Rules]] = []
@@ -183,7 +164,7 @@ class _History:
     def _one(self, record: Record) -> None:
         body = record.body
         if isinstance(body, ControlRecord):
-            self._control_record(body)
+            self._control_record(body, record.offset)
         elif self.is_ended:
             self._after_the_end(record, self.rules)
         elif isinstance(body, ErasureRequested) and body.scope == "person":
@@ -221,13 +202,13 @@ class _History:
 
     # Control records ----------------------------------------------------------------------
 
-    def _control_record(self, body: ControlRecord) -> None:
+    def _control_record(self, body: ControlRecord, offset: int) -> None:
         match body:
             case Tick():
-                self._tick(body.at)
+                self._tick(body.at, offset)
             case TimeConfirmed():
                 if self.unconfirmed is not None and body.at >= self.unconfirmed:
-                    self._take_time(self.unconfirmed)
+                    self._take_time(self.unconfirmed, offset)
             case RulesAdopted():
                 self.rules = self._books[body.digest]
             case WindowSealed():
@@ -235,30 +216,32 @@ class _History:
             case _:
                 pass
 
-    def _tick(self, at: datetime) -> None:
+    def _tick(self, at: datetime, offset: int) -> None:
         if self.tick is not None and at - self.tick > TICK_JUMP_MAX:
             self.unconfirmed = at
         else:
-            self._take_time(at)
+            self._take_time(at, offset)
 
-    def _take_time(self, at: datetime) -> None:
+    def _take_time(self, at: datetime, offset: int) -> None:
         if self.tick is not None and at <= self.tick:
             return
         self.tick, self.unconfirmed = at, None
         if self.parked is not None:
             # Time stands still for the subject; the reading after the discard lets it pass.
             return
-        due = frozenset(live.record.record_id for live in self.live if self._is_past(live.record, at))
+        due = Due(at, self.rules, offset)
         if self.is_restricted:
-            self.until_lift.append(_Due(due))
+            self.until_lift.append(due)
         else:
-            self._drop(due, Refusal.RETENTION)
+            self._expire(due)
 
-    def _is_past(self, record: Record, at: datetime) -> bool:
-        if record.category is None:
-            return True
-        months = self.rules.retention_months(record.category)
-        return months is not None and month(record.occurred_at) + months < month(at)
+    def _expire(self, due: Due) -> None:
+        past = {
+            live.record.record_id
+            for live in self.live
+            if live.record.place < due.offset and is_past(live.record, due.at, due.rules)
+        }
+        self._drop(past, Refusal.RETENTION)
 
     def _seal(self, body: WindowSealed) -> None:
         if (body.product, body.window) in self.windows:
@@ -270,7 +253,7 @@ class _History:
             not self.is_ended
             and not self.is_restricted
             and self.parked is None
-            and ANALYSE in self._in_force(None)
+            and ANALYSE in self._in_force()
         )
         touched = {
             live.record.body.course
@@ -294,12 +277,16 @@ class _History:
                 self.is_restricted = True
             case RestrictionLifted():
                 self._lift()
-            case ErasureRequested():
+            case ErasureRequested() | FieldErasureRequested():
                 self._erase(body, offset)
+            case RecordsSuperseded():
+                named = {bytes.fromhex(record) for record in body.records}
+                if self._drop(named - self._evidence(), Refusal.RECTIFIED, body.request):
+                    self._fold_again()
             case RecordDiscarded():
-                named = bytes.fromhex(body.record)
-                self.still_to_be_discarded.discard((named, body.request))
-                if self._drop({named} - self._evidence(), Refusal.DISCARDED):
+                discarded = bytes.fromhex(body.record)
+                self.still_to_be_discarded.discard((discarded, body.request))
+                if self._drop({discarded} - self._evidence(), Refusal.DISCARDED):
                     self._fold_again()
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
@@ -320,8 +307,8 @@ class _History:
             return
         self.is_restricted = False
         for waited in self.until_lift:
-            if isinstance(waited, _Due):
-                self._drop(waited.record_ids, Refusal.RETENTION)
+            if isinstance(waited, Due):
+                self._expire(waited)
             else:
                 self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
@@ -334,12 +321,16 @@ class _History:
         that a discard further on names is passed over.
         """
         for live in self.live:
-            if self.is_restricted and live.record.offset >= self.restricted_since:
+            if self._is_held_back(live.record):
                 continue
             is_broken = self._fails(live.record, live.purposes)
             if is_broken and not self._is_to_be_discarded(live.record):
                 self.parked = self.parked or live.record
             live.is_held = is_broken or self.parked is not None
+
+    def _is_held_back(self, record: Record) -> bool:
+        """Return whether the restriction began before the record, or before what it was restated from."""
+        return self.is_restricted and record.place >= self.restricted_since
 
     def _is_to_be_discarded(self, record: Record) -> bool:
         """Return whether a discard further on names the record, and will have its effect."""
@@ -353,17 +344,18 @@ class _History:
         """Return whether folding the record fails, in the step that acts under `course.deliver`."""
         return DELIVER in purposes and self._breaks(record)
 
-    def _erase(self, body: ErasureRequested, offset: int) -> None:
-        """Erase a category or a purpose at once, also under restriction; evidence stays."""
-        if body.scope == "category":
-            of_category = {
-                live.record.record_id for live in self.live if live.record.category == body.category
-            }
-            if self._drop(of_category - self._evidence(), Refusal.ERASED, body.request):
-                self._fold_again()
-        elif body.purpose is not None and self._purge(
-            frozenset({body.purpose}), offset, Refusal.ERASED, body.request
-        ):
+    def _erase(self, body: ErasureRequested | FieldErasureRequested, offset: int) -> None:
+        """Erase a category, a purpose or a field at once, also under restriction, and fence it."""
+        scope = scope_of(body)
+        if scope is None:
+            return
+        self.erased.append(scope)
+        if scope.kind == "purpose":
+            is_less = self._purge(frozenset({scope.name}), offset, Refusal.ERASED, body.request)
+        else:
+            within = {live.record.record_id for live in self.live if is_within(live.record, scope)}
+            is_less = self._drop(within, Refusal.ERASED, body.request)
+        if is_less:
             self._fold_again()
 
     def _evidence(self) -> set[bytes]:
@@ -372,7 +364,7 @@ class _History:
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
-            self.until_lift.append(_Purge(purposes, offset))
+            self.until_lift.append(Purge(purposes, offset))
         elif self._purge(purposes, offset, Refusal.WITHDRAWN):
             self._fold_again()
 
@@ -380,7 +372,7 @@ class _History:
         """Take purposes away; return whether a record lost one."""
         is_changed = False
         for live in self.live:
-            if live.record.offset < offset:
+            if live.record.place < offset:
                 kept = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
                 is_changed = is_changed or kept != live.purposes
                 live.purposes = kept
@@ -400,18 +392,21 @@ class _History:
     # Data events --------------------------------------------------------------------------
 
     def _data(self, record: Record, fact: Fact) -> None:
-        purposes = tuple(p for p in record.purposes if p in self._in_force(record.occurred_at))
+        late = purposes_erased(self.erased, record.occurred_at)
+        in_force = self._in_force(record.occurred_at) - late
+        purposes = tuple(p for p in record.purposes if p in in_force)
         refusal = self._refusal(record, purposes)
         if refusal is not None:
             self.removed[record.record_id] = (refusal, "")
             return
-        if not self.is_restricted and self._fails(record, purposes):
+        is_held = self._is_held_back(record)
+        if not is_held and self._fails(record, purposes):
             if not self._is_to_be_discarded(record):
                 self.parked, self.parked_under = record, self.rules
                 return
-            self.live.append(_Live(record, purposes, is_held=True))
+            self.live.append(Live(record, purposes, is_held=True))
             return
-        self.live.append(_Live(record, purposes, self.is_restricted))
+        self.live.append(Live(record, purposes, is_held))
         match fact:
             case ConsentGranted() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
                 known = self.grants.get(fact.purpose, fact.occurred_at)
@@ -438,16 +433,21 @@ class _History:
             return Refusal.SUBJECT_UNKNOWN
         if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:
             return Refusal.BEFORE_SUBJECT
-        if self.tick is not None and self._is_past(record, self.tick):
+        if any(is_within(record, one) and record.occurred_at <= one.until for one in self.erased):
+            return Refusal.SCOPE_ERASED
+        if self.tick is not None and is_past(record, self.tick, self.rules):
             return Refusal.PAST_RETENTION
         for live in self.live:
             if live.record.tag == record.tag:
                 return Refusal.DUPLICATE if live.record.digest == record.digest else Refusal.ID_REUSED
-        if not in_force:
-            return Refusal.MINOR_UNAPPROVED if self.is_minor_unapproved else Refusal.CONSENT_MISSING
-        return None
+        if in_force:
+            return None
+        if self.is_minor_unapproved:
+            return Refusal.MINOR_UNAPPROVED
+        late = purposes_erased(self.erased, record.occurred_at)
+        return Refusal.SCOPE_ERASED if late & {*record.purposes} else Refusal.CONSENT_MISSING
 
-    def _in_force(self, occurred_at: datetime | None) -> frozenset[str]:
+    def _in_force(self, occurred_at: datetime | None = None) -> frozenset[str]:
         """Return the purposes in force now, for an event of that instant or for use (None)."""
         found = set()
         for purpose in self.rules.registry.purposes:

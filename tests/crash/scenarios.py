@@ -14,14 +14,16 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of, waiting_of
 from privacy_ledger.app.audit import Proof
+from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.ingest import Summary
 from privacy_ledger.app.key_care import KeyCare
+from privacy_ledger.app.rectification import Correction
 from privacy_ledger.domain.errors import RefusedByPolicy
-from privacy_ledger.domain.events import VideoPlayed, event_type
+from privacy_ledger.domain.events import AccountUpdated, VideoPlayed, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS
-from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.domain.values import Category, SubjectRef, partition_of
 from privacy_ledger.ports.keys import Identity, IdentityStatus
 from privacy_ledger.ports.runtime import Wrap
 from privacy_ledger.streams import subject_view
@@ -55,6 +57,9 @@ LINES: Final = (
     viewed("8", event="w0"),
 )
 _VIEWED: Final = "usage.page_viewed.v1"
+_PATTERNS: Final = "video.played.v1"
+_RIGHT: Final = Correction(category=Category.ACCOUNT, member="email", value="ada.right@example.com")
+_ACCOUNT: Final = {"email": "ada.right@example.com", "name": "ada"}
 _OTHERS: Final = tuple(map(str, range(20, 40)))
 
 
@@ -344,6 +349,75 @@ class Erasing(OnHome):
         ]
 
 
+class ErasingLess(OnHome):
+    """The erasure of one category, of which more is collected at once."""
+
+    name = "scope-erasure"
+
+    async def act(self, it: TestHome) -> None:
+        """Erase it, and take a line of the category again."""
+        await self._erase(it)
+        now = it.runtime.clock.now()
+        await it.take([played("7", event=now.isoformat(), at=now)])
+
+    async def _erase(self, it: TestHome) -> list[ErasureOutcome]:
+        use_case = bootstrap.scope_erasure_of(it.runtime, wait_s=5.0)
+        if resumed := await use_case.resume():
+            return list(resumed)
+        return list(await use_case.erase_scope(it.subjects.scopes(ADA, "category", "patterns")))
+
+    async def claims(self, it: TestHome) -> list[str]:
+        """Nothing of before comes back; what came since goes with the next erasure; all else is there."""
+        old = await it.take(LINES, consents=(PURPOSE,))
+        counts, before = await _counts(it, "7"), len(await it.leaves())
+        (done,), audit = await self._erase(it), await it.audit().verify()
+        return [
+            *_differ("accepted again", (old.accepted, old.reasons), (0, {"scope_erased": 3})),
+            *_differ("since", (counts.get(_PATTERNS, 0) > 0, counts.get(_VIEWED)), (True, 2)),
+            *_differ("completed", done.is_completed, True),  # noqa: FBT003 - a value, not a flag
+            *_differ("left", (await _counts(it, "7")).get(_PATTERNS), None),
+            *_differ("audit log", (audit.leaves, audit.faults), (before + 1, ())),
+            *_differ("of 8", (await _counts(it, "8")).get(_PATTERNS), 2),
+        ]
+
+
+class Correcting(OnHome):
+    """A wrong e-mail address, in two records and under restriction, is corrected."""
+
+    name = "rectification"
+
+    async def prepare(self, it: TestHome) -> None:
+        """Take lines, and restrict the person while the value is disputed."""
+        wrong: dict[str, str | int] = {"type": event_type(AccountUpdated), "email": "ada.wrong@example.com"}
+        update = line(Said(id="u1", people=(("7",),), facts=(wrong,), at=RECENT + timedelta(seconds=1)))
+        await it.take([*LINES, update], consents=(PURPOSE,))
+        await it.runtime.passes.settle(await it.subjects.restrict(ADA, ground="accuracy"))
+
+    async def act(self, it: TestHome) -> None:
+        """Correct it, and lift the restriction."""
+        use_case = await bootstrap.rectification_of(it.runtime)
+        done = await use_case.rectify(it.subjects.find(ADA).refs, _RIGHT)
+        await it.runtime.passes.settle(done.offsets)
+        await it.runtime.passes.settle(await it.subjects.lift(ADA, notified_at=it.runtime.clock.now()))
+
+    async def claims(self, it: TestHome) -> list[str]:
+        """The right value is shown, and no record opens as a wrong one; late copies change nothing."""
+        again = await it.take(LINES, consents=(PURPOSE,))
+        rows = [row for row in await it.rows() if row.key[:16] == it.ref("7") and row.value is not None]
+        facts = [record.body for record in it.runtime.codec.decode(rows)]
+        emails = {email for fact in facts if (email := getattr(fact, "email", None)) is not None}
+        view = await it.runtime.views.get(subject_view.TABLE, it.ref("7"))
+        account = {} if view is None else subject_view.merge(view).account
+        counts = await _counts(it, "7")
+        return [
+            *_differ("accepted again", again.accepted, 0),
+            *_differ("readable", emails, {_RIGHT.value}),
+            *_differ("shown", {name: at.value for name, at in account.items()}, _ACCOUNT),
+            *_differ("registered", counts.get("account.registered.v1"), 1),
+            *_differ("played", (counts.get(_PATTERNS), counts.get(_VIEWED)), (3, 2)),
+        ]
+
+
 class Handing(OnHome):
     """The hand-over of a receipt: its salt is destroyed here, once the person has it."""
 
@@ -538,7 +612,7 @@ def _care(it: TestHome) -> KeyCare:
 
 
 HOME_SCENARIOS: Final = (
-    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, Handing, Linking, Returning,
-    Releasing, Rolling, Restoring,
+    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, ErasingLess, Correcting, Handing,
+    Linking, Returning, Releasing, Rolling, Restoring,
 )  # fmt: skip
 """Every scenario of a home."""

@@ -9,7 +9,7 @@ from privacy_ledger.testing.crashes import Report
 from tests.crash.lane import homes
 from tests.crash.scenarios import HOME_SCENARIOS, OnHome
 
-PAIRS = 48
+PAIRS = 4 * len(HOME_SCENARIOS)
 SEED = 4
 
 

@@ -90,6 +90,18 @@ async def test_a_restored_log_learns_again_who_was_erased(tmp_path: Path) -> Non
         assert await it.erasure().reconcile() == ()
 
 
+async def test_an_erasure_of_less_is_no_request_for_the_person(tmp_path: Path) -> None:
+    """A restored log that knows of an erased category alone learns again who was erased."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        ada = it.ref("7")
+        less = bootstrap.scope_erasure_of(it.runtime, wait_s=5.0)
+        await less.erase_scope(it.subjects.scopes(ADA, "category", "patterns"))
+        it.runtime.vault.end(ada, now=it.runtime.clock.now())
+        (done,) = await it.erasure().reconcile()
+        assert (done.ref, done.is_completed) == (ada, True)
+
+
 async def test_a_keystore_is_not_restored_while_somebody_holds_keys(tmp_path: Path) -> None:
     """What a running process seals under a key that is lost could be read by nobody."""
     async with home(tmp_path) as it:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 from msgspec import Struct
 
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, event_type
@@ -109,7 +110,7 @@ async def is_said(log: EventLog, ref: SubjectRef, kind: type[ControlFact], reque
 
 
 async def without_request(log: EventLog, refs: frozenset[SubjectRef]) -> list[SubjectRef]:
-    """Return those of the references that have records in the log and no request for erasure.
+    """Return those of the references that have records in the log and no request for their erasure.
 
     It reads the whole log, and no projection: what a projection knew of them is unreadable.
     """
@@ -122,7 +123,15 @@ async def without_request(log: EventLog, refs: frozenset[SubjectRef]) -> list[Su
                 ref = SubjectRef(row.key[:REF_BYTES])
                 if ref in refs:
                     present[ref] = None
-                    if header(row.headers, "ce_type") == _REQUESTED:
+                    if header(row.headers, "ce_type") == _REQUESTED and _is_of_person(row):
                         requested.add(ref)
             after = page[-1].offset
     return [ref for ref in present if ref not in requested]
+
+
+def _is_of_person(row: Row) -> bool:
+    """Return whether a request for erasure asks for the whole person."""
+    try:
+        return msgspec.json.decode(row.value or b"", type=ErasureRequested).scope == "person"
+    except msgspec.DecodeError:
+        return False

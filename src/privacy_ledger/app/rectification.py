@@ -305,10 +305,12 @@ class Rectification:
         records = []
         for one, fact, key in zip(change.found, facts, keys, strict=True):
             payload = self._codec.payload(one.row)
+            source_id = None if payload is None else payload.id
+            if _holds(source_id, one.fact, correction):
+                source_id = None
             try:
                 record = self._codec.fact(
-                    key, self._ids.token(), fact, _origin(one),
-                    source_id=None if payload is None else payload.id,
+                    key, self._ids.token(), fact, _origin(one), source_id=source_id,
                     joint=None if payload is None else payload.joint,
                 )  # fmt: skip
             except (SchemaMismatch, UnicodeError):
@@ -334,6 +336,12 @@ def _is_affected(found: _Found, correction: Correction) -> bool:
     if correction.category is Category.PROFILE:
         return isinstance(found.fact, ProfileFieldSet) and found.fact.field == correction.member
     return getattr(found.fact, correction.member, None) is not None
+
+
+def _holds(source_id: str | None, fact: Fact, correction: Correction) -> bool:
+    """Return whether the producer's own id of an event says the wrong value: it goes with it."""
+    wrong = getattr(fact, correction.member, None)
+    return source_id is not None and isinstance(wrong, str) and wrong.casefold() in source_id.casefold()
 
 
 def _corrected(fact: Fact, correction: Correction) -> Fact:

@@ -1,6 +1,6 @@
 """Nobody whose erasure was completed can be read, found or come back."""
 
-from privacy_ledger.domain.events import ErasureCompleted
+from privacy_ledger.domain.events import ErasureCompleted, ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, Withheld
@@ -15,12 +15,21 @@ _KID = slice(1, 33)
 
 
 async def erased(evidence: Evidence) -> list[str]:
-    """Return what is left of each person of whom the ledger says that the erasure is complete."""
+    """Return what is left of each person of whom the ledger says that the erasure is complete.
+
+    An erasure of less than the person ends nobody.
+    """
+    records = [record for some in evidence.witness.records.values() for record in some]
+    less = {
+        record.body.request
+        for record in records
+        if (isinstance(record.body, ErasureRequested) and record.body.scope != "person")
+        or isinstance(record.body, FieldErasureRequested)
+    }
     said = [
         record
-        for records in evidence.witness.records.values()
         for record in records
-        if isinstance(record.body, ErasureCompleted)
+        if isinstance(record.body, ErasureCompleted) and record.body.request not in less
     ]
     found = []
     for ref in dict.fromkeys(record.ref for record in said):

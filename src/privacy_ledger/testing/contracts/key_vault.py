@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keys import (
     DataKey,
     Identity,
@@ -351,6 +351,24 @@ class KeyVaultContract(ABC):
         assert isinstance(vault.open_keys([old.kid])[old.kid], Shredded)
         assert _sealing(vault, group) == new
         assert vault.open_keys([new.kid]) == {new.kid: new}
+
+    def test_what_is_retired_of_a_category_is_bounded_by_the_next_generations(self, vault: KeyVault) -> None:
+        """All its groups, fine keys too; what is sealed since survives a shred below the bounds."""
+        groups = ("usage", "usage+improve.analyse")
+        old = [_sealing(vault, group) for group in groups]
+        beside = _sealing(vault, "device"), _sealing(vault, "patterns+usage")
+        (fine,) = vault.fresh_keys([(REF, "usage")], now=NOW)
+        bounds = vault.retire(REF, category=Category.USAGE)
+        assert bounds == {"usage": fine.generation + 1, "usage+improve.analyse": old[1].generation + 1}
+        new = [_sealing(vault, group) for group in groups]
+        assert [key.generation for key in new] == list(bounds.values())
+        for group, bound in bounds.items():
+            vault.shred(REF, now=NOW, group=group, below=bound)
+        opened = vault.open_keys([key.kid for key in (*old, fine, *new, *beside)])
+        assert all(isinstance(opened[key.kid], Shredded) for key in (*old, fine))
+        assert [opened[key.kid] for key in (*new, *beside)] == [*new, *beside]
+        assert vault.retire(OTHER, category=Category.USAGE) == {}
+        assert vault.retire(REF) == {}
 
     def test_a_group_is_destroyed_over_all_people(self, vault: KeyVault) -> None:
         """Whoever's key it is, current, numbered or fresh; other groups keep theirs."""

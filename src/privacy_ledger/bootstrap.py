@@ -9,14 +9,27 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
-
-from privacy_ledger import _erasing, _passes
+from privacy_ledger import _passes
 from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
+from privacy_ledger._runtime import Runtime
+from privacy_ledger._use_cases import (
+    audit_of,
+    dead_letters_of,
+    erasure_care_of,
+    erasure_of,
+    export_of,
+    ingest_of,
+    rebuild_of,
+    rectification_of,
+    release_of,
+    replay_of,
+    rules_in_force,
+    scope_erasure_of,
+    stores_of,
+    subjects_of,
+)
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.books import RegistryBooks
 from privacy_ledger.adapters.clock import SystemClock
-from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.kafka.log import KafkaLog
 from privacy_ledger.adapters.kafka.settings import ClusterSettings
@@ -25,48 +38,26 @@ from privacy_ledger.adapters.kafka.tail import KafkaTail
 from privacy_ledger.adapters.local.home import Home, open_home
 from privacy_ledger.adapters.local.lock import WorkerLock
 from privacy_ledger.adapters.local.log import LocalLog
-from privacy_ledger.adapters.noise import OpenDpNoise
 from privacy_ledger.adapters.observe.health import HealthAddress, serving
 from privacy_ledger.adapters.observe.switch import watch_of
 from privacy_ledger.adapters.rocks_store import RocksFolder
-from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
-from privacy_ledger.adapters.state_codec import PassStateCodec
-from privacy_ledger.adapters.views import IndexedLatest, LogViews, TailedLatest
+from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
 from privacy_ledger.adapters.worker_slot import forget_slots, take_slot
 from privacy_ledger.adapters.wrapping import WrappedFolder, as_it_is
-from privacy_ledger.app.audit import AuditLog
-from privacy_ledger.app.dead_letters import DeadLetters
-from privacy_ledger.app.erasure import WAIT_S, Erasure
-from privacy_ledger.app.erasure_care import ErasureCare
-from privacy_ledger.app.export import Export
-from privacy_ledger.app.ingest import Ingest
-from privacy_ledger.app.rectification import Rectification
-from privacy_ledger.app.registrar import Registrar
-from privacy_ledger.app.release import CurrentCatalogue, Release
-from privacy_ledger.app.replay import Replay
-from privacy_ledger.app.scope_erasure import ScopeErasure
-from privacy_ledger.app.stores import DerivedStore, StoreRegistry
-from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.app.versions import VersionList
 from privacy_ledger.domain.errors import Fenced, HomeUnusable, LogUnavailable
-from privacy_ledger.domain.key_release import COLLECT, OPERATE, READ_VIEWS, SUMS, Caller
-from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, PARTITIONS_DEFAULT, TOPICS, Topic
+from privacy_ledger.domain.key_release import READ_VIEWS
+from privacy_ledger.domain.topics import LEDGER_EVENTS, PARTITIONS_DEFAULT, TOPICS, Topic
 from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.engine.assignment import divide
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import PassDeclaration, passes, topics_of
 from privacy_ledger.engine.embedded import EmbeddedPasses
 from privacy_ledger.engine.kafka import KafkaEngine
-from privacy_ledger.engine.line_up import LineUp
-from privacy_ledger.engine.rebuild import Rebuild
 from privacy_ledger.engine.remote import RemotePasses
-from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.observe import SILENT, Meters
-from privacy_ledger.ports.passes import Latest, Runner
-from privacy_ledger.ports.runtime import Clock, Ids, StateStore, Wrap
+from privacy_ledger.ports.passes import Runner
+from privacy_ledger.ports.runtime import Ids, StateStore, Wrap
 from privacy_ledger.settings import SESSION_S_DEFAULT, Settings
 from privacy_ledger.streams.protocol import Processor, Published
 
@@ -89,10 +80,12 @@ __all__ = [
     "open_runtime",
     "open_worker",
     "rebuild_of",
+    "rectification_of",
     "release_of",
     "replay_of",
     "restorer_for",
     "rules_in_force",
+    "scope_erasure_of",
     "stores_of",
     "subjects_of",
     "sweep_keys",
@@ -101,48 +94,6 @@ __all__ = [
 
 _ENTRY_POINTS: Final = "privacy_ledger.processors"
 _HOSTS: Final = "privacy_ledger.hosts"
-
-
-class Runtime(Struct, frozen=True, kw_only=True):
-    """Everything a command needs, wired for one home or one cluster."""
-
-    settings: Settings
-    home: Home | None
-    clock: Clock
-    ids: Ids
-    log: EventLog
-    vault: KeyVault
-    codec: Codec
-    states: PassStateCodec
-    views: LogViews
-    latest: Latest
-    passes: Runner
-    embedded: EmbeddedPasses | None
-    local: LocalLog | None
-    kafka: KafkaLog | None
-    books: RegistryBooks
-    registrar: Registrar
-    declared: Mapping[str, PassDeclaration]
-    line_up: LineUp
-    parts: _passes.Parts
-    keystore: OpenedKeystore
-    meters: Meters = SILENT
-    wrap: Wrap = as_it_is
-    held: list[tuple[str, int]] = []
-    """Descriptors of the state folders held here, by pass; the system frees them at a kill."""
-
-    @property
-    def partitions(self) -> int:
-        """The number of partitions of the ledger."""
-        return self.log.partitions(LEDGER_EVENTS)
-
-    def state_codec(self, declaration: PassDeclaration, caller: Caller = OPERATE) -> PassStateCodec:
-        """Return the state codec of a pass, for who looks on: `SUMS` opens its partial sums."""
-        return _passes.codec_of(declaration, self.released_to(caller))
-
-    def released_to(self, caller: Caller) -> KeyVault:
-        """Return the keystore with the keys that are released to a caller, and no others."""
-        return self.keystore.released_to(caller)
 
 
 @cache
@@ -236,14 +187,6 @@ async def open_worker(
         watch.ask_keys(lambda: bare.cache_figures, lambda: bare.release_figures)
         on_serving(address)
         yield runtime
-
-
-async def rules_in_force(runtime: Runtime) -> Rules:
-    """Return the rules that the core pass has adopted, or those of the seed before it has run."""
-    meta = await runtime.views.meta(0)
-    digest = meta.registry_digest or registry.digest(registry.encode(registry.seed()))
-    await runtime.books.load(digest)
-    return runtime.books.known[digest]
 
 
 async def _prepare(runtime: Runtime) -> None:
@@ -426,89 +369,3 @@ async def forget_stores(runtime: Runtime) -> None:
 async def sweep_keys(runtime: Runtime, declaration: PassDeclaration) -> None:
     """Destroy the keys of dropped versions that a pass, which ended, may have made at the last moment."""
     await _passes.sweep(runtime.parts, declaration)
-
-
-def dead_letters_of(runtime: Runtime) -> DeadLetters:
-    """Return the use cases about parked subjects and refused lines."""
-    return _passes.dead_letters_over(runtime.parts, runtime.passes, audit_of(runtime))
-
-
-def replay_of(runtime: Runtime) -> Replay:
-    """Return the use cases around the next version of a projection."""
-    return _passes.replay_over(runtime.parts, runtime.passes)
-
-
-def rebuild_of(runtime: Runtime, declaration: PassDeclaration) -> Rebuild:
-    """Return a muted rebuild of a pass beside its live state."""
-    return _passes.rebuild_over(runtime.parts, declaration)
-
-
-async def subjects_of(runtime: Runtime) -> Subjects:
-    """Return the use cases about one person."""
-    return Subjects(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
-        clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
-    )  # fmt: skip
-
-
-async def rectification_of(runtime: Runtime) -> Rectification:
-    """Return the use case of corrections."""
-    return Rectification(
-        log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
-        clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
-    )  # fmt: skip
-
-
-async def ingest_of(runtime: Runtime) -> Ingest:
-    """Return the ingest use case; duplicates are exact when embedded."""
-    local, vault = runtime.local, runtime.released_to(COLLECT)
-    return Ingest(
-        log=runtime.log, vault=vault, codec=LedgerCodec(vault, partitions=runtime.partitions),
-        lane_codec=LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
-        views=runtime.views, clock=runtime.clock, ids=runtime.ids,
-        rules=await rules_in_force(runtime), passes=runtime.passes,
-        seen=None if local is None else local.live_tags,
-    )  # fmt: skip
-
-
-async def release_of(runtime: Runtime) -> Release:
-    """Return the release use case with the real noise."""
-    declaration = runtime.declared["analytics"]
-    return Release(
-        runtime.log, passes=runtime.passes, clock=runtime.clock,
-        rules=await rules_in_force(runtime), noise=OpenDpNoise(), registrar=runtime.registrar,
-        catalogue=CurrentCatalogue(runtime.registrar.catalogue),
-        open_partial=runtime.state_codec(declaration, SUMS).open_partial,
-    )  # fmt: skip
-
-
-def erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()) -> Erasure:
-    """Return the erasure saga; `wait_s` bounds each of its waits, `beside` are further stores."""
-    audit = audit_of(runtime)
-    return _erasing.erasure_over(runtime.parts, runtime.passes, audit, wait_s=wait_s, beside=beside)
-
-
-def scope_erasure_of(runtime: Runtime, *, wait_s: float = WAIT_S) -> ScopeErasure:
-    """Return the erasure saga of a category, a purpose or a field."""
-    return _erasing.scope_erasure_over(runtime.parts, runtime.passes, audit_of(runtime), wait_s=wait_s)
-
-
-def erasure_care_of(runtime: Runtime) -> ErasureCare:
-    """Return what looks after all erasures: those that are open, and those that become final."""
-    smaller = scope_erasure_of(runtime)
-    return _erasing.care_over(runtime.parts, runtime.keystore.keeper, erasure_of(runtime), smaller)
-
-
-def stores_of(runtime: Runtime) -> StoreRegistry:
-    """Return every store that may hold something of a person."""
-    return _erasing.stores_over(runtime.parts, runtime.passes)
-
-
-def audit_of(runtime: Runtime) -> AuditLog:
-    """Return the audit log; its key is a secret of the keystore."""
-    return AuditLog(runtime.log, Ed25519Signer(runtime.vault.secret(SEED_NAME)))
-
-
-def export_of(runtime: Runtime) -> Export:
-    """Return the export use case."""
-    return Export(log=runtime.log, codec=runtime.codec, clock=runtime.clock)

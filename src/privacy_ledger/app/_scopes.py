@@ -7,6 +7,8 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from privacy_ledger.app._evidence import rows_of
+from privacy_ledger.domain.events import ErasureRequested, FieldErasureRequested
+from privacy_ledger.domain.permissions import scope_of
 from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
 from privacy_ledger.ports.log import EventLog, Row, header
@@ -18,6 +20,7 @@ __all__ = [
     "ScopeRemains",
     "newest",
     "place_of_request",
+    "scope_erased",
     "scope_named",
     "scope_remains",
 ]
@@ -78,6 +81,17 @@ def scope_named(name: str) -> Scope:
     kind, _, value = name.partition(":")
     kinds: dict[str, ScopeKind] = {"category": "category", "purpose": "purpose", "field": "field"}
     return Scope(kind=kinds[kind], value=value)
+
+
+def scope_erased(body: object) -> Scope | None:
+    """Return the scope that a fact erases, where it is less than the person."""
+    match body:
+        case FieldErasureRequested():
+            return Scope(kind="field", value=body.field)
+        case ErasureRequested() if (name := scope_of(body)) is not None:
+            return scope_named(name)
+        case _:
+            return None
 
 
 async def place_of_request(log: EventLog, ref: SubjectRef, request: str) -> int | None:

@@ -14,7 +14,15 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.app._evidence import rows_of
-from privacy_ledger.domain.events import COLLECTION_EVENTS, CONTROL_FACTS, ControlFact, Fact, event_type
+from privacy_ledger.app._scopes import scope_erased
+from privacy_ledger.domain.events import (
+    COLLECTION_EVENTS,
+    CONTROL_FACTS,
+    ControlFact,
+    Fact,
+    RecordsSuperseded,
+    event_type,
+)
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.log import EventLog, Row, header
@@ -101,8 +109,12 @@ class Export:
         unreadable = erased = 0
         for ref in refs:
             live = await self._live(ref)
-            for row, record in zip(live, self._codec.decode(live), strict=True):
+            records = self._codec.decode(live)
+            gone = _gone(live, records)
+            for row, record in zip(live, records, strict=True):
                 body = record.body
+                if record.record_id in gone:
+                    continue
                 if isinstance(body, ControlFact):
                     rights.append(_Right(type=event_type(body), occurred_at=body.occurred_at, fact=body))
                 elif isinstance(body, Fact):
@@ -154,6 +166,26 @@ class Export:
             id=None if payload is None else payload.id,
             fact=fact,
         )
+
+
+def _gone(rows: Sequence[Row], records: Sequence[Record]) -> frozenset[bytes]:
+    """Return the records that a correction or a smaller erasure removed, whoever has folded it yet.
+
+    A correction and what it states again come together; so no export shows a value twice.
+    """
+    gone: set[bytes] = set()
+    for at, record in enumerate(records):
+        body = record.body
+        if isinstance(body, RecordsSuperseded):
+            gone.update(bytes.fromhex(name) for name in body.records)
+        scope = scope_erased(body)
+        if scope is not None:
+            gone.update(
+                earlier.record_id
+                for row, earlier in zip(rows[:at], records[:at], strict=True)
+                if scope.has_collected(row)
+            )
+    return frozenset(gone)
 
 
 def _when(entry: Exported | _Right) -> datetime:

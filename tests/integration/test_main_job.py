@@ -13,15 +13,19 @@ import pytest
 from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.views import TailedLatest
 from privacy_ledger.app.ingest import Source
+from privacy_ledger.app.rectification import Correction
+from privacy_ledger.app.subjects import Subjects, identity_of
 from privacy_ledger.bootstrap import (
     Runtime,
     erasure_of,
     ingest_of,
+    rectification_of,
+    scope_erasure_of,
     subjects_of,
 )
 from privacy_ledger.domain.key_release import SUMS
 from privacy_ledger.domain.topics import ANALYTICS_PARTIALS, LEDGER_EVENTS
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.engine.rebuild import live_digests
 from privacy_ledger.interfaces.cli.operate import verify
 from privacy_ledger.streams import progress, subject_view
@@ -41,6 +45,7 @@ KILLS = 5
 PACE_S = 3.0
 """Between chunks, so that data flows for as long as workers die."""
 PURPOSE = "improve.analyse"
+CORRECTED = "course-v1:Example+Corrected+2026"
 
 
 class Chaos:
@@ -128,6 +133,8 @@ async def _use_rights(
             except Exception:  # noqa: BLE001, S112 - erased meanwhile: nothing to lift
                 continue
         state["restricted"] = state["restricted"][3:]
+    if step in {2, 6, 10}:
+        await _erase_less_and_correct(runtime, subjects, names[6], step)
     if step in {3, 7, 11}:
         await witness.look(runtime.log, runtime.codec)
         refs = subjects.find(names[7]).refs
@@ -136,6 +143,31 @@ async def _use_rights(
         if not all(outcome.is_completed for outcome in outcomes):
             outcomes = await erasure_of(runtime).resume()
         assert all(outcome.is_completed for outcome in outcomes)
+
+
+async def _erase_less_and_correct(runtime: Runtime, subjects: Subjects, name: str, step: int) -> None:
+    """Correct a course record and a profile field of somebody, and erase what is known of their videos."""
+    await runtime.passes.settle(timeout_s=60)
+    refs, use_case = subjects.find(name).refs, await rectification_of(runtime)
+    bio = Correction(category=Category.PROFILE, member="bio", value=f"learner of step {step}")
+    done = [await use_case.rectify(refs, bio)]
+    rows = [row for ref in refs for row in await runtime.views.live(ref)]
+    courses = [row for row in rows if row.category is Category.COURSEWORK]
+    if courses:
+        mode = Correction(
+            category=Category.COURSEWORK, member="course", value=CORRECTED, record=courses[0].record_id
+        )
+        done.append(await use_case.rectify(refs, mode))
+    less = scope_erasure_of(runtime)
+    outcomes = await less.erase_scope(subjects.scopes(name, "category", "patterns"))
+    for _ in range(3):
+        if all(outcome.is_completed for outcome in outcomes):
+            break
+        outcomes = await less.resume()
+    assert all(outcome.is_completed for outcome in outcomes)
+    assert [use_case.open_keys(one) for one in done] == [()] * len(done)
+    left = [row for ref in refs for row in await runtime.views.live(ref)]
+    assert not any(row.category is Category.PATTERNS for row in left)
 
 
 @pytest.mark.timeout(600)
@@ -277,8 +309,6 @@ async def test_bytes_of_an_erased_person_leave_every_file(
 
 def _refs(runtime: Runtime, subject: str) -> bytes:
     """Return something as long as a subject is known."""
-    from privacy_ledger.app.subjects import identity_of  # noqa: PLC0415
-
     (row,) = runtime.vault.find((identity_of(subject),))
     return b"" if row is None else row.ref
 

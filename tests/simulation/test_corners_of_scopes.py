@@ -16,7 +16,7 @@ from privacy_ledger.streams.states import INDEX, PERMISSIONS, Parts
 from privacy_ledger.streams.subject_view import Stamped
 from privacy_ledger.testing.memory import MemoryPass
 from privacy_ledger.testing.oracle import Oracle
-from tests.simulation.logs import BOOKS, INITIAL, breaks, run_pass
+from tests.simulation.logs import BOOKS, BROKEN_COURSE, INITIAL, breaks, run_pass
 
 ADA = SubjectRef(b"a" * 16)
 BIO, GOAL = b"bio-bio-", b"goal-goa"
@@ -330,3 +330,19 @@ def test_what_was_erased_meanwhile_does_not_come_back_restated() -> None:
     original = _bio("x")
     log = _log(original, _field_erased(BIO), _superseded(original), _restated(original, 1, value="y"))
     assert _causes(_run(log), log) == {1: "erased", 4: "scope_erased"}
+
+
+def test_a_discard_in_vain_does_not_park_what_was_restated() -> None:
+    """The record that the discard names is gone by then; the one in its place can be folded.
+
+    The discard frees its parked subject because its request is new, and has no effect at its own
+    offset because a fact that waited in between used that request.
+    """
+    body = e.CourseCompleted(occurred_at=BEFORE, course=BROKEN_COURSE)
+    original = _sent(body, "course.deliver")
+    discarded = e.RecordDiscarded(request="09" * 16, occurred_at=NOW, record=original.record_id.hex())
+    log = _log(
+        original, _field_erased(GOAL, request="09" * 16), _superseded(original),
+        _restated(original, 1, course="alpha"), _control(discarded),
+    )  # fmt: skip
+    assert not _is_parked(_run(log))

@@ -403,15 +403,30 @@ class _Drawing:
             request=request, occurred_at=until, category=category, purpose=purpose,
             scope="category" if is_category else "purpose",
         )  # fmt: skip
-        self.fact(person, body)
-        self.come_late(person, category or purpose or "", until)
+        self.erase_scope(person, body, category or purpose or "")
 
     def erase_field(self, person: _Person) -> None:
-        name, until = self.random.choice(FIELDS), self.until(person)
+        name = self.random.choice(FIELDS)
         field = _field(person.ref, name if self.random.random() < 0.95 else "shoe size")
-        request = self.request(person)
-        self.fact(person, e.FieldErasureRequested(request=request, occurred_at=until, field=field.hex()))
-        self.come_late(person, name, until)
+        body = e.FieldErasureRequested(
+            request=self.request(person), occurred_at=self.until(person), field=field.hex()
+        )
+        self.erase_scope(person, body, name)
+
+    def erase_scope(
+        self, person: _Person, body: e.ErasureRequested | e.FieldErasureRequested, name: str
+    ) -> None:
+        """Ask for an erasure, at times twice and up to another instant; some of it comes late."""
+        self.fact(person, body)
+        until = body.occurred_at
+        if self.random.random() < 0.2:
+            other = self.until(person)
+            self.fact(person, structs.replace(body, request=self.request(person), occurred_at=other))
+            until = self.random.choice((until, other))
+        person.fenced.append((name, until))
+        while self.random.random() < 0.5:
+            self.wait()
+            self.late(person)
 
     def until(self, person: _Person) -> datetime:
         """Return up to when somebody wants something erased: mostly now, at times just around an event."""
@@ -422,12 +437,6 @@ class _Drawing:
             at = self.random.choice(person.appended[-8:]).occurred_at.astimezone(UTC)
             return at + timedelta(minutes=self.random.choice((-1, 0, 0, 1)))
         return self.now - timedelta(days=self.random.randrange(-3, 60))
-
-    def come_late(self, person: _Person, name: str, until: datetime) -> None:
-        person.fenced.append((name, until))
-        while self.random.random() < 0.5:
-            self.wait()
-            self.late(person)
 
     def late(self, person: _Person) -> None:
         """Send something of what was erased: a copy, or another event from around that instant."""

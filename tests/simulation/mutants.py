@@ -25,7 +25,7 @@ from privacy_ledger.streams.states import INDEX, PERMISSIONS, IndexRow, Workspac
 from privacy_ledger.testing.memory import MemoryPass
 from tests.simulation.logs import BOOKS, Simulation
 
-__all__ = ["MUTANTS", "SLICED"]
+__all__ = ["MUTANTS", "SLICED", "Mutant"]
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 MUTANTS: Final[dict[str, Mutant]] = {}

@@ -34,6 +34,7 @@ from tests.simulation.logs import (
     run_pass,
 )
 from tests.simulation.mutants import MUTANTS, SLICED
+from tests.simulation.mutants_of_scopes import SCOPE_MUTANTS
 
 LOGS: Final = int(os.environ.get("PRIVACY_LEDGER_LAWS", "20000"))
 FIRST: Final = int(os.environ.get("PRIVACY_LEDGER_LAWS_FIRST", "0"))
@@ -43,6 +44,7 @@ APART_SHARE: Final = 8
 MUTANT_LOGS: Final = 4000
 CHUNK: Final = 500
 ORACLE: Final = Oracle(INITIAL, BOOKS, breaks=breaks)
+ALL_MUTANTS: Final = {**MUTANTS, **SCOPE_MUTANTS}
 
 Snapshot = dict[tuple[str, bytes], object]
 Check = Callable[[int, Sequence[Record] | None], "tuple[Simulation, str] | None"]
@@ -289,11 +291,11 @@ def test_work_in_slices_agrees_with_the_oracle() -> None:
 # Mutants --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(MUTANTS))
+@pytest.mark.parametrize("name", sorted(ALL_MUTANTS))
 def test_a_broken_law_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each law, switched off, is noticed within a few thousand logs; a whole one raises no alarm."""
     checks = ("slices", "sliced_oracle") if name in SLICED else ("rebuild", "oracle")
-    MUTANTS[name](monkeypatch)
+    ALL_MUTANTS[name](monkeypatch)
     noticed = next((seed for seed in range(MUTANT_LOGS) if _fails(seed, checks)), None)
     assert noticed is not None, f"{MUTANT_LOGS} logs did not notice: {name}"
     monkeypatch.undo()

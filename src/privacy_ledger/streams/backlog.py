@@ -246,7 +246,8 @@ class Backlog:
         """
         busy = busy_of(work, ref)
         row = work.get(INDEX, ref + discard.tag)
-        if busy is not None and busy.sweep is None and row is not None:
+        is_live = row is not None and row.record_id == discard.record_id
+        if busy is not None and busy.sweep is None and row is not None and is_live:
             self._park(
                 work, ref, "step", offset=row.offset, record_id=row.record_id, tag=discard.tag
             )  # fmt: skip

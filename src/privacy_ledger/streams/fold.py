@@ -351,10 +351,13 @@ class PassFold:
             case ErasureRequested() | FieldErasureRequested():
                 if (cut := self._cut_of(work, fact, offset=offset)) is not None:
                     return self._begin(work, record, cut)
-            case RecordsSuperseded():
+            case RecordsSuperseded() if fact.records:  # one that names none removes none
                 record_ids = tuple(sorted(bytes.fromhex(one) for one in fact.records))
                 keys = self._keys_of(work, fact.category)
-                cut = Cut(Refusal.RECTIFIED, offset, fact.request, record_ids=record_ids, keys=keys)
+                cut = Cut(
+                    Refusal.RECTIFIED, offset, fact.request,
+                    category=fact.category, record_ids=record_ids, keys=keys,
+                )  # fmt: skip
                 return self._begin(work, record, cut)
             case RestrictionStarted():
                 work.put(FROZEN, ref, value=True)

@@ -34,9 +34,11 @@ Then = Literal["rest", "refold", "refold_if_cut"]
 class Cut(Struct, frozen=True, array_like=True):
     """One removal of a sweep: which rows of a subject's index below an offset go, and why.
 
-    With `purposes` a row loses these, and goes when none is left. Otherwise the rows go that are
-    `due` (category, and its first month that stays), those of a `category`, of one profile `field`,
-    those with one of the `record_ids`, or `everything`. A cut that names nothing removes nothing.
+    With `purposes` a row loses these, and goes when none is left. With `record_ids` those go, of the
+    `category` where one is named. Otherwise the rows go that are `due` (category, and its first month
+    that stays), those of a `category`, of one profile `field`, or `everything`. A cut that names
+    nothing removes nothing.
+
     `keys`: what becomes of the keys of rows that go. Each has its `own`, or shares one with its
     `group`, which goes where it seals nothing more; None: keys stay.
     """

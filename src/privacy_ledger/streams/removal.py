@@ -383,10 +383,12 @@ def _after(row: IndexRow, cut: Cut) -> IndexRow | None:
         if len(kept) == len(row.purposes):
             return row
         return structs.replace(row, purposes=kept) if kept else None
+    if cut.record_ids:
+        is_named = row.category is not Category.EVIDENCE and cut.category in {None, row.category}
+        return None if is_named and _is_one_of(cut.record_ids, row.record_id) else row
     goes = (
         cut.everything
         or row.category is cut.category
-        or (row.category is not Category.EVIDENCE and _is_one_of(cut.record_ids, row.record_id))
         or (cut.field and row.field == cut.field)
         or any(row.category is category and row.month < first for category, first in cut.due)
     )

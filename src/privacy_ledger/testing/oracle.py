@@ -281,7 +281,8 @@ class _History:
                 self._erase(body, offset)
             case RecordsSuperseded():
                 named = {bytes.fromhex(record) for record in body.records}
-                if self._drop(named - self._evidence(), Refusal.RECTIFIED, body.request):
+                mine = {live.record.record_id for live in self.live if live.record.category is body.category}
+                if self._drop((named & mine) - self._evidence(), Refusal.RECTIFIED, body.request):
                     self._fold_again()
             case RecordDiscarded():
                 discarded = bytes.fromhex(body.record)

@@ -19,9 +19,10 @@ from privacy_ledger.app.release import CurrentCatalogue, Release
 from privacy_ledger.app.replay import Replay
 from privacy_ledger.app.scope_erasure import ScopeErasure
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
+from privacy_ledger.app.studies import Studies
 from privacy_ledger.app.subjects import Subjects
 from privacy_ledger.domain.key_release import COLLECT, SUMS
-from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.rules import Registry, Rules
 from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.rebuild import Rebuild
@@ -40,6 +41,7 @@ __all__ = [
     "rules_in_force",
     "scope_erasure_of",
     "stores_of",
+    "studies_of",
     "subjects_of",
 ]
 
@@ -81,6 +83,17 @@ async def rectification_of(runtime: Runtime) -> Rectification:
         log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
         clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
     )  # fmt: skip
+
+
+async def studies_of(runtime: Runtime) -> Studies:
+    """Return the use cases of studies and beta features."""
+
+    def encode(book: Registry) -> tuple[bytes, str]:
+        registry.check(book)
+        document = registry.encode(book)
+        return document, registry.digest(document)
+
+    return Studies(runtime.registrar, await rules_in_force(runtime), encode=encode)
 
 
 async def ingest_of(runtime: Runtime) -> Ingest:

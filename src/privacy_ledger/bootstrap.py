@@ -26,6 +26,7 @@ from privacy_ledger._use_cases import (
     rules_in_force,
     scope_erasure_of,
     stores_of,
+    studies_of,
     subjects_of,
 )
 from privacy_ledger.adapters import registry
@@ -87,6 +88,7 @@ __all__ = [
     "rules_in_force",
     "scope_erasure_of",
     "stores_of",
+    "studies_of",
     "subjects_of",
     "sweep_keys",
     "worker_host",

@@ -131,3 +131,18 @@ def test_a_profile_field_is_erased_with_its_history(used: Cli) -> None:
     assert (done.code, done.document["receipts"][0]["records"]) == (0, {"profile": 1})
     assert "bio" not in done.out
     assert not (used.folder / "export" / "profile.json").exists()
+
+
+def test_a_study_is_opened_joined_and_left(used: Cli) -> None:
+    """A name that is none, or no approval, is refused."""
+    opened = used.run("study", "open", "study.reading", "--source", "ethics board, case 12")
+    again = used.run("study", "open", "study.reading", "--source", "ethics board, case 12")
+    listed = used.run("study", "list")
+    joined = used.run("consent", "grant", subject(1), "study.reading")
+    left = used.run("consent", "withdraw", subject(1), "study.reading")
+    wrong = used.run("study", "open", "Reading", "--source", "ethics board, case 12")
+    unknown = used.run("consent", "grant", subject(1), "study.listening")
+    assert (opened.document["opened"], again.document["opened"]) == (True, False)
+    assert listed.document == {"programmes": ["study.reading"]}
+    assert (joined.code, left.code) == (0, 0)
+    assert (wrong.code, unknown.code) == (2, 4)

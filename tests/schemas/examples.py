@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from privacy_ledger.domain.events.collection import PROGRAMME
+
 T = TypeVar("T", bound=msgspec.Struct)
 INSTANT = datetime(2026, 2, 28, 12, 30, tzinfo=UTC)
 
@@ -53,6 +55,8 @@ def _value(wanted: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
 def _text(wanted: inspect.StrType) -> str:
     if wanted.pattern is None:
         return "x" * min(wanted.max_length or 8, 8)
+    if wanted.pattern == PROGRAMME:
+        return "study.reading"
     parts = re.fullmatch(r"\^\[(.).*\]\{(\d+)\}\$", wanted.pattern)
     if parts is None:
         message = f"Teach tests/schemas/examples.py how to match {wanted.pattern}."

@@ -11,7 +11,7 @@ import msgspec
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.events import COLLECTION_EVENTS, event_type
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import ALWAYS, CategoryRule, EventRule, Registry
+from privacy_ledger.domain.rules import ALWAYS, CategoryRule, EventRule, Registry, is_family
 from privacy_ledger.domain.values import Category
 
 __all__ = ["check", "check_coverage", "decode", "digest", "encode", "seed"]
@@ -94,7 +94,8 @@ def check(registry: Registry) -> None:
             raise _unknown_purpose(f"Event {event.type} serves no purpose. Name one, or do not collect it.")
         _check_unique(f"purpose of {event.type}", event.purposes)
         for purpose in event.purposes:
-            _check_purpose(purpose, usable, of=f"Event {event.type}")
+            if not is_family(purpose):
+                _check_purpose(purpose, usable, of=f"Event {event.type}")
         if event.category not in categories:
             raise _contradiction(f"Event {event.type} has category {event.category} without a row. Add one.")
     for product in registry.products:

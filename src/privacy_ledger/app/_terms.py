@@ -2,12 +2,18 @@
 
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Final, cast
 
 from msgspec import Struct
 
 from privacy_ledger.domain.admission import Candidate
-from privacy_ledger.domain.events import DeviceObserved, Fact, ProfileFieldSet, event_type
+from privacy_ledger.domain.events import (
+    DeviceObserved,
+    Fact,
+    ProfileFieldSet,
+    StudyResponseRecorded,
+    event_type,
+)
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, Grain, LawfulBasis, month_of
@@ -65,6 +71,8 @@ class TermsBook:
     def of(self, fact: Fact) -> Terms | None:
         """Return the terms of a fact, or None when the rules do not know its type."""
         kind = type(fact)
+        if kind is StudyResponseRecorded:
+            return self._look_up(kind, purposes=(cast("StudyResponseRecorded", fact).programme,))
         try:
             return self._known[kind]
         except KeyError:
@@ -89,12 +97,13 @@ class TermsBook:
             field=field,
         )  # fmt: skip
 
-    def _look_up(self, kind: type[Fact]) -> Terms | None:
+    def _look_up(self, kind: type[Fact], *, purposes: tuple[str, ...] = ()) -> Terms | None:
+        """Return the terms of a class; `purposes`: what it was collected for, else all that it may serve."""
         name = event_type(kind)
         rule = self.rules.event(name)
         if rule is None:
             return None
-        purposes = tuple(sorted(rule.purposes))
+        purposes = purposes or tuple(sorted(rule.purposes))
         category = self.rules.category(kind.category)
         return Terms(
             type=name,

@@ -17,8 +17,9 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.events.base import LABEL, Fact
 from privacy_ledger.domain.events.control import ControlFact, ControlRecord
-from privacy_ledger.domain.rules import EventRule, Registry, Rules
+from privacy_ledger.domain.rules import EventRule, Registry, Rules, is_family
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED, TOPICS
+from privacy_ledger.domain.values import LawfulBasis
 
 __all__ = ["DIALECT", "documents", "event_schema"]
 
@@ -113,11 +114,18 @@ def _event_entry(rules: Rules, kind: type[Fact]) -> _Json:
         "provenance": str(kind.provenance),
         "purposes": [_purpose_entry(rules, purpose) for purpose in rule.purposes],
         "retention_months": rules.retention_months(kind.category),
-        "key_group": rules.key_group(kind.category, rule.purposes),
+        "key_group": _key_group(rules, kind, rule),
         "fields": _fields(kind),
         "source": rule.source,
         "confidence": rule.confidence,
     }
+
+
+def _key_group(rules: Rules, kind: type[Fact], rule: EventRule) -> str:
+    """Return the group that seals an event; one of a study has the study's own."""
+    if any(map(is_family, rule.purposes)):
+        return f"{kind.category}+programme"
+    return rules.key_group(kind.category, rule.purposes)
 
 
 def _control_entry(kind: _ControlKind) -> _Json:
@@ -133,6 +141,8 @@ def _control_entry(kind: _ControlKind) -> _Json:
 
 
 def _purpose_entry(rules: Rules, purpose: str) -> _Json:
+    if is_family(purpose):  # a study or a beta: one that is opened has a row of its own
+        return {"id": purpose, "basis": str(LawfulBasis.CONSENT), "dpv": "edu:ResearchUserStudyManagement"}
     rule = rules.purpose(purpose)
     if rule is None:
         raise LookupError(f"Purpose {purpose} has no row in the registry. Check its coverage first.")

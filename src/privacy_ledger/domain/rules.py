@@ -20,6 +20,7 @@ __all__ = [
     "PurposeRule",
     "Registry",
     "Rules",
+    "is_family",
 ]
 
 ALWAYS: Final = "rights.fulfil"
@@ -62,7 +63,7 @@ class CategoryRule(_Row, frozen=True, kw_only=True):
 
 
 class EventRule(_Row, frozen=True, kw_only=True):
-    """An event type: its category and the purposes that it may serve."""
+    """An event type: its category and the purposes that it may serve; `study.*` stands for any study."""
 
     type: str
     category: Category
@@ -141,7 +142,7 @@ class Rules:
         key = (event.type, purposes)
         answer = self._served.get(key)
         if answer is None:
-            answer = all(purpose in event.purposes and self.is_allowed(purpose) for purpose in purposes)
+            answer = all(_is_named(purpose, event) and self.is_allowed(purpose) for purpose in purposes)
             if len(self._served) < SERVED_MAX:
                 self._served[key] = answer
         return answer
@@ -175,3 +176,12 @@ class Rules:
         if len(purposes) == 1 and purposes[0] in self._consent:
             return f"{category}+{purposes[0]}"
         return str(category)
+
+
+def is_family(purpose: str) -> bool:
+    """Return whether a rule names every purpose of a family, such as `study.*`."""
+    return purpose.endswith(".*")
+
+
+def _is_named(purpose: str, event: EventRule) -> bool:
+    return purpose in event.purposes or f"{purpose.partition('.')[0]}.*" in event.purposes

@@ -82,7 +82,7 @@ def malformed(record: Record, rules: Rules) -> Refusal | None:
     is_no = isinstance(record.body, ConsentWithdrawn | ObjectionRaised)
     if record.occurred_at > record.received_at + FUTURE_MAX and not is_no:
         return Refusal.TIME_FUTURE
-    if not all(rules.is_allowed(p) and p in rule.purposes for p in record.purposes):
+    if not all(rules.is_allowed(p) and _serves(p, rule.purposes) for p in record.purposes):
         return Refusal.UNKNOWN_PURPOSE
     return None
 
@@ -99,3 +99,10 @@ def _month(instant: datetime) -> int:
     """Return the number of an instant's month in UTC."""
     utc = instant.astimezone(UTC)
     return 12 * utc.year + utc.month
+
+
+def _serves(purpose: str, purposes: tuple[str, ...]) -> bool:
+    """Return whether a rule names a purpose, or the family that it belongs to."""
+    return purpose in purposes or any(
+        name.endswith(".*") and purpose.startswith(name[:-1]) for name in purposes
+    )

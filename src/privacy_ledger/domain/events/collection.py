@@ -3,7 +3,7 @@
 Names and mapping follow the policy's clauses P3-P10 and P35; a released version never changes.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta
 
@@ -30,6 +30,7 @@ __all__ = [
     "ProfileFieldCleared",
     "ProfileFieldSet",
     "RevealRecorded",
+    "StudyResponseRecorded",
     "UsageLinkClicked",
     "UsageOther",
     "UsagePageViewed",
@@ -42,6 +43,8 @@ __all__ = [
     "VideoSpeedChanged",
 ]
 
+PROGRAMME: Final = r"^(study|beta)\.[a-z0-9][a-z0-9-]*$"
+"""The purposes of studies and of beta features, each with a consent and keys of its own."""
 Name = Annotated[str, Meta(max_length=255, extra_json_schema=label("contact.name"))]
 Email = Annotated[str, Meta(max_length=320, extra_json_schema=label("contact.email"))]
 Username = Annotated[str, Meta(max_length=255, extra_json_schema=label("account.username"))]
@@ -253,6 +256,20 @@ class LocationDerived(Fact, frozen=True, kw_only=True, tag="location.derived.v1"
     provenance: ClassVar[Provenance] = Provenance.DERIVED
     occurred_at: UtcTime
     country: Annotated[str, Meta(pattern="^[A-Z]{2}$", extra_json_schema=label("location.country"))]
+
+
+class StudyResponseRecorded(Fact, frozen=True, kw_only=True, tag="study.response_recorded.v1"):
+    """The data subject took part in a study, or in the test of a beta feature (policy P45, P46).
+
+    `programme` is the purpose that they consented to; what it collects serves nothing else.
+    """
+
+    category: ClassVar[Category] = Category.COURSEWORK
+    provenance: ClassVar[Provenance] = Provenance.PROVIDED
+    occurred_at: UtcTime
+    programme: Annotated[str, Meta(pattern=PROGRAMME, max_length=80)]
+    item: Code
+    response: Annotated[Text, Meta(extra_json_schema=label("study.response"))] | None = None
 
 
 class _Evidence(Fact, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from privacy_ledger.interfaces.cli import (
     replaying,
     rights,
     story,
+    studies,
 )
 from privacy_ledger.interfaces.cli.shell import Discreet, Exit, Shell, command
 
@@ -100,6 +101,6 @@ def _instant(text: str) -> datetime:
 
 for module in (
     collect, rights, correction, deletion, proof, insight, keys, operate, projections, replaying,
-    deadletters, story,
+    deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

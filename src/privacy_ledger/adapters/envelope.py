@@ -140,6 +140,11 @@ def forget(kids: Iterable[bytes] | None = None) -> None:
         _ciphers.pop(kid, None)
 
 
+def ready() -> int:
+    """Return how many ciphers are ready."""
+    return len(_ciphers)
+
+
 _ciphers: OrderedDict[bytes, tuple[bytes, AESGCM]] = OrderedDict()
 """By kid, the one used longest ago first; with its secret, so that a forged key finds no other's."""
 

@@ -295,6 +295,8 @@ INDEX: Final = (
             _UNIT + "test_restore.py::test_a_restored_log_learns_again_who_was_erased",
             _UNIT + "test_resurrection.py::test_an_old_file_that_is_run_again_brings_nobody_back",
             _UNIT + "test_resurrection.py::test_a_registration_that_looks_fresh_brings_nobody_back",
+            _UNIT + "test_empty_disk.py::test_a_rebuild_from_an_empty_disk_brings_nobody_back",
+            _JOB + "test_empty_disk.py::test_a_worker_that_begins_with_an_empty_disk_brings_nobody_back",
             _UNIT + "test_erasure.py::test_asking_twice_gives_the_same_receipt",
             _UNIT + "test_erasure.py::test_every_reference_of_a_person_is_erased",
         ),

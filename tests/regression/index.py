@@ -28,6 +28,7 @@ _JOB: Final = "tests/integration/"
 _SAFETY: Final = "tests/unit/test_client_safety.py::"
 _UNIT: Final = "tests/unit/"
 _SQLITE: Final = "tests/contract/test_keystore_sqlite.py::"
+_COPIES: Final = "tests/contract/test_keystore_copies.py::"
 _POSTGRES: Final = "tests/contract/test_keystore_postgres.py::"
 
 
@@ -215,7 +216,7 @@ INDEX: Final = (
             _UNIT
             + "test_keystore_failures.py"
             + "::test_yesterdays_keystore_under_a_worker_releases_nothing_before_the_journal_is_applied",
-            _SQLITE + "test_a_file_that_is_exchanged_under_an_open_vault_releases_no_key",
+            _COPIES + "test_a_file_that_is_exchanged_under_an_open_vault_releases_no_key",
         ),
     ),
     Lesson(

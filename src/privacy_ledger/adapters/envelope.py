@@ -35,6 +35,7 @@ __all__ = [
     "kid_of",
     "mac",
     "open_sealed",
+    "ready",
     "seal",
 ]
 

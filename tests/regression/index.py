@@ -187,6 +187,7 @@ INDEX: Final = (
             _UNIT
             + "test_keystore_failures.py::test_more_unknown_keys_in_a_row_than_a_few_stop_the_partition",
             _UNIT + "test_keystore_failures.py::test_a_readable_record_between_unknown_keys_ends_the_row",
+            _JOB + "test_keystore_away.py::test_a_keystore_that_is_down_keeps_every_offset_until_it_is_back",
         ),
     ),
     Lesson(

@@ -30,7 +30,7 @@ from tests.unit.home import TestHome, home, parse, played, unreadable, unwaiting
 
 PEOPLE: Final = [str(number) for number in range(100, 112)]
 UNAVAILABLE: Final = "keys unavailable"
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 45.0
 """How long something that must happen may take."""
 FRESH_S: Final = 1.1
 """After so long a process asks the keystore before it uses a key."""

@@ -25,7 +25,7 @@ from privacy_ledger.engine.outcomes import STOPPED_RETRY_S, Outcomes
 from privacy_ledger.interfaces.cli.operate import fold_home, verify
 from privacy_ledger.ports.log import NewRecord
 from privacy_ledger.streams.held import HELD, Held, Parked
-from privacy_ledger.testing.postgres import PostgresProcess, running_postgres
+from privacy_ledger.testing.postgres import PostgresProcess, postgres_programs, running_postgres
 from tests.unit.home import TestHome, home, parse, played, unreadable, unwaiting, videos_of
 
 PEOPLE: Final = [str(number) for number in range(100, 112)]
@@ -360,15 +360,38 @@ async def test_yesterdays_keystore_under_a_worker_releases_nothing_before_the_jo
     assert all("behind its shred journal" in reason for reason in said.of())
 
 
+def program(name: str) -> str:
+    """Return where a program of the server's release is."""
+    return str(postgres_programs() / name)
+
+
 def dumped(server: PostgresProcess, database: str, path: Path) -> None:
     """Write the database's own dump of the keystore into a file."""
-    words = ["pg_dump", "--schema", "privacy_ledger_keystore", "--clean", "--dbname", server.url(database)]
+    words = [
+        program("pg_dump"),
+        "--schema",
+        "privacy_ledger_keystore",
+        "--clean",
+        "--dbname",
+        server.url(database),
+    ]
     path.write_bytes(subprocess.run(words, capture_output=True, check=True).stdout)
 
 
 def brought_back(server: PostgresProcess, database: str, path: Path) -> None:
     """Put a dump in the place of what there is, as an operator of the database may, in one transaction."""
-    words = ["psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", server.url(database), "-f", str(path)]
+    words = [
+        program("psql"),
+        "-X",
+        "-q",
+        "-1",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-d",
+        server.url(database),
+        "-f",
+        str(path),
+    ]
     subprocess.run(words, capture_output=True, check=True)
 
 

@@ -266,6 +266,44 @@ def test_an_older_database_forgets_again_what_was_destroyed(keystore: Keystore) 
     assert (row.status, restored.is_ended(ref)) == (IdentityStatus.ERASED, True)
 
 
+def test_an_older_copy_under_an_open_vault_releases_nothing_before_the_journal_is_applied(
+    keystore: Keystore,
+) -> None:
+    """Within the second in which it asks nobody; at its next look it destroys again what was destroyed."""
+    vault = keystore.open()
+    gone, kept = vault.sealing_keys(many(2), now=NOW)
+    keystore.sql("CREATE TABLE old_numbers AS TABLE numbers; CREATE TABLE old_material AS TABLE material")
+    vault.shred(gone.ref, now=NOW)
+    other = keystore.open()
+    assert other.open_keys([gone.kid]) == {gone.kid: Shredded(gone.ref, "usage", 0)}
+    keystore.sql(
+        "BEGIN; DELETE FROM numbers; INSERT INTO numbers TABLE old_numbers; "
+        "DELETE FROM material; INSERT INTO material TABLE old_material; "
+        "UPDATE keys SET shredded_at = NULL, revision = NULL; COMMIT"
+    )
+    with pytest.raises(KeyUnavailable, match="behind its shred journal"):
+        other.open_keys([kept.kid])
+    with pytest.raises(KeyUnavailable, match="behind its shred journal"):
+        other.sealing_keys([KeyWant(REF, "usage")], now=NOW)
+    keystore.clock.seconds += 2
+    assert other.open_keys([gone.kid, kept.kid]) == {gone.kid: Shredded(gone.ref, "usage", 0), kept.kid: kept}
+
+
+def test_uses_are_counted_and_a_full_generation_rolls(keystore: Keystore) -> None:
+    """A want counts one, and 2**24 records are the most that one key seals, for all processes together."""
+    vault = keystore.open()
+    key = sealing(vault)
+    vault.sealing_keys([KeyWant(REF, "usage")] * 4, now=NOW)
+    vault.close()
+    assert keystore.sql("SELECT used FROM keys") == "5"
+    keystore.sql("UPDATE keys SET used = (1 << 24) - 1")
+    vault = keystore.open()
+    assert sealing(vault) == key
+    assert sealing(vault).generation == 1
+    vault.close()
+    assert sealing(keystore.open()).generation == 1
+
+
 # Servers that go away -------------------------------------------------------------------------
 
 

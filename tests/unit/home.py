@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.codec import LedgerCodec
+from privacy_ledger.adapters.keystore import KeystorePlace
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
@@ -240,11 +241,11 @@ class TestHome:
         return [dict(row.headers)["ce_type"].decode() for row in rows if row.value is not None]
 
 
-def settings(folder: Path) -> Settings:
-    """Return settings that keep everything in one folder."""
+def settings(folder: Path, *, keystore: KeystorePlace | None = None) -> Settings:
+    """Return settings that keep everything in one folder; the keystore may be elsewhere."""
     return structs.replace(
         from_environment(home=str(folder / "home")),
-        keys=folder / "keys", keystore=None, state=None, cluster=None, data_home=folder / "data",
+        keys=folder / "keys", keystore=keystore, state=None, cluster=None, data_home=folder / "data",
     )  # fmt: skip
 
 
@@ -258,14 +259,17 @@ async def home(
     wrap: Wrap | None = None,
     declared: Mapping[str, PassDeclaration] | None = None,
     meters: Meters = SILENT,
+    keystore: KeystorePlace | None = None,
 ) -> AsyncIterator[TestHome]:
     """Yield a home with the seed in force; `trial` gives it a time of its own.
 
     `is_exact` False: ingest cannot look live tags up, as on Kafka. `is_worker`: the passes run here
     as long as it is open. `wrap`: around every port. `declared`: other passes. `meters` see its passes.
+    `keystore`: where it is, otherwise in the home.
     """
+    said = settings(folder, keystore=keystore)
     async with bootstrap.open_runtime(
-        settings(folder), trial=trial, wrap=wrap, declared=declared, meters=meters
+        said, trial=trial, wrap=wrap, declared=declared, meters=meters
     ) as runtime:
         if is_worker and runtime.embedded is not None:
             assert await runtime.embedded.hold()

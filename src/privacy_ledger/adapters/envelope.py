@@ -35,6 +35,7 @@ __all__ = [
     "kid_of",
     "mac",
     "open_sealed",
+    "ready",
     "seal",
 ]
 
@@ -138,6 +139,11 @@ def forget(kids: Iterable[bytes] | None = None) -> None:
         return
     for kid in kids:
         _ciphers.pop(kid, None)
+
+
+def ready() -> int:
+    """Return how many ciphers are ready."""
+    return len(_ciphers)
 
 
 _ciphers: OrderedDict[bytes, tuple[bytes, AESGCM]] = OrderedDict()

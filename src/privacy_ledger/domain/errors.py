@@ -5,6 +5,8 @@ LedgerError
 │   └── SchemaMismatch
 ├── RefusedByPolicy       retriable=False   a rule says no
 ├── KeyUnavailable        retriable=True    the keystore or a KEK cannot be reached
+│   ├── KekMissing        retriable=False   the key-encryption key of an epoch is not there
+│   └── KeystoreReplaced  retriable=False   its file was exchanged under an open keystore
 ├── KeyWithheld           retriable=False   a role and purpose to which a key is not released
 ├── UnknownKey            retriable=False   a key id that this keystore never held
 ├── HomeUnusable          retriable=False   wrong, foreign or locked home
@@ -33,8 +35,10 @@ __all__ = [
     "Fenced",
     "HomeUnusable",
     "InvariantViolation",
+    "KekMissing",
     "KeyUnavailable",
     "KeyWithheld",
+    "KeystoreReplaced",
     "LedgerError",
     "LedgerRewound",
     "LedgerTruncated",
@@ -101,6 +105,27 @@ class KeyUnavailable(LedgerError):
     """The keystore or a key-encryption key cannot be reached: stop, keep the position, retry."""
 
     retriable = True
+
+
+class KekMissing(KeyUnavailable):
+    """The key-encryption key of an epoch is not there; None: there is none at all.
+
+    Waiting brings no file back. One that another process destroys, just after it has wrapped what is in
+    use anew, is missed once, by who has read a key before that: who asks again gets it.
+    """
+
+    retriable = False
+
+    def __init__(self, message: str, *, epoch: int | None) -> None:
+        """Keep the number of the epoch beside the message."""
+        super().__init__(message)
+        self.epoch = epoch
+
+
+class KeystoreReplaced(KeyUnavailable):
+    """The keystore's file was exchanged or removed under this process, which must open it anew."""
+
+    retriable = False
 
 
 class KeyWithheld(LedgerError):

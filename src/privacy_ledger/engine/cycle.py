@@ -111,6 +111,7 @@ class PartitionCycle:
         self._busy = {key: value.since for key, value in held if isinstance(value, Busy)}
         self._put_to_wait = 0
         self._reached = 0
+        self._unknown = self._unknown_next = 0
 
     # One cycle ----------------------------------------------------------------------------
 
@@ -210,7 +211,7 @@ class PartitionCycle:
         work = self._workspace(budget=REREADS_PER_CYCLE)
         notable.clear()
         self._reached = 0
-        unknown = 0
+        unknown = self._unknown
         for start in range(0, len(rows), FOLD_SLICE):
             await asyncio.sleep(
                 0
@@ -225,6 +226,7 @@ class PartitionCycle:
                 unknown = 0
             self._preload(records)
             await self._fold_slice(work, records, is_readable=Undecodable not in kinds)
+        self._unknown_next = unknown
         if self._busy:
             work.left = min(work.left, SLICE + self._put_to_wait)
             await self._go_on(work)
@@ -407,6 +409,7 @@ class PartitionCycle:
         if batch.position.slices > self.position.slices:
             self._put_to_wait = 0
         self.position = batch.position
+        self._unknown = self._unknown_next
         self.roll.follow(batch.changes, batch.position.offset)
         self._pending_shreds = []
         by_table = {one.table.name: one.values for one in batch.changes}

@@ -217,6 +217,14 @@ class EmbeddedPasses:
             self._meters.note(Revoked(pass_name=lane.declaration.name))
         lane.cycles = {}
 
+    def begin_anew(self) -> None:
+        """Keep the lock, and forget the cycles: the next drain opens them from what is durable.
+
+        It then carries out what they had decided and not done.
+        """
+        for lane in self._lanes:
+            lane.cycles = {}
+
     def release(self) -> None:
         """Forget the cycles and free the lock."""
         for lane in self._lanes:
@@ -245,8 +253,7 @@ class EmbeddedPasses:
             try:
                 return await work()
             except Fenced:
-                for lane in self._lanes:
-                    lane.cycles = {}
+                self.begin_anew()
         return await work()
 
     async def _drain(self) -> int:

@@ -35,7 +35,8 @@ def is_nobodys(record: Record) -> bool:
 def refuse_foreign_keystore(records: Sequence[Record], run: int, *, partition: int) -> int:
     """Stop when a run of records all name keys that this keystore never held.
 
-    `run` and the returned figure: how many of them in a row stood at the end of a slice.
+    `run` and the returned figure: how many of them in a row stood at the end of a slice. It goes over
+    batches: where records come one by one, a wrong keystore would otherwise park one person after the other.
 
     Raises:
         UnknownKey: there are more than a few.

@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 from privacy_ledger.domain.errors import (
     BuildRefused,
     Fenced,
+    KekMissing,
     LedgerError,
     LedgerRewound,
     LedgerTruncated,
@@ -56,12 +57,16 @@ class Outcomes:
             self.last[partition] = Outcome(name="unexpected error", text=type(error).__name__)
             log_line.error("unexpected error", **self._what(partition, error))
             return RETRY_S if isinstance(error, OSError) else STOPPED_RETRY_S
+        before = self.last.get(partition)
         self._keep(partition, error)
         match error:
             case BuildRefused():
                 log_line.error("build refused", **self._what(partition, error))
                 return STOPPED_RETRY_S
             case LedgerRewound() | LedgerTruncated() | UnknownKey() | ControlUnreadable():
+                log_line.error("partition stopped", **self._what(partition, error))
+                return STOPPED_RETRY_S
+            case KekMissing() if before is not None and before.name == error.outcome:
                 log_line.error("partition stopped", **self._what(partition, error))
                 return STOPPED_RETRY_S
             case Fenced():

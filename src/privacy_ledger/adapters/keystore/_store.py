@@ -19,6 +19,7 @@ from privacy_ledger.adapters.keystore.kek import storage_error
 from privacy_ledger.domain.errors import (
     HomeUnusable,
     InvariantViolation,
+    KeystoreReplaced,
     KeyUnavailable,
     LedgerError,
     StoreFull,
@@ -84,6 +85,7 @@ class Store(Numbered):
         """
         self._path = path
         self._is_closed = False
+        self._file: tuple[int, int] | None = None
         with _translated(path):
             _reserve(path)
             self._connection = sqlite3.connect(
@@ -95,6 +97,7 @@ class Store(Numbered):
             )
             try:
                 self._prepare()
+                self._file = _file_of(path)
                 self._seen = self.others_changes()
             except BaseException:
                 self._connection.close()
@@ -173,6 +176,13 @@ class Store(Numbered):
     def _transaction(self, begin: str) -> Iterator[None]:
         if self._is_closed:
             raise KeyUnavailable("The keystore is closed. Open it again.")
+        if self._file is not None and _file_of(self._path) != self._file:
+            # SQLite goes on in the old file, which nobody else sees: what is destroyed or made there is lost.
+            raise KeystoreReplaced(
+                f"The keystore {self._path} was replaced or removed while it was open. Stop every process of "
+                "this ledger, see that the right file is there, and start again: what the shred journal "
+                "holds is applied then."
+            )
         with _translated(self._path):
             self._connection.execute(begin)
             try:
@@ -323,6 +333,17 @@ def require_secure_delete(connection: sqlite3.Connection) -> None:
             "This SQLite does not overwrite what it deletes (secure_delete): keys would survive their "
             "destruction. Use a Python whose sqlite3 supports it."
         )
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(error, path) from error
+    return found.st_dev, found.st_ino
 
 
 def _reserve(path: Path) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from privacy_ledger.domain.errors import KeyUnavailable, LedgerError, StoreFull
+from privacy_ledger.domain.errors import KekMissing, KeyUnavailable, LedgerError, StoreFull
 from privacy_ledger.ports.runtime import Ids
 
 __all__ = ["FIRST_EPOCH", "KEK_BYTES", "FileKeks", "Keks", "owner_only", "storage_error", "sync_folder"]
@@ -29,7 +29,8 @@ class Keks(Protocol):
         """Return the newest epoch and its key: what is wrapped now is wrapped under it.
 
         Raises:
-            KeyUnavailable: there is none, or it cannot be read.
+            KekMissing: there is none.
+            KeyUnavailable: it cannot be read.
         """
         ...
 
@@ -37,7 +38,8 @@ class Keks(Protocol):
         """Return the key of an epoch.
 
         Raises:
-            KeyUnavailable: it is not there, or must not be used; the message names the epoch.
+            KekMissing: it is not there; the message names the epoch.
+            KeyUnavailable: it must not be used; so does this message.
         """
         ...
 
@@ -89,9 +91,10 @@ class FileKeks:
         """Return the newest epoch and its key."""
         epochs = self.epochs()
         if not epochs:
-            raise KeyUnavailable(
+            raise KekMissing(
                 f"There is no key-encryption key in {self._directory}. "
-                "Restore that folder from its backup, or point PRIVACY_LEDGER_KEYS to it."
+                "Restore that folder from its backup, or point PRIVACY_LEDGER_KEYS to it.",
+                epoch=None,
             )
         return epochs[-1], self.get(epochs[-1])
 
@@ -152,9 +155,10 @@ class FileKeks:
             owner_only(path)
             key = path.read_bytes()
         except FileNotFoundError:
-            raise KeyUnavailable(
+            raise KekMissing(
                 f"The key-encryption key of epoch {epoch} is not in {self._directory}. Restore that folder "
-                "from its backup; if the epoch was destroyed, what it wrapped is gone for good."
+                "from its backup; if the epoch was destroyed, what it wrapped is gone for good.",
+                epoch=epoch,
             ) from None
         except OSError as error:
             raise storage_error(error, path) from error

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import click
@@ -28,7 +28,13 @@ from privacy_ledger.bootstrap import (
     replay_of,
     worker_host,
 )
-from privacy_ledger.domain.errors import HomeUnusable, LedgerError, LogUnavailable
+from privacy_ledger.domain.errors import (
+    HomeUnusable,
+    KekMissing,
+    KeyUnavailable,
+    LedgerError,
+    LogUnavailable,
+)
 from privacy_ledger.domain.topics import PARTITIONS_DEFAULT
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.embedded import EmbeddedPasses
@@ -59,6 +65,7 @@ __all__ = [
 
 IDLE_POLL_S = 0.2
 KEYS_CHECK_S = 30.0
+KEYS_RETRY_S = 1.0
 TEND_S = 60.0
 """How often a home's worker looks for erasures that are to be taken up again."""
 FINAL_S = 3600.0
@@ -194,20 +201,42 @@ async def _roll(daily: DailyKeys, say: Callable[[str], None]) -> None:
 
 
 async def _fold(runtime: Runtime, embedded: EmbeddedPasses, stop: asyncio.Event) -> None:
+    """Fold what comes; where keys cannot be reached, keep every position and try again.
+
+    Raises:
+        KekMissing: of an epoch that is in use, and that was not there when asked for again.
+        KeystoreReplaced: the keystore's file was exchanged.
+    """
     tended = finalised = time.monotonic()
+    missed: KekMissing | None = None
     while not stop.is_set():
-        if await runtime.registrar.tick():
-            await compact(runtime)
-        if (now := time.monotonic()) - tended > TEND_S:
-            tended, is_late = now, now - finalised > FINAL_S
-            finalised = now if is_late else finalised
-            await _tend(runtime, with_final=is_late)
-        if not await embedded.drain():
+        try:
+            if await runtime.registrar.tick():
+                await compact(runtime)
+            if (now := time.monotonic()) - tended > TEND_S:
+                tended, is_late = now, now - finalised > FINAL_S
+                finalised = now if is_late else finalised
+                await _tend(runtime, with_final=is_late)
+            is_idle = not await embedded.drain()
+        except KeyUnavailable as error:
+            is_race = isinstance(error, KekMissing) and missed is None
+            if not (error.retriable or is_race):
+                raise
+            missed = error if isinstance(error, KekMissing) else None
+            log_line.warning("keys unavailable", reason=str(error))
+            embedded.begin_anew()
+            await _pause(stop, KEYS_RETRY_S)
+            continue
+        missed = None
+        if is_idle:
             runtime.keystore.forget_idle()
-            try:
-                await asyncio.wait_for(stop.wait(), IDLE_POLL_S)
-            except TimeoutError:
-                continue
+            await _pause(stop, IDLE_POLL_S)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait, or until told to stop."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
 
 
 async def _tend(runtime: Runtime, *, with_final: bool) -> None:

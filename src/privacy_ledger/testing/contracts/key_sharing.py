@@ -5,14 +5,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
+from typing import cast
 
 import pytest
 
+from privacy_ledger.adapters import envelope
+from privacy_ledger.adapters.keystore import StoredKeyVault, _cache
 from privacy_ledger.app.key_care import KeyCare, Rolled
-from privacy_ledger.domain.errors import RefusedByPolicy
+from privacy_ledger.domain.errors import KeyUnavailable, RefusedByPolicy
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant, Shredded, Withheld
 from privacy_ledger.testing.contracts.key_keeper import KeptVault, Place
@@ -23,6 +27,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PEOPLE = 50
 REF = SubjectRef(b"r" * 16)
 HINT_S = 20.0
+HELD_MAX = 40
 
 
 class _NextDay:
@@ -32,9 +37,21 @@ class _NextDay:
         return NOW + timedelta(days=1)
 
 
-def _sealed(vault: KeyVault) -> tuple[DataKey, ...]:
-    """Return a key of each of some people."""
-    refs = [SubjectRef(number.to_bytes(16, "big")) for number in range(PEOPLE)]
+class _Death(BaseException):
+    """The process ends here."""
+
+
+def _die_half_way(vault: KeyVault, key: DataKey) -> None:
+    """Write the shred of a key into the journal, and end before the keystore changes."""
+    recorder = cast("StoredKeyVault", vault)._recorder  # noqa: SLF001 - the death falls between its two writes
+    with suppress(_Death), recorder.write():
+        recorder.record_shred([key.kid], at=0)
+        raise _Death
+
+
+def _sealed(vault: KeyVault, count: int = PEOPLE) -> tuple[DataKey, ...]:
+    """Return a key of each of so many people."""
+    refs = [SubjectRef(number.to_bytes(16, "big")) for number in range(count)]
     return vault.sealing_keys([KeyWant(ref, "usage") for ref in refs], now=NOW)
 
 
@@ -121,6 +138,47 @@ class KeySharingContract(ABC):
         idle.forget_idle()
         assert (idle.cache_figures.opened, idle.cache_figures.sealing) == (0, 0)
         assert _opened(idle, keys)[1:] == list(keys[1:])
+
+    def test_what_is_in_memory_is_bounded(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keys that open, keys that seal and ready ciphers, however many people are served."""
+        for module, name in ((_cache, "MAX_OPEN"), (_cache, "MAX_SEALING"), (envelope, "MAX_CIPHERS")):
+            monkeypatch.setattr(module, name, HELD_MAX)
+        envelope.forget()
+        vault = place.open()
+        keys = _sealed(vault, HELD_MAX * 3)
+        sealed = [envelope.seal(key, b"text", b"") for key in keys]
+        assert _opened(vault, keys) == list(keys)
+        assert [envelope.open_sealed(k, one, b"") for k, one in zip(keys, sealed, strict=True)] == [
+            b"text"
+        ] * len(keys)
+        figures = vault.cache_figures
+        assert (figures.opened, figures.sealing) == (HELD_MAX, HELD_MAX)
+        assert envelope.ready() == HELD_MAX
+        assert _opened(vault, keys[:1]) == [keys[0]]  # who is not in memory is asked for again
+
+    # The journal -------------------------------------------------------------------------------
+
+    def test_no_key_is_released_while_the_journal_cannot_be_applied(self, place: Place) -> None:
+        """A process died between journal and keystore, and nobody may read the journal just now."""
+        vault, other = place.open(), place.open()
+        keys = _sealed(vault)
+        assert _opened(other, keys) == list(keys)
+        _die_half_way(vault, keys[0])
+        journal = place.keys / "journal.ndjson"
+        journal.chmod(0o644)  # which the keystore refuses to trust
+        place.pass_seconds(2)
+        for one in (vault, other):
+            with pytest.raises(KeyUnavailable, match="chmod 600"):
+                one.open_keys([key.kid for key in keys])
+            with pytest.raises(KeyUnavailable, match="chmod 600"):
+                one.sealing_keys([KeyWant(keys[1].ref, "usage")], now=NOW)
+            with pytest.raises(KeyUnavailable, match="chmod 600"):
+                one.fresh_keys([(keys[1].ref, "profile")], now=NOW)
+        with pytest.raises(KeyUnavailable, match="chmod 600"):
+            place.open()
+        journal.chmod(0o600)
+        for one in (vault, other, place.open()):
+            assert _opened(one, keys) == [Shredded(keys[0].ref, "usage", 0), *keys[1:]]
 
     # Rotations ---------------------------------------------------------------------------------
 

@@ -16,15 +16,20 @@ from privacy_ledger.domain.events import (
     ErasureFinal,
     ErasureIncomplete,
     ErasureRequested,
+    ErasureRetained,
     Fact,
+    HoldLifted,
+    HoldPlaced,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
     RestrictionLifted,
     RestrictionStarted,
+    RetainedCategory,
     SubjectRegistered,
     SubjectReopened,
 )
+from privacy_ledger.domain.holds import Hold, Postponed
 
 __all__ = ["PERMISSION_FACTS", "ErasureStatus", "Permissions", "apply_control", "apply_fact"]
 
@@ -33,12 +38,16 @@ PERMISSION_FACTS: Final[tuple[type[Fact], ...]] = (ConsentGranted, ConsentWithdr
 
 
 class ErasureStatus(Struct, frozen=True, kw_only=True):
-    """How far the erasure of the whole person came: requested, incomplete, completed or final."""
+    """How far the erasure of the person came: requested, incomplete, retained, completed or final.
+
+    `retained`: what the law keeps while the state is that.
+    """
 
     request: str
     state: str
     requested_at: datetime
     receipt: str | None = None
+    retained: tuple[RetainedCategory, ...] = ()
 
 
 class Permissions(Struct, frozen=True, kw_only=True):
@@ -47,7 +56,7 @@ class Permissions(Struct, frozen=True, kw_only=True):
     `grants`: purpose → the instant from which events count. `restricted_since`: the offset of
     the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
     waits for the lift, with the offset below which it reaches. `requests`: ids of control facts
-    that have had their effect.
+    that have had their effect. `holds`: those in force, oldest first; `postponed`: what they put off.
     """
 
     is_registered: bool = False
@@ -62,6 +71,8 @@ class Permissions(Struct, frozen=True, kw_only=True):
     is_minor: bool = False
     is_approved: bool = False
     requests: tuple[str, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    postponed: tuple[Postponed, ...] = ()
 
     @property
     def is_ended(self) -> bool:
@@ -108,12 +119,17 @@ def apply_fact(state: Permissions, fact: Fact) -> Permissions:
 def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Permissions:
     """Return the permissions after a control fact; a repeated `request` id has no effect.
 
-    The erasure of a person always has: it must not be lost to an id used twice.
+    The erasure of a person always has: it must not be lost to an id used twice. After it only holds
+    have an effect, on what is kept.
     """
-    if isinstance(fact, ErasureCompleted | ErasureIncomplete | ErasureFinal):
+    if isinstance(fact, ErasureCompleted | ErasureIncomplete | ErasureRetained | ErasureFinal):
         return _erasure_progressed(state, fact)
     is_end = isinstance(fact, ErasureRequested) and fact.scope == "person"
-    if state.is_ended or (fact.request in state.requests and not is_end):
+    is_over = state.is_ended and not (
+        isinstance(fact, HoldPlaced)
+        or (isinstance(fact, HoldLifted) and any(hold.request == fact.hold for hold in state.holds))
+    )
+    if is_over or (fact.request in state.requests and not is_end):
         return state
     state = structs.replace(state, requests=tuple(sorted((*state.requests, fact.request))))
     match fact:
@@ -128,6 +144,11 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             return _erasure_requested(state, fact, offset=offset)
         case MinorStatusDeclared():
             return structs.replace(state, is_minor=fact.is_minor, is_approved=fact.is_approved)
+        case HoldPlaced():
+            return structs.replace(state, holds=(*state.holds, Hold.of(fact)))
+        case HoldLifted():
+            holds = tuple(hold for hold in state.holds if hold.request != fact.hold)
+            return structs.replace(state, holds=holds)
         case RecordDiscarded() | SubjectReopened():
             return state
         case _:
@@ -135,18 +156,25 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
 
 
 def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: int) -> Permissions:
-    """Return the fence of an ended person, or the state unchanged for a smaller scope."""
+    """Return the fence of an ended person, or the state unchanged for a smaller scope.
+
+    Holds outlive the person, and with them the ids that had their effect: a retried one has none.
+    So does the bound of what may be kept by law; who was never registered has none.
+    """
     if fact.scope != "person":
         return state
     return Permissions(
         is_registered=True,
+        not_before=state.not_before,
         ended_at=offset,
         erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
+        requests=state.requests if state.holds else (),
+        holds=state.holds,
     )
 
 
 def _erasure_progressed(
-    state: Permissions, fact: ErasureCompleted | ErasureIncomplete | ErasureFinal
+    state: Permissions, fact: ErasureCompleted | ErasureIncomplete | ErasureRetained | ErasureFinal
 ) -> Permissions:
     """Return the state with the erasure's progress, when it is the one that ended the person.
 
@@ -159,9 +187,11 @@ def _erasure_progressed(
         case ErasureFinal():
             changed = structs.replace(erasure, state="final")
         case ErasureCompleted():
-            changed = structs.replace(erasure, state="completed", receipt=fact.receipt)
+            changed = structs.replace(erasure, state="completed", receipt=fact.receipt, retained=())
+        case ErasureRetained() if erasure.state != "completed":
+            changed = structs.replace(erasure, state="retained", receipt=fact.receipt, retained=fact.kept)
         case ErasureIncomplete() if erasure.state != "completed":
-            changed = structs.replace(erasure, state="incomplete")
+            changed = structs.replace(erasure, state="incomplete", retained=())
         case _:
             return state
     return structs.replace(state, erasure=changed)

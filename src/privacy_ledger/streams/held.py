@@ -37,7 +37,8 @@ class Cut(Struct, frozen=True, array_like=True):
     With `purposes` a row loses these, and goes when none is left. Otherwise the rows go that are
     `due` (category, and its first month that stays), those of a `category`, the one with a
     `record_id`, or `everything`. A cut that names nothing removes nothing. `has_own_keys`: each
-    row's own key goes with it.
+    row's own key goes with it. Rows of a `held` category stay as they are; those of one with a duty
+    go by `due` alone, and serve the duty otherwise.
     """
 
     cause: str
@@ -49,6 +50,8 @@ class Cut(Struct, frozen=True, array_like=True):
     record_id: bytes = b""
     everything: bool = False
     has_own_keys: bool = False
+    held: tuple[Category, ...] = ()
+    duties: tuple[tuple[Category, str], ...] = ()
 
 
 class Sweep(Struct, frozen=True, array_like=True):
@@ -82,7 +85,8 @@ class Busy(Struct, frozen=True, array_like=True, tag="busy"):
 
     `since`: the offset of what asked for the work; the oldest is served first. `at`: up to here
     all of the subject is applied. `folded`: the refold came this far; None: there is none.
-    `only`: the refold is for this processor alone, which is being brought up.
+    `only`: the refold is for this processor alone, which is being brought up. `hold_at`: the offset
+    of the newest hold that waits.
     """
 
     since: int
@@ -93,6 +97,7 @@ class Busy(Struct, frozen=True, array_like=True, tag="busy"):
     has_waiting: bool = False
     tries: int = 0
     only: str = ""
+    hold_at: int = -1
 
 
 class Parked(Struct, frozen=True, array_like=True, tag="parked"):
@@ -110,6 +115,7 @@ class Parked(Struct, frozen=True, array_like=True, tag="parked"):
     tag: bytes = b""
     discards: tuple[Discard, ...] = ()
     tries: int = 0
+    hold_at: int = -1
 
 
 Held = Busy | Parked

@@ -8,14 +8,49 @@ from msgspec import Struct
 from privacy_ledger.domain.events import ConsentWithdrawn, ObjectionRaised
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.streams.progress import CourseProgress
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.subject_view import SubjectPart
 
-__all__ = ["Expected", "Subject", "malformed", "month"]
+__all__ = ["Delayed", "Due", "Expected", "Live", "Purge", "Subject", "malformed", "month"]
 
 FUTURE_MAX: Final = timedelta(minutes=5)
+
+
+class Live(Struct):
+    """A record that was accepted, what it may serve, and whether it waits for a lift.
+
+    `used`: what projections may use of it; None: it is kept and used for nothing.
+    """
+
+    record: Record
+    purposes: tuple[str, ...]
+    is_held: bool
+    used: tuple[str, ...] | None
+
+
+class Due(Struct, frozen=True):
+    """What a tick made due under the rules of its own offset; it waits for the lift."""
+
+    record_ids: frozenset[bytes]
+
+
+class Purge(Struct, frozen=True):
+    """A purge that waits for the lift: these purposes, of the records before this offset."""
+
+    purposes: frozenset[str]
+    offset: int
+
+
+class Delayed(Struct, frozen=True, kw_only=True):
+    """A removal that a hold put off: of purposes, of a category, or of the whole person."""
+
+    offset: int
+    cause: Refusal
+    request: str = ""
+    purposes: frozenset[str] | None = None
+    category: Category | None = None
 
 
 class Subject(Struct, frozen=True, kw_only=True):
@@ -32,6 +67,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     is_minor_unapproved: bool
     grants: dict[str, datetime]
     objected: frozenset[str]
+    held: dict[str, Category]
     live: dict[bytes, tuple[str, ...]]
     removed: dict[bytes, tuple[str, str]]
     subject_view: SubjectPart

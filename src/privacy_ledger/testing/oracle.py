@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from msgspec import Struct
-
 from privacy_ledger.domain.events import (
     ConsentGranted,
     ConsentWithdrawn,
@@ -20,6 +18,8 @@ from privacy_ledger.domain.events import (
     ControlRecord,
     ErasureRequested,
     Fact,
+    HoldLifted,
+    HoldPlaced,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
@@ -36,7 +36,16 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
 from privacy_ledger.streams.record import Record, Undecodable
-from privacy_ledger.testing._oracle_terms import Expected, Subject, malformed, month
+from privacy_ledger.testing._oracle_terms import (
+    Delayed,
+    Due,
+    Expected,
+    Live,
+    Purge,
+    Subject,
+    malformed,
+    month,
+)
 from privacy_ledger.testing._oracle_views import progress_of, subject_view_of
 
 __all__ = ["Expected", "Oracle", "Subject", "progress_of", "subject_view_of"]
@@ -45,27 +54,6 @@ FUTURE_MAX: Final = timedelta(minutes=5)
 TICK_JUMP_MAX: Final = timedelta(days=40)
 DELIVER: Final = "course.deliver"
 ANALYSE: Final = "improve.analyse"
-
-
-class _Live(Struct):
-    """A record that was accepted, what it may serve, and whether it waits for a lift."""
-
-    record: Record
-    purposes: tuple[str, ...]
-    is_held: bool
-
-
-class _Due(Struct, frozen=True):
-    """What a tick made due under the rules of its own offset; it waits for the lift."""
-
-    record_ids: frozenset[bytes]
-
-
-class _Purge(Struct, frozen=True):
-    """A purge that waits for the lift: these purposes, of the records before this offset."""
-
-    purposes: frozenset[str]
-    offset: int
 
 
 class Oracle:
@@ -144,12 +132,14 @@ class _History:
         self.is_minor_unapproved = False
         self.grants: dict[str, datetime] = {}
         self.objected: set[str] = set()
-        self.live: list[_Live] = []
+        self.holds: dict[str, HoldPlaced] = {}
+        self.delayed: list[Delayed] = []
+        self.live: list[Live] = []
         self.removed: dict[bytes, tuple[str, str]] = {}
-        self.until_lift: list[_Due | _Purge] = []
+        self.until_lift: list[Due | Purge] = []
         self.parked: Record | None = None
-        self.parked_under = self._initial
-        self.behind: list[tuple[Record, Rules]] = []
+        self.parked_under: _Then = (self._initial, None)
+        self.behind: list[tuple[Record | None, _Then]] = []
         self.windows: set[tuple[str, str]] = set()
         self.still_to_be_discarded = set(self.discarded)
         self.passed_over: set[tuple[bytes, str]] = set()
@@ -185,13 +175,13 @@ class _History:
         if isinstance(body, ControlRecord):
             self._control_record(body)
         elif self.is_ended:
-            self._after_the_end(record, self.rules)
-        elif isinstance(body, ErasureRequested) and body.scope == "person":
-            self._end(body)
+            self._after_the_end(record, (self.rules, self.tick))
+        elif isinstance(body, ErasureRequested) and body.scope == "person" and not self._end_waits():
+            self._end(body, record.offset)
         elif self.parked is not None:
-            self.behind.append((record, self.rules))
+            self.behind.append((record, (self.rules, self.tick)))
         elif isinstance(body, Undecodable):
-            self.parked = record
+            self.parked, self.parked_under = record, (self.rules, self.tick)
         elif isinstance(body, ControlFact):
             if body.request not in self.requests:
                 self.requests.add(body.request)
@@ -201,22 +191,52 @@ class _History:
         elif isinstance(body, Fact):
             self._data(record, body)
 
-    def _after_the_end(self, record: Record, rules: Rules) -> None:
-        if isinstance(record.body, Fact):
-            refusal = malformed(record, rules) or Refusal.SUBJECT_ERASED
-            self.removed[record.record_id] = (refusal, "")
-        elif isinstance(record.body, Undecodable):
-            self.removed[record.record_id] = (Refusal.SUBJECT_ERASED, "")
+    def _end_waits(self) -> bool:
+        """Return whether an erasure waits behind a parked record: what a hold keeps depends on it."""
+        waiting = any(record is not None and isinstance(record.body, HoldPlaced) for record, _ in self.behind)
+        return self.parked is not None and (waiting or bool(self.holds))
 
-    def _end(self, body: ErasureRequested) -> None:
+    def _after_the_end(self, record: Record, then: "_Then") -> None:
+        """Refuse a record of an erased person, unless the law keeps it; only holds still have an effect."""
+        body = record.body
+        is_lift = isinstance(body, HoldLifted) and body.hold in self.holds
+        if (is_lift or isinstance(body, HoldPlaced)) and body.request not in self.requests:
+            self.requests.add(body.request)
+            self._control_fact(body, record.offset)
+        elif isinstance(body, Fact | Undecodable):
+            rules, tick = then
+            duty = None if record.category is None else rules.duty(record.category)
+            refusal = malformed(record, rules)
+            if refusal is None and (duty is None or self.not_before is None):
+                refusal = Refusal.SUBJECT_ERASED
+            if refusal is None and self.not_before is not None and record.occurred_at < self.not_before:
+                refusal = Refusal.BEFORE_SUBJECT
+            refusal = refusal or self._stale_or_copy(record, rules, tick)
+            if refusal is None:
+                self.live.append(Live(record, (str(duty),), is_held=True, used=None))
+            else:
+                self.removed[record.record_id] = (refusal, "")
+
+    def _end(self, body: ErasureRequested, offset: int) -> None:
         """End the person, whatever the request's id: neither a retry nor parked records prevent it."""
-        self._drop({live.record.record_id for live in self.live}, Refusal.ERASED, body.request)
+        self._take(Delayed(offset=offset, cause=Refusal.ERASED, request=body.request))
+        self.requests = {*self.requests, body.request} if self.holds else set()
+        for waited in self.until_lift:
+            if isinstance(waited, Due):
+                self._drop_due(waited.record_ids)
+        for live in self.live:
+            live.used = None
+        self.until_lift = []
         self.grants, self.objected = {}, set()
         self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
-        if self.parked is not None and self.parked.record_id not in self.removed:
+        live_ids = {live.record.record_id for live in self.live}
+        if self.parked is not None and self.parked.record_id not in self.removed.keys() | live_ids:
             self._after_the_end(self.parked, self.parked_under)
-        for record, rules in self.behind:
-            self._after_the_end(record, rules)
+        for record, then in self.behind:
+            if record is not None:
+                self._after_the_end(record, then)
+            elif then[1] is not None:
+                self._drop_due(self._due(then[0], then[1]))
         self.parked, self.behind = None, []
 
     # Control records ----------------------------------------------------------------------
@@ -247,18 +267,85 @@ class _History:
         self.tick, self.unconfirmed = at, None
         if self.parked is not None:
             # Time stands still for the subject; the reading after the discard lets it pass.
+            self.behind.append((None, (self.rules, at)))
             return
-        due = frozenset(live.record.record_id for live in self.live if self._is_past(live.record, at))
+        over = {name for name, hold in self.holds.items() if hold.until is not None and hold.until <= at}
+        self._release(over)
+        due = self._due(self.rules, at)
         if self.is_restricted:
-            self.until_lift.append(_Due(due))
+            self.until_lift.append(Due(due))
         else:
-            self._drop(due, Refusal.RETENTION)
+            self._drop_due(due)
 
-    def _is_past(self, record: Record, at: datetime) -> bool:
-        if record.category is None:
-            return True
-        months = self.rules.retention_months(record.category)
-        return months is not None and month(record.occurred_at) + months < month(at)
+    def _due(self, rules: Rules, at: datetime) -> frozenset[bytes]:
+        return frozenset(live.record.record_id for live in self.live if _is_past(live.record, rules, at))
+
+    def _drop_due(self, record_ids: frozenset[bytes]) -> None:
+        """Remove what fell due, but what is held: it falls due when the hold ends."""
+        kept = {live.record.record_id for live in self.live if self._is_kept(live)}
+        self._drop(record_ids - kept, Refusal.RETENTION)
+
+    # Holds --------------------------------------------------------------------------------
+
+    def _is_kept(self, live: Live) -> bool:
+        kept = {hold.category for hold in self.holds.values()} | {Category.EVIDENCE}
+        return bool(self.holds) and live.record.category in kept
+
+    def _release(self, names: set[str]) -> None:
+        """End holds: what nothing keeps any more meets what was put off, and retention."""
+        if not names:
+            return
+        before = [live for live in self.live if self._is_kept(live)]
+        self.holds = {name: hold for name, hold in self.holds.items() if name not in names}
+        is_changed = False
+        for delayed in self.delayed:
+            is_changed = self._take(delayed, is_again=True) or is_changed
+        self.delayed = self.delayed if self.holds else []
+        free = [live for live in before if not self._is_kept(live)]
+        for live in free:
+            live.used = None if self.is_ended else live.purposes
+        if self.tick is not None:
+            ids = frozenset(live.record.record_id for live in free)
+            due = self._due(self.rules, self.tick) & ids
+            if self.is_restricted:
+                self.until_lift.append(Due(due))
+            else:
+                count = len(self.live)
+                self._drop_due(due)
+                is_changed = is_changed or (bool(before) and len(self.live) < count)
+        if is_changed and not self.is_ended:
+            self._fold_again()
+
+    def _take(self, removal: Delayed, *, is_again: bool = False) -> bool:
+        """Remove records or purposes before an offset; what is held or a duty stays, used for less.
+
+        Return whether that changed anything.
+        """
+        if self.holds and not is_again:
+            self.delayed.append(removal)
+        gone, is_changed = set(), False
+        for live in self.live:
+            left = _left(live.record, live.purposes, removal)
+            if left == live.purposes:
+                continue
+            if self._is_kept(live):
+                used = None if live.used is None else _left(live.record, live.used, removal)
+                live.used = used or None
+                is_changed = is_changed or not is_again
+                continue
+            category = live.record.category
+            duty = None if category is None else self.rules.duty(category)
+            if duty is not None:
+                left = tuple(sorted({*left, duty}))
+            if left == live.purposes:
+                continue
+            is_changed = True
+            live.purposes = left
+            live.used = left
+            if not left:
+                gone.add(live.record.record_id)
+        self._drop(gone, removal.cause, removal.request)
+        return is_changed
 
     def _seal(self, body: WindowSealed) -> None:
         if (body.product, body.window) in self.windows:
@@ -276,7 +363,7 @@ class _History:
             live.record.body.course
             for live in self.live
             if may
-            and ANALYSE in live.purposes
+            and ANALYSE in (live.used or ())
             and isinstance(live.record.body, UsagePageViewed)
             and live.record.body.course is not None
             and live.record.occurred_at.astimezone(UTC).date().isoformat() == body.window
@@ -294,12 +381,16 @@ class _History:
                 self.is_restricted = True
             case RestrictionLifted():
                 self._lift()
+            case HoldPlaced():
+                self.holds[body.request] = body
+            case HoldLifted():
+                self._release({body.hold} & self.holds.keys())
             case ErasureRequested():
                 self._erase(body, offset)
             case RecordDiscarded():
                 named = bytes.fromhex(body.record)
                 self.still_to_be_discarded.discard((named, body.request))
-                if self._drop({named} - self._evidence(), Refusal.DISCARDED):
+                if self._drop({named} - self._evidence() - self._by_duty(), Refusal.DISCARDED):
                     self._fold_again()
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
@@ -320,8 +411,8 @@ class _History:
             return
         self.is_restricted = False
         for waited in self.until_lift:
-            if isinstance(waited, _Due):
-                self._drop(waited.record_ids, Refusal.RETENTION)
+            if isinstance(waited, Due):
+                self._drop_due(waited.record_ids)
             else:
                 self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
@@ -336,7 +427,7 @@ class _History:
         for live in self.live:
             if self.is_restricted and live.record.offset >= self.restricted_since:
                 continue
-            is_broken = self._fails(live.record, live.purposes)
+            is_broken = self._fails(live.record, live.used or ())
             if is_broken and not self._is_to_be_discarded(live.record):
                 self.parked = self.parked or live.record
             live.is_held = is_broken or self.parked is not None
@@ -355,16 +446,22 @@ class _History:
 
     def _erase(self, body: ErasureRequested, offset: int) -> None:
         """Erase a category or a purpose at once, also under restriction; evidence stays."""
-        if body.scope == "category":
-            of_category = {
-                live.record.record_id for live in self.live if live.record.category == body.category
-            }
-            if self._drop(of_category - self._evidence(), Refusal.ERASED, body.request):
-                self._fold_again()
-        elif body.purpose is not None and self._purge(
-            frozenset({body.purpose}), offset, Refusal.ERASED, body.request
-        ):
+        removal = Delayed(
+            offset=offset, cause=Refusal.ERASED, request=body.request,
+            category=body.category if body.scope == "category" else None,
+            purposes=None if body.purpose is None else frozenset({body.purpose}),
+        )  # fmt: skip
+        names_nothing = removal.category is None and removal.purposes in (None, frozenset({ALWAYS}))
+        if not names_nothing and removal.category is not Category.EVIDENCE and self._take(removal):
             self._fold_again()
+
+    def _by_duty(self) -> set[bytes]:
+        """Return the ids of the live records that the law keeps."""
+        return {
+            live.record.record_id
+            for live in self.live
+            if live.record.category is not None and self.rules.duty(live.record.category) is not None
+        }
 
     def _evidence(self) -> set[bytes]:
         """Return the ids of the live records that prove what was consented to."""
@@ -372,20 +469,13 @@ class _History:
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
-            self.until_lift.append(_Purge(purposes, offset))
+            self.until_lift.append(Purge(purposes, offset))
         elif self._purge(purposes, offset, Refusal.WITHDRAWN):
             self._fold_again()
 
     def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> bool:
         """Take purposes away; return whether a record lost one."""
-        is_changed = False
-        for live in self.live:
-            if live.record.offset < offset:
-                kept = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
-                is_changed = is_changed or kept != live.purposes
-                live.purposes = kept
-        self._drop({live.record.record_id for live in self.live if not live.purposes}, cause, request)
-        return is_changed
+        return self._take(Delayed(offset=offset, cause=cause, request=request, purposes=purposes))
 
     def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> bool:
         """Remove live records; return whether there was one."""
@@ -407,11 +497,11 @@ class _History:
             return
         if not self.is_restricted and self._fails(record, purposes):
             if not self._is_to_be_discarded(record):
-                self.parked, self.parked_under = record, self.rules
+                self.parked, self.parked_under = record, (self.rules, self.tick)
                 return
-            self.live.append(_Live(record, purposes, is_held=True))
+            self.live.append(Live(record, purposes, is_held=True, used=purposes))
             return
-        self.live.append(_Live(record, purposes, self.is_restricted))
+        self.live.append(Live(record, purposes, self.is_restricted, purposes))
         match fact:
             case ConsentGranted() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
                 known = self.grants.get(fact.purpose, fact.occurred_at)
@@ -438,13 +528,19 @@ class _History:
             return Refusal.SUBJECT_UNKNOWN
         if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:
             return Refusal.BEFORE_SUBJECT
-        if self.tick is not None and self._is_past(record, self.tick):
+        stale_or_copy = self._stale_or_copy(record, self.rules, self.tick)
+        if stale_or_copy is not None:
+            return stale_or_copy
+        if not in_force:
+            return Refusal.MINOR_UNAPPROVED if self.is_minor_unapproved else Refusal.CONSENT_MISSING
+        return None
+
+    def _stale_or_copy(self, record: Record, rules: Rules, tick: datetime | None) -> Refusal | None:
+        if tick is not None and _is_past(record, rules, tick):
             return Refusal.PAST_RETENTION
         for live in self.live:
             if live.record.tag == record.tag:
                 return Refusal.DUPLICATE if live.record.digest == record.digest else Refusal.ID_REUSED
-        if not in_force:
-            return Refusal.MINOR_UNAPPROVED if self.is_minor_unapproved else Refusal.CONSENT_MISSING
         return None
 
     def _in_force(self, occurred_at: datetime | None) -> frozenset[str]:
@@ -465,7 +561,7 @@ class _History:
 
     def subject(self) -> Subject:
         """Return what the history means now."""
-        folded = [live for live in self.live if not live.is_held]
+        folded = [live for live in self.live if not live.is_held and live.used is not None]
         return Subject(
             is_registered=self.not_before is not None or self.is_ended,
             is_ended=self.is_ended,
@@ -474,10 +570,31 @@ class _History:
             is_minor_unapproved=self.is_minor_unapproved,
             grants=dict(sorted(self.grants.items())),
             objected=frozenset(self.objected),
+            held={name: hold.category for name, hold in self.holds.items()},
             live={live.record.record_id: live.purposes for live in self.live},
             removed={
                 record_id: (str(cause), request) for record_id, (cause, request) in self.removed.items()
             },
             subject_view=subject_view_of([live.record for live in folded]),
-            progress=progress_of([live.record for live in folded if DELIVER in live.purposes]),
+            progress=progress_of([live.record for live in folded if DELIVER in (live.used or ())]),
         )
+
+
+_Then = tuple[Rules, datetime | None]
+"""The rules and the time of an offset."""
+
+
+def _is_past(record: Record, rules: Rules, at: datetime) -> bool:
+    if record.category is None:
+        return True
+    months = rules.retention_months(record.category)
+    return months is not None and month(record.occurred_at) + months < month(at)
+
+
+def _left(record: Record, purposes: tuple[str, ...], removal: Delayed) -> tuple[str, ...]:
+    """Return what a removal leaves of what a record serves, where nothing keeps it."""
+    if record.offset >= removal.offset:
+        return purposes
+    if removal.purposes is not None:
+        return tuple(p for p in purposes if p not in removal.purposes or p == ALWAYS)
+    return purposes if removal.category not in {None, record.category} else ()

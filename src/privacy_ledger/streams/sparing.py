@@ -1,0 +1,169 @@
+"""What stays of what a fact removes: held categories, and what a legal duty keeps.
+
+A hold puts removals off: its rows stay as they are, serve nothing that was taken from them, and meet
+the removals again when the hold ends. A duty lets a row go with its retention alone; until then the
+row serves the duty. Both are decided when a removal begins, from control facts, rules and categories.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from msgspec import structs
+
+from privacy_ledger.domain.events import HoldPlaced
+from privacy_ledger.domain.holds import Postponed, duties_of, held_categories, still_held
+from privacy_ledger.domain.permissions import Permissions
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.rules import ALWAYS, Rules
+from privacy_ledger.domain.values import REF_BYTES, SubjectRef
+from privacy_ledger.streams.held import HELD, TICKS, Cut, Held, place
+from privacy_ledger.streams.removal import due_months, timer_category
+from privacy_ledger.streams.states import PERMISSIONS, IndexRow, Moment, Table, Workspace
+
+__all__ = ["HOLDS", "begun", "note", "released", "retired", "rung", "served", "waits"]
+
+HOLDS: Final = Table(b"h", "holds", datetime, "plain")
+"""When holds with an end are over, by reference and the hold's request: a tick looks here."""
+_UNKNOWN: Final = Permissions()
+
+
+# Holds that come -----------------------------------------------------------------------------------
+
+
+def note(work: Workspace, ref: SubjectRef, fact: HoldPlaced, held: Held | None, *, offset: int) -> None:
+    """Note a hold when it arrives, also where it waits: its end, and that an erasure waits for it."""
+    if fact.until is not None:
+        work.put(HOLDS, ref + bytes.fromhex(fact.request), fact.until)
+    if held is not None:
+        work.put(HELD, ref, structs.replace(held, hold_at=offset))
+
+
+def waits(work: Workspace, ref: SubjectRef, held: Held) -> bool:
+    """Return whether the erasure of a person waits its turn: what a hold keeps depends on the order."""
+    return held.hold_at >= 0 or bool((work.get(PERMISSIONS, ref) or _UNKNOWN).holds)
+
+
+def rung(work: Workspace, *, at: datetime) -> dict[SubjectRef, None]:
+    """Return the subjects of whom a hold is over at the time of a tick; each is told once."""
+    over = [key for key, until in work.scan(HOLDS, b"") if until <= at]
+    for key in over:
+        work.remove(HOLDS, key)
+    return dict.fromkeys(SubjectRef(key[:REF_BYTES]) for key in over)
+
+
+# Removals that begin -------------------------------------------------------------------------------
+
+
+def begun(
+    work: Workspace, ref: SubjectRef, cuts: Sequence[Cut], *, rules: Rules, offset: int
+) -> tuple[Cut, ...]:
+    """Return cuts that leave what is held or kept by duty, and note those that a hold puts off.
+
+    An operator's discard takes back a record that nobody can fold: a hold does not keep it.
+    """
+    permissions = work.get(PERMISSIONS, ref) or _UNKNOWN
+    held, duties = held_categories(permissions.holds), duties_of(rules)
+    if not held and not duties:
+        return tuple(cuts)
+    found = []
+    for cut in cuts:
+        if cut.due:
+            due = tuple(one for one in cut.due if one[0] not in held)
+            found.append(structs.replace(cut, due=due))
+        else:
+            kept = () if cut.record_id else held
+            found.append(structs.replace(cut, held=kept, duties=duties))
+    if held:
+        postponed = [_postponed(cut) for cut in found if cut.held and cut.below <= offset]
+        merged = (*permissions.postponed, *(one for one in postponed if one not in permissions.postponed))
+        if len(merged) > len(permissions.postponed):
+            work.put(PERMISSIONS, ref, structs.replace(permissions, postponed=merged))
+    return tuple(found)
+
+
+def retired(
+    work: Workspace, ref: SubjectRef, timers: Iterable[bytes], *, offset: int, moment: Moment, rules: Rules
+) -> tuple[tuple[Cut, ...], list[bytes]]:
+    """Return the cuts of a tick for a subject, and the timers that it takes.
+
+    What fell due goes, but in held categories; of a hold that is over, what it put off.
+    """
+    before = work.get(PERMISSIONS, ref) or _UNKNOWN
+    at = moment.last_tick
+    if at is None:
+        return (), []
+    cuts: tuple[Cut, ...] = ()
+    holds = still_held(before.holds, at=at)
+    if holds != before.holds:
+        work.put(PERMISSIONS, ref, structs.replace(before, holds=holds))
+        cuts = released(work, ref, before, offset=offset, moment=moment, rules=rules)
+    held = held_categories(holds)
+    taken = [timer for timer in timers if timer_category(timer) not in held]
+    if taken:
+        due = tuple(one for one in due_months(rules, at=at) if one[0] not in held)
+        cuts = (*cuts, Cut(Refusal.RETENTION, offset, due=due))
+    return cuts, taken
+
+
+# Holds that end ------------------------------------------------------------------------------------
+
+
+def released(
+    work: Workspace,
+    ref: SubjectRef,
+    before: Permissions,
+    *,
+    offset: int,
+    moment: Moment,
+    rules: Rules,
+) -> tuple[Cut, ...]:
+    """Return what takes effect now that holds of `before` ended; the stored state has those that go on.
+
+    Cuts that nothing puts off any more are forgotten. While the person is restricted, retention goes
+    on waiting: for the lift, as if a tick had come now.
+    """
+    after = work.get(PERMISSIONS, ref) or _UNKNOWN
+    held, duties = held_categories(after.holds), duties_of(rules)
+    cuts = [
+        Cut(
+            one.cause, one.below, one.request, purposes=one.purposes, category=one.category,
+            everything=not one.purposes and one.category is None, has_own_keys=one.has_own_keys,
+            held=held, duties=duties,
+        )
+        for one in before.postponed
+    ]  # fmt: skip
+    if not held and after.postponed:
+        work.put(PERMISSIONS, ref, structs.replace(after, postponed=()))
+    free = set(held_categories(before.holds)) - set(held)
+    at = moment.last_tick
+    if free and at is not None:
+        if after.is_restricted:
+            work.put(TICKS, place(ref, offset), moment)
+        else:
+            due = tuple(one for one in due_months(rules, at=at) if one[0] in free)
+            cuts.append(Cut(Refusal.RETENTION, offset, due=due))
+    return tuple(cuts)
+
+
+def served(work: Workspace, ref: SubjectRef, row: IndexRow) -> tuple[str, ...] | None:
+    """Return what a live row serves in a refold: None where it is kept and used for nothing."""
+    permissions = work.get(PERMISSIONS, ref) or _UNKNOWN
+    if permissions.is_ended:
+        return None
+    if not permissions.postponed or row.category not in held_categories(permissions.holds):
+        return row.purposes
+    purposes = row.purposes
+    for one in permissions.postponed:
+        if one.takes(row.category, row.offset, purposes, always=ALWAYS):
+            return None
+        if one.purposes and row.offset < one.below:
+            purposes = tuple(p for p in purposes if p not in one.purposes or p == ALWAYS)
+    return purposes
+
+
+def _postponed(cut: Cut) -> Postponed:
+    return Postponed(
+        cause=str(cut.cause), below=cut.below, request=cut.request, purposes=cut.purposes,
+        category=cut.category, has_own_keys=cut.has_own_keys,
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.metadata import version as installed
 
 from privacy_ledger import _passes
+from privacy_ledger.adapters import registry
 from privacy_ledger.app._topic_stores import (
     DeadLetterStore,
     KeyStore,
@@ -15,9 +16,12 @@ from privacy_ledger.app._topic_stores import (
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import WAIT_S, Erasure
 from privacy_ledger.app.erasure_care import ErasureCare
+from privacy_ledger.app.retention import Retention
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.domain.key_release import ERASE, READ_VIEWS
+from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.engine.declaration import PassDeclaration, VersionPass
 from privacy_ledger.ports.keeping import KeyKeeper
 from privacy_ledger.ports.passes import Passes
@@ -37,6 +41,7 @@ def erasure_over(
     """Return the erasure saga over the stores that there are, and those of whoever runs it."""
     return Erasure(
         log=parts.log, vault=parts.vaults.released_to(ERASE), codec=parts.codec, views=parts.views,
+        retention=retention_over(parts),
         passes=passes, stores=stores_over(parts, passes, wait_s=wait_s, beside=beside), clock=parts.clock,
         ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
     )  # fmt: skip
@@ -50,24 +55,39 @@ def care_over(parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure) -> Eras
     )  # fmt: skip
 
 
+def retention_over(parts: _passes.Parts) -> Retention:
+    """Return who knows what the law keeps, under the rules that the core pass has adopted."""
+
+    async def rules(ref: SubjectRef) -> Rules:
+        meta = await parts.views.meta(partition_of(ref, parts.log.partitions(LEDGER_EVENTS)))
+        if meta.registry_digest is None:
+            return Rules(registry.seed())
+        await parts.books.load(meta.registry_digest)
+        return parts.books.known[meta.registry_digest]
+
+    return Retention(
+        log=parts.log, vault=parts.vaults.released_to(ERASE), views=parts.views, rules=rules
+    )  # fmt: skip
+
+
 def stores_over(
     parts: _passes.Parts, passes: Passes, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()
 ) -> StoreRegistry:
     """Return every store of a home or a cluster that may hold something of a person."""
     log, vault = parts.log, parts.vaults.released_to(ERASE)
-    letters = DeadLetterStore(log)
+    letters, retention = DeadLetterStore(log), retention_over(parts)
 
     async def stores() -> Sequence[DerivedStore]:
         current = (await parts.line_up.current()).values()
         declared = [one for one in current if not isinstance(one, VersionPass)]
         return (
-            KeyStore(vault, parts.clock),
+            KeyStore(vault, parts.clock, retention),
             *(store for one in declared for store in _kept(parts, one, passes, wait_s=wait_s)),
             VersionStore(parts.views, passes, wait_s=wait_s),
             LaneStore(log, vault, parts.clock),
             letters,
             *beside,
-            LedgerStore(log, vault, passes, wait_s=wait_s),
+            LedgerStore(log, vault, passes, retention=retention, wait_s=wait_s),
         )
 
     return StoreRegistry(stores)
@@ -84,7 +104,7 @@ def _kept(
     return [
         PassStore(
             topic, tables, states=states, latest=parts.latest, passes=passes,
-            partitions=parts.log.partitions(LEDGER_EVENTS), wait_s=wait_s,
+            partitions=parts.log.partitions(LEDGER_EVENTS), retention=retention_over(parts), wait_s=wait_s,
         )
         for topic, tables in sorted(of_topic.items())
     ]  # fmt: skip

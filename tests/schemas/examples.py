@@ -53,6 +53,10 @@ def _value(wanted: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
 def _text(wanted: inspect.StrType) -> str:
     if wanted.pattern is None:
         return "x" * min(wanted.max_length or 8, 8)
+    if wanted.pattern.startswith("^[A-Za-z]{1,12}_"):
+        return "pay_example"
+    if wanted.pattern == "^[a-z]{2,16}$":
+        return "visa"
     parts = re.fullmatch(r"\^\[(.).*\]\{(\d+)\}\$", wanted.pattern)
     if parts is None:
         message = f"Teach tests/schemas/examples.py how to match {wanted.pattern}."

@@ -86,7 +86,9 @@ def _book(version: int, months: Mapping[str, int], *, without: frozenset[str] = 
     )
 
 
-INITIAL: Final = _book(1, {"coursework": 2, "patterns": 1, "usage": 1, "device": 3, "location": 2, "billing": 2})
+INITIAL: Final = _book(
+    1, {"coursework": 2, "patterns": 1, "usage": 1, "device": 3, "location": 2, "billing": 2}
+)
 """The rules at the start: periods so short that a log of weeks meets them."""
 BOOKS: Final[Mapping[str, Rules]] = {
     "a" * 64: INITIAL,
@@ -428,7 +430,10 @@ class _Drawing:
         pick = self.random.choice
         for _ in range(self.random.randrange(1, 4)):
             self.send(person, pick((self.page_view, lambda: self.payment(self.occurred()), self.body))())
-        actions = [_Drawing.place, *(pick((*_MEANWHILE, *_TAKING)) for _ in range(self.random.randrange(1, 6)))]
+        actions = [
+            _Drawing.place,
+            *(pick((*_MEANWHILE, *_TAKING)) for _ in range(self.random.randrange(1, 6))),
+        ]
         if self.random.random() < 0.5:
             actions.insert(self.random.randrange(len(actions) + 1), _Drawing.erase_all)
             actions.append(_Drawing.data)

@@ -199,10 +199,11 @@ class _History:
     def _after_the_end(self, record: Record, then: "_Then") -> None:
         """Refuse a record of an erased person, unless the law keeps it; only holds still have an effect."""
         body = record.body
-        is_lift = isinstance(body, HoldLifted) and body.hold in self.holds
-        if (is_lift or isinstance(body, HoldPlaced)) and body.request not in self.requests:
-            self.requests.add(body.request)
-            self._control_fact(body, record.offset)
+        if isinstance(body, HoldPlaced | HoldLifted):
+            is_known = isinstance(body, HoldPlaced) or body.hold in self.holds
+            if is_known and body.request not in self.requests:
+                self.requests.add(body.request)
+                self._control_fact(body, record.offset)
         elif isinstance(body, Fact | Undecodable):
             rules, tick = then
             duty = None if record.category is None else rules.duty(record.category)

@@ -259,14 +259,15 @@ class LocationDerived(Fact, frozen=True, kw_only=True, tag="location.derived.v1"
 class PaymentConfirmed(Fact, frozen=True, kw_only=True, tag="payment.confirmed.v1"):
     """A payment processor confirmed a payment; card numbers are never complete (policy P5, P21).
 
-    `amount_minor` counts the currency's smallest unit. Of the card at most brand and last four digits.
+    `reference` is the processor's own, with no run of digits that could be a card number;
+    `amount_minor` counts the currency's smallest unit; of the card at most brand and last four digits.
     """
 
     category: ClassVar[Category] = Category.BILLING
     provenance: ClassVar[Provenance] = Provenance.PROVIDED
     occurred_at: UtcTime
     reference: Annotated[
-        str, Meta(pattern=r"^[A-Za-z]{1,12}_[A-Za-z0-9]{4,64}$", extra_json_schema=label("payment.reference"))
+        str, Meta(pattern=r"^[A-Za-z]{1,12}_(?!.*[0-9]{12})[A-Za-z0-9]{4,64}$", extra_json_schema=label("payment.reference"))
     ]
     amount_minor: Annotated[int, Meta(ge=0, le=10**12, extra_json_schema=label("payment.amount"))]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra_json_schema=label("payment.currency"))]

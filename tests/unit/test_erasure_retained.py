@@ -1,21 +1,22 @@
 """Erasures of which the law keeps something: duties of the registry, and holds."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from privacy_ledger import bootstrap, receipt_verifier
+from privacy_ledger.adapters.ids import SystemIds
+from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app.erasure import ErasureOutcome
-from privacy_ledger.domain.events import PaymentConfirmed, event_type
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.streams import subject_view
 from privacy_ledger.streams.states import PERMISSIONS
-from tests.unit.home import NOW, RECENT, Said, TestHome, home, line, played, registered, viewed
+from tests.unit.home import NOW, TestHome, home, paid, played, registered, viewed
 
 ADA: Final = "openedx:username:ada"
 PURPOSE: Final = "improve.analyse"
@@ -26,15 +27,6 @@ LINES: Final = (
     *(played("8", event=f"b{n}") for n in range(2)),
 )
 YEARS: Final = timedelta(days=365 * 11)
-
-
-def paid(*names: str, event: str, at: Any = RECENT) -> bytes:
-    """Return a line that says that somebody paid."""
-    fact: dict[str, str | int] = {
-        "type": event_type(PaymentConfirmed), "reference": "pay_example", "amount_minor": 4900,
-        "currency": "EUR",
-    }  # fmt: skip
-    return line(Said(id=event, people=(names,), facts=(fact,), at=at))
 
 
 async def _erase(it: TestHome) -> ErasureOutcome:
@@ -145,7 +137,7 @@ async def test_an_erasure_completes_by_itself_when_the_duty_is_over(tmp_path: Pa
     async with home(tmp_path, trial=None) as it:
         care = bootstrap.erasure_care_of(it.runtime)
         (early,) = await care.status((ref,))
-    await _move(tmp_path)
+    _move(tmp_path)
     async with home(tmp_path) as it:
         await it.runtime.registrar.tick()
         await it.runtime.registrar.confirm_time()
@@ -169,10 +161,8 @@ async def test_an_erasure_completes_by_itself_when_the_duty_is_over(tmp_path: Pa
     assert (s.accepted, s.reasons) == (0, {"subject_erased": 1})
 
 
-async def _move(folder: Path) -> None:
-    from privacy_ledger.adapters.ids import SystemIds
-    from privacy_ledger.adapters.local.home import open_home, set_trial_clock
-
+def _move(folder: Path) -> None:
+    """Let the home go on eleven years later."""
     set_trial_clock(open_home(folder / "home", ids=SystemIds()), NOW - timedelta(days=1))
 
 

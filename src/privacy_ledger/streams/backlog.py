@@ -126,7 +126,6 @@ class Backlog:
         busy = Busy(
             held.offset, held.at, Sweep((), "refold") if held.tag or only else None,
             discards=held.discards, has_waiting=True, tries=held.tries + 1, only=only,
-            hold_at=held.hold_at,
         )  # fmt: skip
         work.put(HELD, ref, busy)
 
@@ -242,7 +241,6 @@ class Backlog:
         parked = Parked(
             offset, record_id, reason, self._decider.moment(work),
             at=busy.at if tag else offset - 1, tag=tag, discards=busy.discards, tries=busy.tries,
-            hold_at=busy.hold_at,
         )  # fmt: skip
         work.put(HELD, ref, parked)
 
@@ -450,8 +448,7 @@ def _is_free(work: Workspace, ref: SubjectRef, offset: int) -> bool:
     if busy is None:
         return False
     discards = tuple(one for one in busy.discards if one.offset > offset)
-    hold_at = busy.hold_at if busy.hold_at > offset else -1
-    work.put(HELD, ref, structs.replace(busy, at=offset, discards=discards, hold_at=hold_at))
+    work.put(HELD, ref, structs.replace(busy, at=offset, discards=discards))
     return True
 
 

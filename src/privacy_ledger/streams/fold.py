@@ -158,10 +158,9 @@ class PassFold:
             return self._control_record(work, record)
         held = work.get(HELD, ref)
         if isinstance(body, HoldPlaced):
-            sparing.note(work, ref, body, held, offset=record.offset)
-            held = work.get(HELD, ref)
+            sparing.note(work, ref, body)
         is_end = isinstance(body, ErasureRequested) and body.scope == "person"
-        if held is None or (is_end and not sparing.waits(work, ref, held)):
+        if held is None or (is_end and not sparing.waits(work, ref)):
             begins = self._decide(work, record)
         else:
             begins = self._backlog.hold(work, record, held)
@@ -371,7 +370,6 @@ class PassFold:
             case RestrictionLifted() if before.is_restricted:
                 return self._lift(work, record, before)
             case HoldLifted() if len(after.holds) < len(before.holds):
-                work.delete(sparing.HOLDS, ref + bytes.fromhex(fact.hold))
                 return self._backlog.release(work, ref, before, offset=offset, moment=self.moment(work))
             case MinorStatusDeclared() if fact.is_minor and not fact.is_approved:
                 return self._withdraw(work, record, sorted(self.rules(work).consent_purposes), after)
@@ -395,6 +393,7 @@ class PassFold:
             # A pass that is late meets states whose keys are gone by now: their rows go too.
             work.remove(processor.table, record.ref)
         work.delete(FROZEN, record.ref)
+        sparing.ended(work, record.ref)
         ticks = self._backlog.take_ticks(work, record.ref, before=at + 1)
         cut = Cut(Refusal.ERASED, record.offset, fact.request, everything=True)
         return self._begin(work, record, cut, *ticks, then="rest")

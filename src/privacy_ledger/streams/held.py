@@ -85,8 +85,7 @@ class Busy(Struct, frozen=True, array_like=True, tag="busy"):
 
     `since`: the offset of what asked for the work; the oldest is served first. `at`: up to here
     all of the subject is applied. `folded`: the refold came this far; None: there is none.
-    `only`: the refold is for this processor alone, which is being brought up. `hold_at`: the offset
-    of the newest hold that waits.
+    `only`: the refold is for this processor alone, which is being brought up.
     """
 
     since: int
@@ -97,7 +96,6 @@ class Busy(Struct, frozen=True, array_like=True, tag="busy"):
     has_waiting: bool = False
     tries: int = 0
     only: str = ""
-    hold_at: int = -1
 
 
 class Parked(Struct, frozen=True, array_like=True, tag="parked"):
@@ -115,7 +113,6 @@ class Parked(Struct, frozen=True, array_like=True, tag="parked"):
     tag: bytes = b""
     discards: tuple[Discard, ...] = ()
     tries: int = 0
-    hold_at: int = -1
 
 
 Held = Busy | Parked

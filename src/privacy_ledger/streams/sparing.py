@@ -17,36 +17,47 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
-from privacy_ledger.streams.held import HELD, TICKS, Cut, Held, place
+from privacy_ledger.streams.held import TICKS, Cut, place
 from privacy_ledger.streams.removal import due_months, timer_category
 from privacy_ledger.streams.states import PERMISSIONS, IndexRow, Moment, Table, Workspace
 
-__all__ = ["HOLDS", "begun", "note", "released", "retired", "rung", "served", "waits"]
+__all__ = ["HOLDS", "begun", "ended", "note", "released", "retired", "rung", "served", "waits"]
 
 HOLDS: Final = Table(b"h", "holds", datetime, "plain")
-"""When holds with an end are over, by reference and the hold's request: a tick looks here."""
+"""When holds with an end are over, by reference and the hold's request: a tick looks here.
+
+By reference alone: since when there was a hold, before the person is erased.
+"""
 _UNKNOWN: Final = Permissions()
 
 
 # Holds that come -----------------------------------------------------------------------------------
 
 
-def note(work: Workspace, ref: SubjectRef, fact: HoldPlaced, held: Held | None, *, offset: int) -> None:
-    """Note a hold when it arrives, also where it waits: its end, and that an erasure waits for it."""
+def note(work: Workspace, ref: SubjectRef, fact: HoldPlaced) -> None:
+    """Note a hold when it arrives, also where it waits: its end, and that there ever was one."""
     if fact.until is not None:
         work.put(HOLDS, ref + bytes.fromhex(fact.request), fact.until)
-    if held is not None:
-        work.put(HELD, ref, structs.replace(held, hold_at=offset))
+    if not (work.get(PERMISSIONS, ref) or _UNKNOWN).is_ended:
+        work.put(HOLDS, ref, fact.occurred_at)
 
 
-def waits(work: Workspace, ref: SubjectRef, held: Held) -> bool:
-    """Return whether the erasure of a person waits its turn: what a hold keeps depends on the order."""
-    return held.hold_at >= 0 or bool((work.get(PERMISSIONS, ref) or _UNKNOWN).holds)
+def waits(work: Workspace, ref: SubjectRef) -> bool:
+    """Return whether the erasure of a person who is held up waits its turn.
+
+    It does where there ever was a hold: what that keeps depends on the order.
+    """
+    return work.get(HOLDS, ref) is not None
+
+
+def ended(work: Workspace, ref: SubjectRef) -> None:
+    """Forget what let the erasure of a person wait."""
+    work.delete(HOLDS, ref)
 
 
 def rung(work: Workspace, *, at: datetime) -> dict[SubjectRef, None]:
     """Return the subjects of whom a hold is over at the time of a tick; each is told once."""
-    over = [key for key, until in work.scan(HOLDS, b"") if until <= at]
+    over = [key for key, until in work.scan(HOLDS, b"") if len(key) > REF_BYTES and until <= at]
     for key in over:
         work.remove(HOLDS, key)
     return dict.fromkeys(SubjectRef(key[:REF_BYTES]) for key in over)

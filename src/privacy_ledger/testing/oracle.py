@@ -134,6 +134,7 @@ class _History:
         self.objected: set[str] = set()
         self.holds: dict[str, HoldPlaced] = {}
         self.delayed: list[Delayed] = []
+        self.was_held = False
         self.live: list[Live] = []
         self.removed: dict[bytes, tuple[str, str]] = {}
         self.until_lift: list[Due | Purge] = []
@@ -172,6 +173,7 @@ class _History:
 
     def _one(self, record: Record) -> None:
         body = record.body
+        self.was_held = self.was_held or isinstance(body, HoldPlaced)
         if isinstance(body, ControlRecord):
             self._control_record(body)
         elif self.is_ended:
@@ -192,9 +194,8 @@ class _History:
             self._data(record, body)
 
     def _end_waits(self) -> bool:
-        """Return whether an erasure waits behind a parked record: what a hold keeps depends on it."""
-        waiting = any(record is not None and isinstance(record.body, HoldPlaced) for record, _ in self.behind)
-        return self.parked is not None and (waiting or bool(self.holds))
+        """Return whether an erasure waits behind a parked record: what a hold kept depends on it."""
+        return self.parked is not None and self.was_held
 
     def _after_the_end(self, record: Record, then: "_Then") -> None:
         """Refuse a record of an erased person, unless the law keeps it; only holds still have an effect."""

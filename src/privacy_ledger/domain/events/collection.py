@@ -267,7 +267,11 @@ class PaymentConfirmed(Fact, frozen=True, kw_only=True, tag="payment.confirmed.v
     provenance: ClassVar[Provenance] = Provenance.PROVIDED
     occurred_at: UtcTime
     reference: Annotated[
-        str, Meta(pattern=r"^[A-Za-z]{1,12}_(?!.*[0-9]{12})[A-Za-z0-9]{4,64}$", extra_json_schema=label("payment.reference"))
+        str,
+        Meta(
+            pattern=r"^[A-Za-z]{1,12}_(?!.*[0-9]{12})[A-Za-z0-9]{4,64}$",
+            extra_json_schema=label("payment.reference"),
+        ),
     ]
     amount_minor: Annotated[int, Meta(ge=0, le=10**12, extra_json_schema=label("payment.amount"))]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra_json_schema=label("payment.currency"))]

@@ -34,7 +34,9 @@ def register(group: click.Group) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
-@click.option("--format", "name", type=click.Choice(sorted(FORMATS)), required=True, help="What the lines are.")
+@click.option(
+    "--format", "name", type=click.Choice(sorted(FORMATS)), required=True, help="What the lines are."
+)
 @click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
 @click.option(

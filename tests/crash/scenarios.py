@@ -586,7 +586,7 @@ def _care(it: TestHome) -> KeyCare:
 
 
 HOME_SCENARIOS: Final = (
-    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, HeldErasing, Handing, Linking, Returning,
-    Releasing, Rolling, Restoring,
+    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, HeldErasing, Handing, Linking,
+    Returning, Releasing, Rolling, Restoring,
 )  # fmt: skip
 """Every scenario of a home."""

@@ -1,7 +1,7 @@
 """Erasures of which the law keeps something: duties of the registry, and holds."""
 
 import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 

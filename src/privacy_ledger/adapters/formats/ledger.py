@@ -74,7 +74,7 @@ def parse(line: bytes) -> Parsed | Refusal:
 def _fact(event: dict[str, object]) -> tuple[Fact, datetime] | Refusal:
     """Return the fact and its time, or why it is none."""
     name = event.get("type")
-    if name not in _NAMES:
+    if not isinstance(name, str) or name not in _NAMES:
         return Refusal.UNKNOWN_EVENT
     occurred_at = parse_time(event.get("occurred_at"))
     if type(occurred_at) is Refusal:

@@ -249,16 +249,14 @@ class Erasure:
         cleared = (("derived", self._derived), ("tombstones", self._tombstones))
         open_steps += await self._carry_out(saga, cleared, on_step)
         stores = await self._stores.verify(saga.ref, held=saga.held)
-        left = {*DONE, "retained"} if not open_steps else DONE
+        kept = await self._retention.of(saga.ref)
+        left = {*DONE, "retained"} if kept.items else DONE
         hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in left]
         if open_steps or hindered:
             return await self._incomplete(saga, (*open_steps, "verified", *hindered))
-        kept = await self._retention.of(saga.ref)
         if kept.items:
             await self._retain(saga, stores, kept, on_step)
             return self._outcome(saga)
-        if any(one.outcome not in DONE for one in stores):  # it ended just now
-            return await self._incomplete(saga, ("verified",))
         await self._done(saga, "verified", on_step)
         await self._complete(saga, stores, on_step)
         return self._outcome(saga)
@@ -366,7 +364,7 @@ class Erasure:
     ) -> None:
         """Write a receipt that itemises what stays, and say so, where that was not said before."""
         await self._catch_up(saga)
-        if not (saga.rests and await self._is_kept(saga)) or self._has_lost_salt(saga):
+        if not await self._is_kept(saga) or self._has_lost_salt(saga):
             await self._issue(saga, stores, kept)
             if on_step is not None:
                 on_step(saga.ref, "receipt")

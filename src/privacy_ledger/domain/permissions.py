@@ -30,6 +30,7 @@ from privacy_ledger.domain.events import (
     SubjectReopened,
 )
 from privacy_ledger.domain.holds import Hold, Postponed
+from privacy_ledger.domain.values import Category
 
 __all__ = ["PERMISSION_FACTS", "ErasureStatus", "Permissions", "apply_control", "apply_fact"]
 
@@ -57,6 +58,8 @@ class Permissions(Struct, frozen=True, kw_only=True):
     the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
     waits for the lift, with the offset below which it reaches. `requests`: ids of control facts
     that have had their effect. `holds`: those in force, oldest first; `postponed`: what they put off.
+    `overdue`: what fell due when a hold ended under restriction, as offset, category and its first month
+    that stays; it waits for the lift.
     """
 
     is_registered: bool = False
@@ -73,6 +76,7 @@ class Permissions(Struct, frozen=True, kw_only=True):
     requests: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = ()
     postponed: tuple[Postponed, ...] = ()
+    overdue: tuple[tuple[int, Category, int], ...] = ()
 
     @property
     def is_ended(self) -> bool:
@@ -139,7 +143,7 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             since = offset if state.restricted_since is None else state.restricted_since
             return structs.replace(state, restricted_since=since, ground=fact.ground)
         case RestrictionLifted():
-            return structs.replace(state, restricted_since=None, ground=None, purges=())
+            return structs.replace(state, restricted_since=None, ground=None, purges=(), overdue=())
         case ErasureRequested():
             return _erasure_requested(state, fact, offset=offset)
         case MinorStatusDeclared():
@@ -170,6 +174,7 @@ def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: in
         erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
         requests=state.requests if state.holds else (),
         holds=state.holds,
+        postponed=state.postponed,
     )
 
 

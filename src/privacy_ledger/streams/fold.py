@@ -354,7 +354,7 @@ class PassFold:
         ref, offset = record.ref, record.offset
         match fact:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
-                return self._end(work, record, fact)
+                return self._end(work, record, fact, before)
             case ErasureRequested() if fact.category not in {None, Category.EVIDENCE}:
                 category = Category(str(fact.category))
                 is_fine = removal.is_fine(self.rules(work), category)
@@ -381,7 +381,7 @@ class PassFold:
                 pass
         return False
 
-    def _end(self, work: Workspace, record: Record, fact: ErasureRequested) -> bool:
+    def _end(self, work: Workspace, record: Record, fact: ErasureRequested, before: Permissions) -> bool:
         """Remove all of an erased person but the fence and what the law keeps.
 
         Work in hand ends, and what waited is refused; ticks that waited still reach what is kept.
@@ -396,13 +396,13 @@ class PassFold:
         sparing.ended(work, record.ref)
         ticks = self._backlog.take_ticks(work, record.ref, before=at + 1)
         cut = Cut(Refusal.ERASED, record.offset, fact.request, everything=True)
-        return self._begin(work, record, cut, *ticks, then="rest")
+        return self._begin(work, record, cut, *ticks, *sparing.overdue(before), then="rest")
 
     def _lift(self, work: Workspace, record: Record, before: Permissions) -> bool:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
         work.delete(FROZEN, record.ref)
         cuts = [Cut(Refusal.WITHDRAWN, below, purposes=(purpose,)) for purpose, below in before.purges]
-        cuts += self._backlog.take_ticks(work, record.ref, before=record.offset)
+        cuts += self._backlog.take_ticks(work, record.ref, before=record.offset) + sparing.overdue(before)
         return self._begin(work, record, *sorted(cuts, key=lambda cut: cut.below), then="refold")
 
     # Control records ------------------------------------------------------------------

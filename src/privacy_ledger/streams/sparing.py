@@ -17,11 +17,11 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
-from privacy_ledger.streams.held import TICKS, Cut, place
+from privacy_ledger.streams.held import Cut
 from privacy_ledger.streams.removal import due_months, timer_category
 from privacy_ledger.streams.states import PERMISSIONS, IndexRow, Moment, Table, Workspace
 
-__all__ = ["HOLDS", "begun", "ended", "note", "released", "retired", "rung", "served", "waits"]
+__all__ = ["HOLDS", "begun", "ended", "note", "overdue", "released", "retired", "rung", "served", "waits"]
 
 HOLDS: Final = Table(b"h", "holds", datetime, "plain")
 """When holds with an end are over, by reference and the hold's request: a tick looks here.
@@ -132,7 +132,7 @@ def released(
     """Return what takes effect now that holds of `before` ended; the stored state has those that go on.
 
     Cuts that nothing puts off any more are forgotten. While the person is restricted, retention goes
-    on waiting: for the lift, as if a tick had come now.
+    on waiting for the lift: what is due of these categories is noted.
     """
     after = work.get(PERMISSIONS, ref) or _UNKNOWN
     held, duties = held_categories(after.holds), duties_of(rules)
@@ -144,17 +144,25 @@ def released(
         )
         for one in before.postponed
     ]  # fmt: skip
-    if not held and after.postponed:
-        work.put(PERMISSIONS, ref, structs.replace(after, postponed=()))
+    changed = after if held else structs.replace(after, postponed=())
     free = set(held_categories(before.holds)) - set(held)
     at = moment.last_tick
-    if free and at is not None:
-        if after.is_restricted:
-            work.put(TICKS, place(ref, offset), moment)
-        else:
-            due = tuple(one for one in due_months(rules, at=at) if one[0] in free)
-            cuts.append(Cut(Refusal.RETENTION, offset, due=due))
+    due = () if at is None else tuple(one for one in due_months(rules, at=at) if one[0] in free)
+    if due and after.is_restricted:
+        changed = structs.replace(changed, overdue=(*after.overdue, *((offset, *one) for one in due)))
+    elif due:
+        cuts.append(Cut(Refusal.RETENTION, offset, due=due))
+    if changed != after:
+        work.put(PERMISSIONS, ref, changed)
     return tuple(cuts)
+
+
+def overdue(permissions: Permissions) -> list[Cut]:
+    """Return the cuts of what fell due when a hold ended under restriction."""
+    return [
+        Cut(Refusal.RETENTION, offset, due=((category, first),))
+        for offset, category, first in permissions.overdue
+    ]
 
 
 def served(work: Workspace, ref: SubjectRef, row: IndexRow) -> tuple[str, ...] | None:

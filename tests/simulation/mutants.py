@@ -9,9 +9,8 @@ from typing import Any, Final
 import pytest
 from msgspec import structs
 
-from privacy_ledger.domain import admission, permissions
+from privacy_ledger.domain import admission, holds, permissions
 from privacy_ledger.domain.events import ConsentGranted, ErasureRequested
-from privacy_ledger.domain.holds import Hold
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
@@ -325,7 +324,7 @@ def a_parked_person_cannot_be_erased(monkeypatch: pytest.MonkeyPatch) -> None:
 def time_passes_for_the_restricted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention removes what a restricted person claims."""
     right = Backlog.note_tick
-    monkeypatch.setattr(Backlog, "note_tick", lambda *args: right(*args) and set())
+    monkeypatch.setattr(Backlog, "note_tick", lambda *args, rung: right(*args, rung=rung) and set())
 
 
 @mutant
@@ -416,11 +415,11 @@ def what_is_held_is_used_on(monkeypatch: pytest.MonkeyPatch) -> None:
 @mutant
 def a_hold_lets_the_consent_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """The evidence of what is held is erased: a rebuild does not find what allowed it."""
-    right = sparing.held_categories
+    right = holds.held_categories
 
-    def held(holds: tuple[Hold, ...]) -> tuple[Category, ...]:
-        mine = {hold.category for hold in holds}
-        return tuple(category for category in right(holds) if category in mine)
+    def held(those: tuple[holds.Hold, ...]) -> tuple[Category, ...]:
+        mine = {hold.category for hold in those}
+        return tuple(category for category in right(those) if category in mine)
 
     monkeypatch.setattr(sparing, "held_categories", held)
 
@@ -448,7 +447,7 @@ def retention_passes_a_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 @mutant
 def an_erased_person_has_no_books(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an erasure what a law asks for is refused, too."""
-    right = fold.admit
+    right = admission.admit
 
     def admit(permissions: Permissions, *args: Any, **more: Any) -> Any:
         found = right(permissions, *args, **more)
@@ -541,9 +540,9 @@ def ticks_pass_busy_subjects_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick that comes while a refold is in hand is never made up for."""
     right = Backlog.note_tick
 
-    def note_tick(self: Backlog, work: Workspace, offset: int) -> Any:
+    def note_tick(self: Backlog, work: Workspace, offset: int, *, rung: Any) -> Any:
         before = {key for key, _ in work.scan(TICKS, b"")}
-        frozen = right(self, work, offset)
+        frozen = right(self, work, offset, rung=rung)
         for key, _ in work.scan(TICKS, b""):
             if key not in before and busy_of(work, key[:16]) is not None:
                 work.remove(TICKS, key)

@@ -7,7 +7,7 @@ random logs has no bookkeeping of its own to hide behind.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -36,6 +36,7 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
 from privacy_ledger.streams.record import Record, Undecodable
+from privacy_ledger.testing._oracle_keeping import Keeping
 from privacy_ledger.testing._oracle_terms import (
     Delayed,
     Due,
@@ -44,7 +45,6 @@ from privacy_ledger.testing._oracle_terms import (
     Purge,
     Subject,
     malformed,
-    month,
 )
 from privacy_ledger.testing._oracle_views import progress_of, subject_view_of
 
@@ -105,7 +105,7 @@ class Oracle:
         return min(product.cells_max for product in self._initial.registry.products)
 
 
-class _History:
+class _History(Keeping):
     """One subject's history, read record by record.
 
     `sealed` maps a release to the courses that the subject gave to it. Sealed windows stay as
@@ -113,31 +113,24 @@ class _History:
     """
 
     def __init__(self, rules: Rules, books: Mapping[str, Rules], breaks: Callable[[Record], bool]) -> None:
+        super().__init__(rules)
         self._initial = rules
         self._books = books
         self._breaks = breaks
         self.sealed: dict[str, frozenset[str]] = {}
         self.discarded: set[tuple[bytes, str]] = set()
         self.restricted_since = 0
-        self._forget()
+        self._begin()
 
-    def _forget(self) -> None:
-        self.rules = self._initial
-        self.tick: datetime | None = None
+    def _begin(self) -> None:
+        super().forget(self._initial)
         self.unconfirmed: datetime | None = None
         self.requests: set[str] = set()
         self.not_before: datetime | None = None
-        self.is_ended = False
-        self.is_restricted = False
         self.is_minor_unapproved = False
         self.grants: dict[str, datetime] = {}
         self.objected: set[str] = set()
-        self.holds: dict[str, HoldPlaced] = {}
-        self.delayed: list[Delayed] = []
         self.was_held = False
-        self.live: list[Live] = []
-        self.removed: dict[bytes, tuple[str, str]] = {}
-        self.until_lift: list[Due | Purge] = []
         self.parked: Record | None = None
         self.parked_under: _Then = (self._initial, None)
         self.behind: list[tuple[Record | None, _Then]] = []
@@ -159,7 +152,7 @@ class _History:
             named = self._names_the_parked(record)
             if named is not None:
                 self.discarded.add(named)
-                self._forget()
+                self._begin()
                 position = 0
                 continue
             self._one(record)
@@ -213,7 +206,7 @@ class _History:
                 refusal = Refusal.SUBJECT_ERASED
             if refusal is None and self.not_before is not None and record.occurred_at < self.not_before:
                 refusal = Refusal.BEFORE_SUBJECT
-            refusal = refusal or self._stale_or_copy(record, rules, tick)
+            refusal = refusal or self.stale_or_copy(record, rules, tick)
             if refusal is None:
                 self.live.append(Live(record, (str(duty),), is_held=True, used=None))
             else:
@@ -221,11 +214,11 @@ class _History:
 
     def _end(self, body: ErasureRequested, offset: int) -> None:
         """End the person, whatever the request's id: neither a retry nor parked records prevent it."""
-        self._take(Delayed(offset=offset, cause=Refusal.ERASED, request=body.request))
+        self.take(Delayed(offset=offset, cause=Refusal.ERASED, request=body.request))
         self.requests = {*self.requests, body.request} if self.holds else set()
         for waited in self.until_lift:
             if isinstance(waited, Due):
-                self._drop_due(waited.record_ids)
+                self.drop_due(waited.record_ids)
         for live in self.live:
             live.used = None
         self.until_lift = []
@@ -238,7 +231,7 @@ class _History:
             if record is not None:
                 self._after_the_end(record, then)
             elif then[1] is not None:
-                self._drop_due(self._due(then[0], then[1]))
+                self.drop_due(self.due(then[0], then[1]))
         self.parked, self.behind = None, []
 
     # Control records ----------------------------------------------------------------------
@@ -272,82 +265,12 @@ class _History:
             self.behind.append((None, (self.rules, at)))
             return
         over = {name for name, hold in self.holds.items() if hold.until is not None and hold.until <= at}
-        self._release(over)
-        due = self._due(self.rules, at)
+        self.release(over)
+        due = self.due(self.rules, at)
         if self.is_restricted:
             self.until_lift.append(Due(due))
         else:
-            self._drop_due(due)
-
-    def _due(self, rules: Rules, at: datetime) -> frozenset[bytes]:
-        return frozenset(live.record.record_id for live in self.live if _is_past(live.record, rules, at))
-
-    def _drop_due(self, record_ids: frozenset[bytes]) -> None:
-        """Remove what fell due, but what is held: it falls due when the hold ends."""
-        kept = {live.record.record_id for live in self.live if self._is_kept(live)}
-        self._drop(record_ids - kept, Refusal.RETENTION)
-
-    # Holds --------------------------------------------------------------------------------
-
-    def _is_kept(self, live: Live) -> bool:
-        kept = {hold.category for hold in self.holds.values()} | {Category.EVIDENCE}
-        return bool(self.holds) and live.record.category in kept
-
-    def _release(self, names: set[str]) -> None:
-        """End holds: what nothing keeps any more meets what was put off, and retention."""
-        if not names:
-            return
-        before = [live for live in self.live if self._is_kept(live)]
-        self.holds = {name: hold for name, hold in self.holds.items() if name not in names}
-        is_changed = False
-        for delayed in self.delayed:
-            is_changed = self._take(delayed, is_again=True) or is_changed
-        self.delayed = self.delayed if self.holds else []
-        free = [live for live in before if not self._is_kept(live)]
-        for live in free:
-            live.used = None if self.is_ended else live.purposes
-        if self.tick is not None:
-            ids = frozenset(live.record.record_id for live in free)
-            due = self._due(self.rules, self.tick) & ids
-            if self.is_restricted:
-                self.until_lift.append(Due(due))
-            else:
-                count = len(self.live)
-                self._drop_due(due)
-                is_changed = is_changed or (bool(before) and len(self.live) < count)
-        if is_changed and not self.is_ended:
-            self._fold_again()
-
-    def _take(self, removal: Delayed, *, is_again: bool = False) -> bool:
-        """Remove records or purposes before an offset; what is held or a duty stays, used for less.
-
-        Return whether that changed anything.
-        """
-        if self.holds and not is_again:
-            self.delayed.append(removal)
-        gone, is_changed = set(), False
-        for live in self.live:
-            left = _left(live.record, live.purposes, removal)
-            if left == live.purposes:
-                continue
-            if self._is_kept(live):
-                used = None if live.used is None else _left(live.record, live.used, removal)
-                live.used = used or None
-                is_changed = is_changed or not is_again
-                continue
-            category = live.record.category
-            duty = None if category is None else self.rules.duty(category)
-            if duty is not None:
-                left = tuple(sorted({*left, duty}))
-            if left == live.purposes:
-                continue
-            is_changed = True
-            live.purposes = left
-            live.used = left
-            if not left:
-                gone.add(live.record.record_id)
-        self._drop(gone, removal.cause, removal.request)
-        return is_changed
+            self.drop_due(due)
 
     def _seal(self, body: WindowSealed) -> None:
         if (body.product, body.window) in self.windows:
@@ -386,14 +309,14 @@ class _History:
             case HoldPlaced():
                 self.holds[body.request] = body
             case HoldLifted():
-                self._release({body.hold} & self.holds.keys())
+                self.release({body.hold} & self.holds.keys())
             case ErasureRequested():
                 self._erase(body, offset)
             case RecordDiscarded():
                 named = bytes.fromhex(body.record)
                 self.still_to_be_discarded.discard((named, body.request))
-                if self._drop({named} - self._evidence() - self._by_duty(), Refusal.DISCARDED):
-                    self._fold_again()
+                if self.drop({named} - self.evidence() - self.by_duty(), Refusal.DISCARDED):
+                    self.fold_again()
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:
@@ -414,13 +337,13 @@ class _History:
         self.is_restricted = False
         for waited in self.until_lift:
             if isinstance(waited, Due):
-                self._drop_due(waited.record_ids)
+                self.drop_due(waited.record_ids)
             else:
-                self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
+                self.purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
-        self._fold_again()
+        self.fold_again()
 
-    def _fold_again(self) -> None:
+    def fold_again(self) -> None:
         """Fold all again that is not held, where something was removed or set free.
 
         A record on which the step fails parks the subject there, and the rest stays unfolded; one
@@ -454,40 +377,14 @@ class _History:
             purposes=None if body.purpose is None else frozenset({body.purpose}),
         )  # fmt: skip
         names_nothing = removal.category is None and removal.purposes in (None, frozenset({ALWAYS}))
-        if not names_nothing and removal.category is not Category.EVIDENCE and self._take(removal):
-            self._fold_again()
-
-    def _by_duty(self) -> set[bytes]:
-        """Return the ids of the live records that the law keeps."""
-        return {
-            live.record.record_id
-            for live in self.live
-            if live.record.category is not None and self.rules.duty(live.record.category) is not None
-        }
-
-    def _evidence(self) -> set[bytes]:
-        """Return the ids of the live records that prove what was consented to."""
-        return {live.record.record_id for live in self.live if live.record.category is Category.EVIDENCE}
+        if not names_nothing and removal.category is not Category.EVIDENCE and self.take(removal):
+            self.fold_again()
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
             self.until_lift.append(Purge(purposes, offset))
-        elif self._purge(purposes, offset, Refusal.WITHDRAWN):
-            self._fold_again()
-
-    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> bool:
-        """Take purposes away; return whether a record lost one."""
-        return self._take(Delayed(offset=offset, cause=cause, request=request, purposes=purposes))
-
-    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> bool:
-        """Remove live records; return whether there was one."""
-        before = len(self.live)
-        gone = set(record_ids)
-        for live in self.live:
-            if live.record.record_id in gone:
-                self.removed[live.record.record_id] = (cause, request)
-        self.live = [live for live in self.live if live.record.record_id not in gone]
-        return len(self.live) < before
+        elif self.purge(purposes, offset, Refusal.WITHDRAWN):
+            self.fold_again()
 
     # Data events --------------------------------------------------------------------------
 
@@ -530,19 +427,11 @@ class _History:
             return Refusal.SUBJECT_UNKNOWN
         if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:
             return Refusal.BEFORE_SUBJECT
-        stale_or_copy = self._stale_or_copy(record, self.rules, self.tick)
+        stale_or_copy = self.stale_or_copy(record, self.rules, self.tick)
         if stale_or_copy is not None:
             return stale_or_copy
         if not in_force:
             return Refusal.MINOR_UNAPPROVED if self.is_minor_unapproved else Refusal.CONSENT_MISSING
-        return None
-
-    def _stale_or_copy(self, record: Record, rules: Rules, tick: datetime | None) -> Refusal | None:
-        if tick is not None and _is_past(record, rules, tick):
-            return Refusal.PAST_RETENTION
-        for live in self.live:
-            if live.record.tag == record.tag:
-                return Refusal.DUPLICATE if live.record.digest == record.digest else Refusal.ID_REUSED
         return None
 
     def _in_force(self, occurred_at: datetime | None) -> frozenset[str]:
@@ -584,19 +473,3 @@ class _History:
 
 _Then = tuple[Rules, datetime | None]
 """The rules and the time of an offset."""
-
-
-def _is_past(record: Record, rules: Rules, at: datetime) -> bool:
-    if record.category is None:
-        return True
-    months = rules.retention_months(record.category)
-    return months is not None and month(record.occurred_at) + months < month(at)
-
-
-def _left(record: Record, purposes: tuple[str, ...], removal: Delayed) -> tuple[str, ...]:
-    """Return what a removal leaves of what a record serves, where nothing keeps it."""
-    if record.offset >= removal.offset:
-        return purposes
-    if removal.purposes is not None:
-        return tuple(p for p in purposes if p not in removal.purposes or p == ALWAYS)
-    return purposes if removal.category not in {None, record.category} else ()

@@ -103,7 +103,6 @@ WALK: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "hold place of no category": (2, ("hold", "place", TWO, "--category", "all", "--ground", "legal_claims")),
     "hold list": (0, ("hold", "list", TWO)),
     "hold lift of none": (4, ("hold", "lift", TWO, "0" * 32)),
-    "ingest of payments": (4, ("ingest", "-", "--format", "ledger")),
     "erase, unknown": (4, ("erase", NOBODY, "--yes")),
     "export, unknown": (4, ("export", NOBODY, "-o", "nobody")),
     "subject return, unknown": (4, ("subject", "return", NOBODY)),

@@ -1,20 +1,23 @@
 """Legal holds on one category of a person: what they put off, and what happens when they end."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
+from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
-from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
+from privacy_ledger.domain.errors import BadInput, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.domain.events import ErasureRequested
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category
+from privacy_ledger.ports.passes import Runner
 from privacy_ledger.streams import subject_view
 from tests.unit.home import NOW, TestHome, home, paid, played, registered, viewed
 
@@ -155,6 +158,44 @@ async def test_a_hold_is_over_at_the_first_tick_that_is_not_before_its_end(tmp_p
         late = await _live(it)
     assert (first.retained[0].until, early) == (begin + timedelta(days=10), {"patterns": 1})
     assert (late, status.state) == ({}, "completed")
+
+
+class Stopped:
+    """The passes of a home that fold nothing until they are let."""
+
+    def __init__(self, passes: Runner) -> None:
+        """Take the passes."""
+        self.passes = passes
+        self.is_stopped = True
+
+    async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
+        """Say that it is in vain, or fold."""
+        if self.is_stopped:
+            raise NotCaughtUp("late")
+        await self.passes.settle(offsets, timeout_s=timeout_s)
+
+    async def advance(self) -> bool:
+        """Run the passes."""
+        return not self.is_stopped and await self.passes.advance()
+
+
+async def test_keys_go_while_nobody_folds_and_what_may_be_held_is_spared(tmp_path: Path) -> None:
+    """A hold that no pass has seen yet counts by the log; a duty counts for whatever there is."""
+    async with home(tmp_path) as it:
+        await it.take([*LINES, paid("7", event="p1")], consents=(PURPOSE,))
+        ref = it.ref("7")
+        await it.subjects.place_hold(ADA, category=Category.USAGE, ground="legal_claims", until=None)
+        stopped = Stopped(it.runtime.passes)
+        erasure = bootstrap.erasure_of(structs.replace(it.runtime, passes=stopped))
+        (stuck,) = await erasure.erase(it.subjects.find(ADA).refs)
+        spared = it.runtime.vault.live_groups(ref)
+        stopped.is_stopped = False
+        (done,) = await erasure.erase(it.subjects.find(ADA).refs)
+        groups, live = it.runtime.vault.live_groups(ref), await _live(it)
+    kept = ("billing", "evidence", "index", f"usage+{PURPOSE}")
+    assert (stuck.is_done, spared) == (False, kept)
+    assert (done.open_steps, done.is_done, groups) == ((), True, kept)
+    assert live == {"billing": 1, "evidence": 1, "usage": 1}
 
 
 async def test_holds_that_nobody_can_mean_are_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Retention:
         if not rows:
             return NOTHING
         permissions = await self._views.get(PERMISSIONS, ref) or Permissions()
-        return kept_of(rows, permissions, await self._rules(ref))
+        return _kept_of(rows, permissions, await self._rules(ref))
 
     async def groups(self, ref: SubjectRef, *, is_sure: bool) -> tuple[str, ...]:
         """Return the key groups that an erasure spares.
@@ -128,7 +128,7 @@ def _category(group: str) -> Category:
     return Category(group.partition("+")[0])
 
 
-def kept_of(rows: tuple[IndexRow, ...], permissions: Permissions, rules: Rules) -> Kept:
+def _kept_of(rows: tuple[IndexRow, ...], permissions: Permissions, rules: Rules) -> Kept:
     """Return what is kept of live rows, oldest reason first."""
     of_category: dict[Category, list[IndexRow]] = {}
     for row in rows:

@@ -417,12 +417,13 @@ class Backlog:
         busy = busy_of(work, record.ref)
         if busy is None:  # parked on the way
             return
+        purposes = served(work, record.ref, row)
+        if purposes is None:  # kept, and used for nothing: it holds nobody up
+            return
         if isinstance(record.body, Undecodable | Broken):
             self.set_aside(work, record, record.body, tag=tag, is_live=True)
             return
-        purposes = served(work, record.ref, row)
-        if purposes is not None:
-            self._decider.project(work, structs.replace(record, purposes=purposes), row.month, only=busy.only)
+        self._decider.project(work, structs.replace(record, purposes=purposes), row.month, only=busy.only)
 
 
 def _stays(category: Category, rules: Rules) -> bool:

@@ -123,9 +123,13 @@ def main(arguments: Sequence[str]) -> int:
         count = "not counted" if store["count"] is None else store["count"]
         sys.stdout.write("  {:>11}  {outcome:<14} {store}\n".format(count, **store))
         if "ground" in store:
-            sys.stdout.write(
-                "            kept: " + store["ground"] + ", until " + str(store.get("until")) + "\n"
-            )
+            until = str(store.get("until") or "a hold is lifted")
+            sys.stdout.write("            kept: " + store["ground"] + ", until " + until + "\n")
+    for item in receipt.get("retained", ()):
+        until = str(item.get("until") or "a hold is lifted")
+        sys.stdout.write(
+            "   NOT ERASED: {records} {category} ({ground}), until ".format(**item) + until + "\n"
+        )
     for line in (*receipt["later"], *receipt["not_reached"]):
         sys.stdout.write("  note: " + line + "\n")
     return 0

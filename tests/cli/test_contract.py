@@ -15,6 +15,8 @@ TOLD: Final = (NOW - timedelta(minutes=1)).isoformat()
 UNTIL: Final = (NOW - timedelta(days=4)).replace(hour=0, minute=0, second=0).isoformat()
 ONE, TWO, NOBODY = subject(1), subject(2), subject(404)
 
+HELD: Final = ("--category", "usage", "--ground", "legal_claims")
+
 WALK: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "version": (0, ("version",)),
     "init": (0, ("init",)),
@@ -90,6 +92,17 @@ WALK: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "consent withdraw, unknown": (4, ("consent", "withdraw", NOBODY, PURPOSE)),
     "restrict, unknown": (4, ("restrict", NOBODY, "--ground", "claims")),
     "unrestrict, unknown": (4, ("unrestrict", NOBODY, "--notified-at", TOLD)),
+    "hold place, unknown": (4, ("hold", "place", NOBODY, *HELD)),
+    "hold lift, unknown": (4, ("hold", "lift", NOBODY, "0" * 32)),
+    "hold list, unknown": (4, ("hold", "list", NOBODY)),
+    "hold place": (0, ("hold", "place", TWO, *HELD)),
+    "hold place until no time": (2, ("hold", "place", TWO, *HELD, "--until", "tomorrow")),
+    "hold place until a time that has passed": (
+        2, ("hold", "place", TWO, *HELD, "--until", "2020-01-01T00:00:00Z"),
+    ),
+    "hold place of no category": (2, ("hold", "place", TWO, "--category", "all", "--ground", "legal_claims")),
+    "hold list": (0, ("hold", "list", TWO)),
+    "hold lift of none": (4, ("hold", "lift", TWO, "0" * 32)),
     "erase, unknown": (4, ("erase", NOBODY, "--yes")),
     "export, unknown": (4, ("export", NOBODY, "-o", "nobody")),
     "subject return, unknown": (4, ("subject", "return", NOBODY)),

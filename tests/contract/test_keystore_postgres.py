@@ -25,6 +25,7 @@ from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
 from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
+from privacy_ledger.testing.contracts.key_sparing import KeySparingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 from privacy_ledger.testing.postgres import (
     PostgresProcess,
@@ -162,7 +163,7 @@ class TestPostgresSharing(KeySharingContract, KeyLanesContract):
         return keystore
 
 
-class TestPostgresKeeper(KeyKeeperContract, KeyBackupsContract):
+class TestPostgresKeeper(KeyKeeperContract, KeyBackupsContract, KeySparingContract):
     """The contract of the whole, kept by the keystore in PostgreSQL."""
 
     @pytest.fixture

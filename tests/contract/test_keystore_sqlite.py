@@ -41,6 +41,7 @@ from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
 from privacy_ledger.testing.contracts.key_sharing import KeySharingContract
+from privacy_ledger.testing.contracts.key_sparing import KeySparingContract
 from privacy_ledger.testing.contracts.key_vault import KeyVaultContract
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -171,7 +172,7 @@ class TestSqliteSharing(KeySharingContract, KeyLanesContract):
         return home
 
 
-class TestSqliteKeeper(KeyKeeperContract, KeyBackupsContract):
+class TestSqliteKeeper(KeyKeeperContract, KeyBackupsContract, KeySparingContract):
     """The contract of the whole, kept by the SQLite keystore."""
 
     @pytest.fixture

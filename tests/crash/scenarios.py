@@ -39,6 +39,7 @@ from tests.unit.home import (
     TestHome,
     home,
     line,
+    paid,
     played,
     registered,
     settings,
@@ -418,6 +419,53 @@ class Correcting(OnHome):
         ]
 
 
+class HeldErasing(OnHome):
+    """An erasure that rests on a hold and a duty, the lift of the hold, and what goes then."""
+
+    name = "held-erasure"
+
+    async def prepare(self, it: TestHome) -> None:
+        """Let somebody pay, and hold what they looked at."""
+        await it.take([*LINES, paid("7", event="p1")], consents=(PURPOSE,))
+        _, offsets = await it.subjects.place_hold(
+            ADA, category=Category.USAGE, ground="legal_claims", until=None
+        )
+        await it.runtime.passes.settle(offsets)
+
+    async def act(self, it: TestHome) -> None:
+        """Erase, lift, and go on with what the lift lets go."""
+        await it.erasure().erase(it.subjects.find(ADA).refs)
+        for hold in await it.subjects.holds(ADA):
+            await it.runtime.passes.settle(await it.subjects.lift_hold(ADA, hold.request))
+        await it.erasure().resume()
+
+    async def claims(self, it: TestHome) -> list[str]:
+        """What the duty keeps is left, under its key; the last receipt says so; late payments are taken."""
+        ref = it.ref("7")
+        (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
+        rows = await it.runtime.views.live(ref)
+        remains = await remains_of(
+            it.runtime.log, it.runtime.vault, ref, but=frozenset(row.record_id for row in rows)
+        )
+        groups = it.runtime.vault.live_groups(ref)
+        again = await it.take([*LINES, paid("7", event="p1"), paid("ada", event="p2")], consents=(PURPOSE,))
+        leaves, audit = await it.leaves(), await it.audit().verify()
+        kept = [(item.category, item.ground) for item in done.retained]
+        return [
+            *_differ("kept", kept, [("billing", "legal_obligation")]),
+            *_differ("live", [(row.category, row.purposes) for row in rows], [("billing", ("tax.comply",))]),
+            *_differ("beside it", (remains.live, remains.readable, remains.unknown), (0, 0, 0)),
+            *_differ("key groups", groups, ("billing", "index")),
+            *_differ("the last leaf", leaves[-1:], [bytes.fromhex(done.leaf or "")]),
+            *_differ("leaves", (len(set(leaves)), len(leaves)), (2, 2)),
+            *_differ("audit log", audit.faults, ()),
+            *_differ("unfinished", await it.erasure().unfinished(), 0),
+            *_differ("identity", it.subjects.find(ADA).status, IdentityStatus.ERASED),
+            *_differ("accepted again", (again.accepted, again.duplicates), (1, 4)),
+            *_differ("of 8", (await _counts(it, "8")).get("video.played.v1"), 2),
+        ]
+
+
 class Handing(OnHome):
     """The hand-over of a receipt: its salt is destroyed here, once the person has it."""
 
@@ -612,7 +660,7 @@ def _care(it: TestHome) -> KeyCare:
 
 
 HOME_SCENARIOS: Final = (
-    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, ErasingLess, Correcting, Handing,
-    Linking, Returning, Releasing, Rolling, Restoring,
+    Ingesting, Acquiring, Withdrawing, Restricting, Retaining, Erasing, ErasingLess, Correcting, HeldErasing,
+    Handing, Linking, Returning, Releasing, Rolling, Restoring,
 )  # fmt: skip
 """Every scenario of a home."""

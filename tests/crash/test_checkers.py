@@ -65,6 +65,10 @@ class Careless(Bent):
         """Own up to nothing."""
         return KeyStanding(live=0, destroyed=1, epoch=1)
 
+    def live_groups(self, *_: object) -> tuple[str, ...]:
+        """Own up to nothing."""
+        return ()
+
 
 class Tearing(Bent):
     """A log on which the position is committed before the states that belong to it."""
@@ -182,7 +186,7 @@ async def test_records_sees_a_copy_that_was_taken(tmp_path: Path, monkeypatch: p
 async def test_erased_sees_keys_that_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saga was made to believe that all is gone."""
 
-    async def nothing(*_: object) -> Remains:
+    async def nothing(*_: object, **__: object) -> Remains:
         return Remains(records=0, live=0, readable=0, unknown=0, kids=())
 
     for module in (erasure, _topic_stores):

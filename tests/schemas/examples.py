@@ -19,8 +19,11 @@ def example(kind: type[T], *, is_full: bool) -> T:
     if not isinstance(described, inspect.StructType):
         message = f"{kind.__name__} is no struct"
         raise TypeError(message)
-    values = {field.name: _value(field.type) for field in described.fields if is_full or field.required}
-    return kind(**values)
+    return kind(**_members(described, is_full=is_full))
+
+
+def _members(described: inspect.StructType, *, is_full: bool) -> dict[str, Any]:
+    return {field.name: _value(field.type) for field in described.fields if is_full or field.required}
 
 
 def _value(wanted: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
@@ -35,6 +38,8 @@ def _value(wanted: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
             return wanted.values[0]
         case inspect.EnumType():
             return next(iter(wanted.cls))
+        case inspect.StructType():
+            return wanted.cls(**_members(wanted, is_full=True))
         case inspect.TupleType():
             return tuple(_value(item) for item in wanted.item_types)
         case inspect.VarTupleType():
@@ -57,6 +62,10 @@ def _text(wanted: inspect.StrType) -> str:
         return "x" * min(wanted.max_length or 8, 8)
     if wanted.pattern == PROGRAMME:
         return "study.reading"
+    if wanted.pattern.startswith("^[A-Za-z]{1,12}_"):
+        return "pay_example"
+    if wanted.pattern == "^[a-z]{2,16}$":
+        return "visa"
     parts = re.fullmatch(r"\^\[(.).*\]\{(\d+)\}\$", wanted.pattern)
     if parts is None:
         message = f"Teach tests/schemas/examples.py how to match {wanted.pattern}."

@@ -22,6 +22,14 @@ def change_event(**fields: object) -> Change:
     )
 
 
+def change_duty(duty: str, **fields: object) -> Change:
+    """Return a change of what every category is kept for."""
+    return lambda rules: structs.replace(
+        rules,
+        categories=tuple(structs.replace(row, duty=duty, **fields) for row in rules.categories),
+    )
+
+
 def test_the_seed_survives_its_encoding() -> None:
     """Encoding and decoding give the same registry, the same bytes and so the same name."""
     document = registry.encode(SEED)
@@ -52,6 +60,9 @@ def test_rows_stand_in_the_order_of_their_ids() -> None:
         (lambda rules: structs.replace(rules, purposes=()), Refusal.UNKNOWN_PURPOSE),
         (lambda rules: structs.replace(rules, categories=()), Refusal.SCHEMA_MISMATCH),
         (lambda rules: structs.replace(rules, events=rules.events * 2), Refusal.SCHEMA_MISMATCH),
+        (change_duty("world.dominate"), Refusal.UNKNOWN_PURPOSE),
+        (change_duty("improve.analyse"), Refusal.SCHEMA_MISMATCH),
+        (change_duty("tax.comply", retention_months=None), Refusal.SCHEMA_MISMATCH),
         (
             lambda rules: structs.replace(
                 rules, products=(structs.replace(rules.products[0], purpose="ads"),)
@@ -59,7 +70,8 @@ def test_rows_stand_in_the_order_of_their_ids() -> None:
             Refusal.UNKNOWN_PURPOSE,
         ),
     ],
-    ids=["unknown", "forbidden", "none", "twice", "always", "no category", "two rows", "product"],
+    ids=["unknown", "forbidden", "none", "twice", "always", "no category", "two rows", "duty",
+         "no law", "no end", "product"],
 )
 def test_rows_that_contradict_each_other_are_refused(change: Change, refusal: Refusal) -> None:
     """A registry like this is neither seeded nor read."""

@@ -87,13 +87,15 @@ def _book(version: int, months: Mapping[str, int], *, without: frozenset[str] = 
     )
 
 
-INITIAL: Final = _book(1, {"coursework": 2, "patterns": 1, "usage": 1, "device": 3, "location": 2})
+INITIAL: Final = _book(
+    1, {"coursework": 2, "patterns": 1, "usage": 1, "device": 3, "location": 2, "billing": 2}
+)
 """The rules at the start: periods so short that a log of weeks meets them."""
 BOOKS: Final[Mapping[str, Rules]] = {
     "a" * 64: INITIAL,
     "b" * 64: _book(
         2,
-        {"coursework": 1, "patterns": 3, "usage": 2, "device": 1, "location": 2},
+        {"coursework": 1, "patterns": 3, "usage": 2, "device": 1, "location": 2, "billing": 1},
         without=frozenset({"personalise.recommend"}),
     ),
 }
@@ -182,6 +184,7 @@ class _Person(Struct):
     poison: list[bytes]
     appended: list[Record]
     fenced: list[tuple[str, datetime]]
+    holds: list[str]
 
 
 class _Drawing:
@@ -193,7 +196,7 @@ class _Drawing:
         self.records: list[Record] = []
         self.ticks: list[datetime] = []
         self.persons = [
-            _Person(SubjectRef(random.randbytes(16)), [], [], [], [], [])
+            _Person(SubjectRef(random.randbytes(16)), [], [], [], [], [], [])
             for _ in range(random.choice((1, 1, 2, 2, 3, 4)))
         ]
 
@@ -242,7 +245,7 @@ class _Drawing:
         """Return a random fact."""
         pick, at = self.random.choice, self.occurred()
         course = pick(COURSES[:3])
-        match self.random.randrange(17):
+        match self.random.randrange(19):
             case 0:
                 return e.AccountRegistered(occurred_at=at, username="ada", email="ada@example.com")
             case 1:
@@ -276,8 +279,17 @@ class _Drawing:
                 return e.VideoSeeked(occurred_at=at, course=course, video="v", to_ms=pick((None, 70, 900)))
             case 12:
                 return pick((e.AccountLoggedIn, e.AccountClosed))(occurred_at=at)
+            case 17 | 18:
+                return self.payment(at)
             case _:
                 return self.page_view()
+
+    def payment(self, at: datetime) -> e.Fact:
+        """Return a payment: a law keeps it."""
+        amount = self.random.randrange(1, 100)
+        return e.PaymentConfirmed(
+            occurred_at=at, reference="pay_example", amount_minor=amount, currency="EUR"
+        )
 
     def page_view(self) -> e.Fact:
         """Return a page view on one of the days that have windows."""
@@ -327,9 +339,14 @@ class _Drawing:
             self.data(person)
             return
         sent = self.random.choice(person.sent[-8:])
+        before = sent.body
         if self.random.random() < 0.35:
             sent = structs.replace(sent, body=self.body(), digest=self.random.randbytes(8))
             sent = structs.replace(sent, purposes=_rows()[e.event_type(sent.body)][1])
+            if Category.BILLING in {before.category, sent.body.category}:
+                # A tag names the type: what the law keeps shares none with what it does not.
+                is_same = before.category is sent.body.category
+                sent = structs.replace(sent, tag=sent.tag if is_same else self.random.randbytes(8))
             person.sent.append(sent)
         self.append_data(person, sent)
 
@@ -548,6 +565,47 @@ class _Drawing:
         known = {name: value for name, value in values.items() if name in body.__struct_fields__}
         return structs.replace(body, **known)
 
+    # Holds --------------------------------------------------------------------------------
+
+    def place(self, person: _Person) -> None:
+        """Hold a category, at times until a tick to come."""
+        ends_in = timedelta(days=self.random.randrange(-1, 40))
+        category = self.random.choice(_HELD)
+        self.fact(
+            person,
+            e.HoldPlaced(
+                request=self.request(person), occurred_at=self.now, category=category,
+                ground="legal_claims", until=self.now + ends_in if self.random.random() < 0.4 else None,
+            ),
+        )  # fmt: skip
+        person.holds.append(person.requests[-1])
+
+    def unhold(self, person: _Person) -> None:
+        """Lift a hold: the last one, any, or one that never was."""
+        request = self.request(person)
+        hold = self.random.choice((*person.holds, *person.holds[-1:] * 2, "0" * 32))
+        self.fact(person, e.HoldLifted(request=request, occurred_at=self.now, hold=hold))
+
+    def keep(self, person: _Person) -> None:
+        """Hold what was collected, let removals and time pass over it, and lift at last."""
+        pick = self.random.choice
+        for _ in range(self.random.randrange(1, 4)):
+            self.send(person, pick((self.page_view, lambda: self.payment(self.occurred()), self.body))())
+        actions = [
+            _Drawing.place,
+            *(pick((*_MEANWHILE, *_TAKING)) for _ in range(self.random.randrange(1, 6))),
+        ]
+        if self.random.random() < 0.5:
+            actions.insert(self.random.randrange(len(actions) + 1), _Drawing.erase_all)
+            actions.append(_Drawing.data)
+        if self.random.random() < 0.3:
+            actions.insert(self.random.randrange(len(actions)), _Drawing.poison)
+        if self.random.random() < 0.7:
+            actions += [_Drawing.unhold, _Drawing.data, _Drawing.discard]
+        for action in actions:
+            action(self, person)
+            self.wait()
+
     def minor(self, person: _Person) -> None:
         is_minor = self.random.random() < 0.7
         body = e.MinorStatusDeclared(
@@ -671,11 +729,19 @@ _FREE: Final[tuple[tuple[_Action, _Action], ...]] = (
     (_Drawing.poison, _Drawing.discard),
     (_Drawing.break_step, _Drawing.discard),
 )
+_HELD: Final = (
+    Category.BILLING, Category.USAGE, Category.USAGE, Category.COURSEWORK, Category.COURSEWORK,
+    Category.ACCOUNT, Category.EVIDENCE,
+)  # fmt: skip
+_TAKING: Final[tuple[_Action, ...]] = (
+    _Drawing.withdraw, _Drawing.erase_some, _Drawing.tick, _Drawing.restrict, _Drawing.lift, _Drawing.place,
+    _Drawing.unhold,
+)  # fmt: skip
 _MEANWHILE: Final[tuple[_Action, ...]] = (
     _Drawing.data, _Drawing.data, _Drawing.data, _Drawing.again, _Drawing.grant, _Drawing.withdraw,
     _Drawing.object, _Drawing.minor, _Drawing.erase_some, _Drawing.tick, _Drawing.tick, _Drawing.tick,
     _Drawing.adopt, _Drawing.adopt, _Drawing.window, _Drawing.flip, _Drawing.rectify, _Drawing.rectify,
-    _Drawing.erase_field, _Drawing.late,
+    _Drawing.erase_field, _Drawing.late, _Drawing.place, _Drawing.unhold,
 )  # fmt: skip
 _ACTIONS: Final[tuple[tuple[_Action, int], ...]] = (
     (_Drawing.data, 44), (_Drawing.again, 12), (_Drawing.grant, 7), (_Drawing.withdraw, 4),
@@ -683,7 +749,7 @@ _ACTIONS: Final[tuple[tuple[_Action, int], ...]] = (
     (_Drawing.minor, 2), (_Drawing.poison, 2), (_Drawing.discard, 4), (_Drawing.tick, 7),
     (_Drawing.adopt, 2), (_Drawing.window, 5), (_Drawing.heartbeat, 1), (_Drawing.freeze, 3),
     (_Drawing.break_step, 1), (_Drawing.late, 3), (_Drawing.rectify, 4),
-    (_Drawing.rectify_what_is_due, 1),
+    (_Drawing.rectify_what_is_due, 1), (_Drawing.place, 1), (_Drawing.unhold, 1), (_Drawing.keep, 3),
 )  # fmt: skip
 _STAIRS: Final = tuple(accumulate(weight for _, weight in _ACTIONS))
 

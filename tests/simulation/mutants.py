@@ -9,13 +9,13 @@ from typing import Any, Final
 import pytest
 from msgspec import structs
 
-from privacy_ledger.domain import admission, permissions
+from privacy_ledger.domain import admission, holds, permissions
 from privacy_ledger.domain.events import ConsentGranted, ErasureRequested
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, SubjectRef, month_of
-from privacy_ledger.streams import analytics, fold, removal
+from privacy_ledger.streams import analytics, backlog, fold, removal, sparing
 from privacy_ledger.streams.backlog import Backlog
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.held import HELD, TICKS, Busy, Cut, busy_of
@@ -324,7 +324,7 @@ def a_parked_person_cannot_be_erased(monkeypatch: pytest.MonkeyPatch) -> None:
 def time_passes_for_the_restricted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention removes what a restricted person claims."""
     right = Backlog.note_tick
-    monkeypatch.setattr(Backlog, "note_tick", lambda *args: right(*args) and set())
+    monkeypatch.setattr(Backlog, "note_tick", lambda *args, rung: right(*args, rung=rung) and set())
 
 
 @mutant
@@ -381,6 +381,85 @@ def windows_close_at_local_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Work in slices -------------------------------------------------------------------------------
+
+
+# Holds and duties -------------------------------------------------------------------------------
+
+
+@mutant
+def a_hold_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held goes with the rest."""
+    right = removal._after
+    monkeypatch.setattr(removal, "_after", lambda row, cut: right(row, structs.replace(cut, held=())))
+
+
+@mutant
+def a_duty_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a law asks for goes with the rest."""
+    right = removal._after
+    monkeypatch.setattr(removal, "_after", lambda row, cut: right(row, structs.replace(cut, duties=())))
+
+
+@mutant
+def a_lift_forgets_what_was_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a hold kept from an erasure stays for good."""
+    monkeypatch.setattr(backlog, "released", lambda *_, **__: ())
+
+
+@mutant
+def what_is_held_is_used_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A withdrawal of what is held changes no view."""
+    monkeypatch.setattr(backlog, "served", lambda _work, _ref, row: row.purposes)
+
+
+@mutant
+def a_hold_lets_the_consent_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evidence of what is held is erased: a rebuild does not find what allowed it."""
+    right = holds.held_categories
+
+    def held(those: tuple[holds.Hold, ...]) -> tuple[Category, ...]:
+        mine = {hold.category for hold in those}
+        return tuple(category for category in right(those) if category in mine)
+
+    monkeypatch.setattr(sparing, "held_categories", held)
+
+
+@mutant
+def a_hold_outlives_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tick ends a hold."""
+    monkeypatch.setattr(sparing, "rung", lambda _work, *, at: {})  # noqa: ARG005 - it looks at no time
+
+
+@mutant
+def retention_passes_a_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What falls due goes though it is held."""
+    right = sparing.retired
+
+    def retired(work: Workspace, ref: SubjectRef, timers: Any, *, offset: int, **more: Any) -> Any:
+        cuts, _ = right(work, ref, timers, offset=offset, **more)
+        moment, rules = more["moment"], more["rules"]
+        due = removal.due_months(rules, at=moment.last_tick) if moment.last_tick else ()
+        return (*cuts, Cut(Refusal.RETENTION, offset, due=due)), list(timers)
+
+    monkeypatch.setattr(backlog, "retired", retired)
+
+
+@mutant
+def an_erased_person_has_no_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an erasure what a law asks for is refused, too."""
+    right = admission.admit
+
+    def admit(permissions: Permissions, *args: Any, **more: Any) -> Any:
+        found = right(permissions, *args, **more)
+        return Refusal.SUBJECT_ERASED if permissions.is_ended and isinstance(found, tuple) else found
+
+    monkeypatch.setattr(fold, "admit", admit)
+
+
+@sliced
+def an_erasure_overtakes_a_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asks for a hold, then for an erasure, and the erasure comes first."""
+    monkeypatch.setattr(sparing, "waits", lambda *_: False)
 
 
 @sliced
@@ -461,9 +540,9 @@ def ticks_pass_busy_subjects_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick that comes while a refold is in hand is never made up for."""
     right = Backlog.note_tick
 
-    def note_tick(self: Backlog, work: Workspace, offset: int) -> Any:
+    def note_tick(self: Backlog, work: Workspace, offset: int, *, rung: Any) -> Any:
         before = {key for key, _ in work.scan(TICKS, b"")}
-        frozen = right(self, work, offset)
+        frozen = right(self, work, offset, rung=rung)
         for key, _ in work.scan(TICKS, b""):
             if key not in before and busy_of(work, key[:16]) is not None:
                 work.remove(TICKS, key)

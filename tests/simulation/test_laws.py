@@ -165,6 +165,7 @@ def _subject_differs(
         "is_minor_unapproved": permissions.is_minor and not permissions.is_approved,
         "grants": permissions.grants,
         "objected": frozenset(permissions.objections),
+        "held": {hold.request: hold.category for hold in permissions.holds},
         "live": {row.record_id: row.purposes for _, row in live.scan(INDEX, ref)},
         "removed": {decision.key[16:]: (str(decision.cause), decision.request) for decision in mine},
         "subject_view": subject_view.merge(live.view(subject_view.TABLE, ref) or Parts({})),

@@ -25,6 +25,7 @@ from privacy_ledger.domain.events import (
     AccountRegistered,
     DeviceObserved,
     Fact,
+    PaymentConfirmed,
     UsagePageViewed,
     VideoPlayed,
     event_type,
@@ -119,6 +120,15 @@ def viewed(*names: str, event: str, at: datetime = RECENT) -> bytes:
 def registered(*names: str, event: str, email: str, at: datetime = RECENT) -> bytes:
     """Return a line that says that somebody registered."""
     fact: dict[str, str | int] = {"type": event_type(AccountRegistered), "email": email, "name": names[-1]}
+    return line(Said(id=event, people=(names,), facts=(fact,), at=at))
+
+
+def paid(*names: str, event: str, at: datetime = RECENT) -> bytes:
+    """Return a line that says that somebody paid."""
+    fact: dict[str, str | int] = {
+        "type": event_type(PaymentConfirmed), "reference": "pay_example", "amount_minor": 4900,
+        "currency": "EUR",
+    }  # fmt: skip
     return line(Said(id=event, people=(names,), facts=(fact,), at=at))
 
 

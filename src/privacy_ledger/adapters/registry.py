@@ -11,8 +11,8 @@ import msgspec
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.events import COLLECTION_EVENTS, event_type
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import ALWAYS, CategoryRule, EventRule, Registry, is_family
-from privacy_ledger.domain.values import Category
+from privacy_ledger.domain.rules import ALWAYS, CategoryRule, EventRule, PurposeRule, Registry, is_family
+from privacy_ledger.domain.values import Category, LawfulBasis
 
 __all__ = ["check", "check_coverage", "decode", "digest", "encode", "seed"]
 
@@ -89,6 +89,9 @@ def check(registry: Registry) -> None:
     if ALWAYS not in usable:
         raise _unknown_purpose(f"There is no usable purpose {ALWAYS}, which every record serves. Add it.")
     categories = frozenset(row.id for row in registry.categories)
+    for category in registry.categories:
+        if category.duty is not None:
+            _check_duty(category, registry.purposes, usable)
     for event in registry.events:
         if not event.purposes:
             raise _unknown_purpose(f"Event {event.type} serves no purpose. Name one, or do not collect it.")
@@ -137,6 +140,21 @@ def _check_class(row: EventRule, rule: CategoryRule, *, category: Category, prov
         raise _contradiction(
             f"Event {row.type} is {provenance}, which category {category} does not list. "
             "Add it to the category's provenance, or correct the class."
+        )
+
+
+def _check_duty(category: CategoryRule, purposes: Iterable[PurposeRule], usable: frozenset[str]) -> None:
+    """Check that a duty is one of law, and that it ends."""
+    _check_purpose(str(category.duty), usable, of=f"Category {category.id}")
+    bases = {row.id: row.basis for row in purposes}
+    if bases[str(category.duty)] is not LawfulBasis.LEGAL_OBLIGATION:
+        raise _contradiction(
+            f"Category {category.id} names {category.duty} as its duty, which no law asks for. "
+            "Name a purpose whose basis is A6-1-c."
+        )
+    if category.retention_months is None:
+        raise _contradiction(
+            f"Category {category.id} is kept by a duty without an end. Give it retention_months."
         )
 
 

@@ -54,11 +54,18 @@ async def rows_of(log: EventLog, ref: SubjectRef) -> AsyncIterator[Row]:
         after = page[-1].offset
 
 
-async def remains_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Remains:
-    """Return what the log still holds of a reference, and what of it can be read."""
+async def remains_of(
+    log: EventLog, vault: KeyVault, ref: SubjectRef, *, but: frozenset[bytes] = frozenset()
+) -> Remains:
+    """Return what the log still holds of a reference, and what of it can be read.
+
+    `but`: the ids of records that are left out, because the law keeps them.
+    """
     kids: dict[bytes, bytes] = {}
     live: set[bytes] = set()
     async for row in rows_of(log, ref):
+        if row.key[REF_BYTES:] in but:
+            continue
         if row.value is None:
             live.discard(row.key)
         elif row.value[:1] == bytes((_SEALED,)) and header(row.headers, "kid") is not None:

@@ -132,7 +132,7 @@ class Members:
                 member.index_key = KeyedHash(key.secret)
 
     def keys(self, wants: Sequence[KeyWant], *, now: datetime) -> list[DataKey | None]:
-        """Return a key per want; None where the person was ended."""
+        """Return a key per want; None where the person was ended, unless the law keeps that group."""
         if not wants:
             return []
         try:
@@ -141,7 +141,14 @@ class Members:
             live = {ref for ref in {want.ref for want in wants} if not self._vault.is_ended(ref)}
             kept = [want for want in wants if want.ref in live]
             found = iter(self._vault.sealing_keys(kept, now=now))
-            return [next(found) if want.ref in live else None for want in wants]
+            return [next(found) if want.ref in live else self._spared(want, now=now) for want in wants]
+
+    def _spared(self, want: KeyWant, *, now: datetime) -> DataKey | None:
+        """Return a key of an ended person, where the law keeps its group."""
+        try:
+            return self._vault.sealing_keys((want,), now=now)[0]
+        except RefusedByPolicy:
+            return None
 
     def fresh_keys(self, wants: Sequence[tuple[SubjectRef, str]], *, now: datetime) -> list[DataKey | None]:
         """Return a key of its own per want; None where the person was ended."""

@@ -153,6 +153,9 @@ class People:
                 entry.reason = Refusal.SUBJECT_ERASED
             if not erased:
                 continue
+            if entry.reason is None and self._is_kept(claim, entry):
+                claim.ref = erased[0].ref
+                continue
             entry.reason = Refusal.SUBJECT_ERASED
             for identity, row in known:
                 if row.status is IdentityStatus.ERASED or not self._may_mint:
@@ -162,6 +165,13 @@ class People:
                         self._fenced.add(ref)
                         self._members.fence(ref)
                         self.to_erase.append((ref, erased[0].erasure or b""))
+
+    def _is_kept(self, claim: Claim, entry: Entry) -> bool:
+        """Return whether a line says of one erased person alone what a law keeps all the same."""
+        names = {row.ref for _, row in claim.known}
+        is_one = len(entry.claims) == len(names) == 1 and len(claim.known) == len(claim.identities)
+        rules = self._book.rules
+        return is_one and all(rules.duty(fact.category) is not None for fact in claim.facts)
 
     def _mint(
         self,
@@ -174,6 +184,8 @@ class People:
         """Set every claim's reference or refusal; return the references that are new."""
         wanting: list[Claim] = []
         for claim, parsed in claims:
+            if claim.ref is not None:  # erased, and kept by law
+                continue
             known = claim.known
             refs = {self._members.elder(row, identity) for identity, row in known}
             if len(known) == len(claim.identities) and len(refs) == 1:

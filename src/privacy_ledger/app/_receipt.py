@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.domain import merkle
 from privacy_ledger.domain.key_release import Kind
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef
@@ -69,6 +70,9 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
     `epoch`: the newest key-encryption key at the shred: no copy of a key lies under a younger one.
     `scope`: the person, or what else was erased; a profile field is named by a keyed hash.
+
+    `retained`: what the law keeps, why and until when. Where there is any the erasure is not complete,
+    and `completed_at` is null: another receipt takes the place of this one when the last of it went.
     """
 
     receipt: str
@@ -80,11 +84,12 @@ class Receipt(Struct, frozen=True, kw_only=True):
     cause: str
     requested_at: datetime
     unreadable_at: datetime
-    completed_at: datetime
+    completed_at: datetime | None
     records: dict[str, int] | None
     stores: tuple[StoreOutcome, ...]
     keys: tuple[str, ...]
     epoch: int | None
+    retained: tuple[KeptItem, ...] = ()
     not_reached: tuple[str, ...] = NOT_REACHED
     later: tuple[str, ...] = (
         "ledger bytes: removed by compaction within 25 hours and the cleaner's time",
@@ -115,14 +120,16 @@ def leaf_of(file: bytes) -> str | None:
 # The salt ---------------------------------------------------------------------------------
 
 
-def salt_want(ref: bytes, request: str) -> KeyWant:
+def salt_want(ref: bytes, request: str, *, handed: int = 0) -> KeyWant:
     """Return which key of the keystore the salt of a saga's receipt is made from.
+
+    `handed`: how many of its receipts were handed over; their salts are destroyed.
 
     It has a reference of its own, which is nobody's: it outlives the person's keys until the
     receipt is handed over, and nothing can be found by it without reference and request.
     """
     own = hashlib.sha256(b"receipt salt\0" + ref + bytes.fromhex(request)).digest()[:REF_BYTES]
-    return KeyWant(SubjectRef(own), Kind.RECEIPT, 0)
+    return KeyWant(SubjectRef(own), Kind.RECEIPT, handed)
 
 
 def salt_of(key: DataKey) -> bytes:

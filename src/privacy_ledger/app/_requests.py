@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.domain.events import ControlFact
 from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
@@ -33,9 +34,10 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `held`: what each store held at the opening; null: it could not be looked at. `receipt`: without
     its salt, which is made from the key `salt`. `replaces`: the leaf of the receipt whose salt was
-    lost, for which this one is made anew. `epoch`: the newest one of the keystore at the shred.
-    `scope`: what is erased, where it is less than the person; `groups`: of each of its key groups the
-    first generation that is spared.
+    lost, for which this one is made anew, or that said what the law kept. `epoch`: the newest one of
+    the keystore at the shred. `kept`: what the receipt itemises as kept by law; `spared`: the key groups
+    that the shred left for it. `scope`: what is erased, where it is less than the person; `groups`: of
+    each of its key groups the first generation that is spared.
     """
 
     request: str
@@ -55,6 +57,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     epoch: int | None = None
     scope: str | None = None
     groups: dict[str, int] = {}
+    kept: tuple[KeptItem, ...] = ()
+    spared: tuple[str, ...] | None = None
 
 
 class Saga(Struct, kw_only=True):
@@ -63,6 +67,8 @@ class Saga(Struct, kw_only=True):
     `tries`: how often it was left incomplete; `last_at`: when something was last written of it.
     `held` None: nobody looked into the stores before the request. `said`: partition and offset of
     the newest fact about it that was appended here; None: there is none, or its place is not known.
+    `rests`: all is erased but what the law keeps (`kept`, of which the receipt tells). `handed`: the
+    leaves of the receipts that the person has.
     """
 
     request: str
@@ -84,6 +90,10 @@ class Saga(Struct, kw_only=True):
     said: tuple[int, int] | None = None
     scope: str | None = None
     groups: dict[str, int] = {}
+    kept: tuple[KeptItem, ...] = ()
+    spared: tuple[str, ...] = ()
+    rests: bool = False
+    handed: tuple[str | None, ...] = ()
 
     @property
     def is_counted(self) -> bool:
@@ -98,7 +108,7 @@ class Saga(Struct, kw_only=True):
     @property
     def is_handed_over(self) -> bool:
         """Whether the person has the receipt, and its salt was destroyed here."""
-        return "handed" in self.done
+        return self.leaf in self.handed
 
     @property
     def is_final(self) -> bool:
@@ -112,8 +122,9 @@ class Saga(Struct, kw_only=True):
         return (self.last_at or self.opened_at) + pause
 
     def is_overdue(self, now: datetime) -> bool:
-        """Return whether it is open for so long that somebody must look."""
-        return not self.is_completed and now - self.opened_at > ALARM_AFTER
+        """Return whether it is open for so long that somebody must look; what rests is not."""
+        is_open = not self.is_completed and not self.rests
+        return is_open and now - self.done.get("released", self.opened_at) > ALARM_AFTER
 
 
 class SagaNotes:
@@ -142,6 +153,7 @@ class SagaNotes:
         progress = msgspec.convert(members, Progress)
         await self._log.append(REQUESTS, (record(progress, partitions=self._log.partitions(REQUESTS)),))
         saga.done.setdefault(step, now)
+        _note_rest(saga, progress)
 
 
 def record(progress: Progress, *, partitions: int) -> NewRecord:
@@ -182,6 +194,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
             counts=progress.counts, done={}, scope=progress.scope,
         )  # fmt: skip
     saga.done.setdefault(progress.step, progress.at)
+    _note_rest(saga, progress)
     saga.kids = tuple(dict.fromkeys((*saga.kids, *progress.kids)))
     saga.identities += progress.identities
     saga.open_steps = progress.open_steps
@@ -193,4 +206,21 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     is_first = saga.receipt is None
     if progress.receipt is not None and (is_first or progress.replaces == (saga.leaf or "")):
         saga.receipt, saga.salt = progress.receipt.encode(), progress.salt
-        saga.leaf = progress.leaf
+        saga.leaf, saga.kept = progress.leaf, progress.kept
+
+
+def _note_rest(saga: Saga, progress: Progress) -> None:
+    """Fold what a progress record says of what the law keeps, and of whom has a receipt."""
+    if progress.spared is not None:
+        saga.spared = progress.spared
+    match progress.step:
+        case "retained":
+            saga.rests = True
+        case "incomplete":
+            saga.rests = False
+        case "released":
+            saga.rests, saga.done["released"] = False, progress.at
+        case "handed" if not saga.is_handed_over:
+            saga.handed = (*saga.handed, saga.leaf)
+        case _:
+            pass

@@ -148,7 +148,7 @@ class Sealer:
 
     async def _grants(self, member: Member, *, now: datetime) -> tuple[Item, ...]:
         """Return the default consents that the subject lacks and never withdrew or objected to."""
-        if not self._defaults or member.is_defaulted:
+        if not self._defaults or member.is_defaulted or member.permissions.is_ended:
             return ()
         known = {*member.permissions.grants, *member.permissions.objections}
         missing = [purpose for purpose in self._defaults if purpose not in known]

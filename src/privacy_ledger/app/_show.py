@@ -5,6 +5,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from privacy_ledger.domain.events import RetainedCategory
+from privacy_ledger.domain.holds import Hold
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.streams import progress, subject_view
@@ -41,6 +43,8 @@ class Reference(Struct, frozen=True, kw_only=True):
     is_approved: bool
     consents: dict[str, datetime]
     objections: tuple[str, ...]
+    holds: tuple[Hold, ...]
+    retained: tuple[RetainedCategory, ...]
     erasure: str | None
     receipt: str | None
     account: dict[str, str]
@@ -88,6 +92,8 @@ def _reference(
         is_approved=may.is_approved,
         consents=dict(sorted(may.grants.items())),
         objections=may.objections,
+        holds=may.holds,
+        retained=() if may.erasure is None else may.erasure.retained,
         erasure=None if may.erasure is None else may.erasure.state,
         receipt=None if may.erasure is None else may.erasure.receipt,
         account={field: say(s.value) for field, s in part.account.items() if s.value is not None},

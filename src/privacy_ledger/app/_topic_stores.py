@@ -8,7 +8,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from privacy_ledger.app._evidence import remains_of, waiting_of
+from privacy_ledger.app._evidence import Remains, remains_of, waiting_of
+from privacy_ledger.app.retention import Kept, Retention
 from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import SubjectRef, partition_of
@@ -17,8 +18,10 @@ from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Latest, Passes, Views
 from privacy_ledger.ports.runtime import Clock
+from privacy_ledger.streams.sparing import HOLDS
 from privacy_ledger.streams.states import (
     GENERATIONS,
+    INDEX,
     MEMBERS,
     META,
     PERMISSIONS,
@@ -40,8 +43,10 @@ __all__ = [
 
 POLL_S: Final = 0.1
 _PAGE: Final = 2000
-_BY_NOBODY: Final = frozenset({GENERATIONS.name, META.name, SHREDS.name, WINDOWS.name, WORK.name})
-"""Tables that hold work to do, bare counts, and what is said of all: no value, and no index of a person."""
+_BY_NOBODY: Final = frozenset({
+    GENERATIONS.name, HOLDS.name, META.name, SHREDS.name, WINDOWS.name, WORK.name,
+})  # fmt: skip
+"""Tables that hold work to do, bare counts, ends of holds, and what is said of all: no index of a person."""
 
 _REF_AT_END: Final = frozenset({TIMERS.name, MEMBERS.name})
 """Tables whose keys end with the reference; all others begin with it."""
@@ -54,11 +59,14 @@ class LedgerStore:
     topics = (LEDGER_EVENTS,)
     files = ("home/ledger.db*",)
 
-    def __init__(self, log: EventLog, vault: KeyVault, passes: Passes, *, wait_s: float) -> None:
-        """Take the ports, and how long a purge waits for the pass."""
+    def __init__(
+        self, log: EventLog, vault: KeyVault, passes: Passes, *, retention: Retention, wait_s: float
+    ) -> None:
+        """Take the ports, who knows what the law keeps, and how long a purge waits for the pass."""
         self._log = log
         self._vault = vault
         self._passes = passes
+        self._retention = retention
         self._wait_s = wait_s
 
     async def count(self, ref: SubjectRef) -> int:
@@ -68,14 +76,20 @@ class LedgerStore:
     async def purge(self, ref: SubjectRef) -> None:
         """Wait, within bounds, until every record has a later tombstone."""
         deadline = time.monotonic() + self._wait_s
-        while await self.count(ref) and time.monotonic() <= deadline:
+        while (await self._others(ref, await self._retention.of(ref))).live and time.monotonic() <= deadline:
             await asyncio.sleep(POLL_S)
             await self._passes.settle(timeout_s=self._wait_s)
 
     async def verify(self, ref: SubjectRef) -> Found:
         """Return the records without a tombstone, that open, or whose key nobody knows."""
-        remains = await remains_of(self._log, self._vault, ref)
-        return Found(left=max(remains.live, remains.readable, remains.unknown))
+        kept = await self._retention.of(ref)
+        remains = await self._others(ref, kept)
+        left = max(remains.live, remains.readable, remains.unknown)
+        return retained(kept, left=left, kept_here=len(kept.records))
+
+    async def _others(self, ref: SubjectRef, kept: Kept) -> Remains:
+        """Return what remains beside what the law keeps."""
+        return await remains_of(self._log, self._vault, ref, but=kept.records)
 
 
 class KeyStore:
@@ -89,27 +103,32 @@ class KeyStore:
     topics = ()
     files = ("home/keystore.db*", "keys/*", "key-backups/*")
 
-    def __init__(self, vault: KeyVault, clock: Clock) -> None:
-        """Take the keystore."""
+    def __init__(self, vault: KeyVault, clock: Clock, retention: Retention) -> None:
+        """Take the keystore, and who knows what the law keeps."""
         self._vault = vault
         self._clock = clock
+        self._retention = retention
 
     async def count(self, ref: SubjectRef) -> int:
         """Return how many keys of a reference are in use."""
         return self._vault.standing_of(ref).live
 
     async def purge(self, ref: SubjectRef) -> None:
-        """End the reference and destroy its keys; idempotent."""
+        """End the reference and destroy its keys but those that the law needs; idempotent."""
         now = self._clock.now()
-        if not self._vault.is_ended(ref):
-            self._vault.end(ref, now=now)
-        if await self.count(ref):
-            self._vault.shred(ref, now=now)
+        spare = await self._retention.groups(ref, is_sure=True)
+        self._vault.end(ref, now=now, spare=spare)
+        if not set(self._vault.live_groups(ref)) <= set(spare):
+            self._vault.shred(ref, now=now, spare=spare)
 
     async def verify(self, ref: SubjectRef) -> Found:
         """Return keys in use, identities that were not erased until now, and an end that is missing."""
         identities = self._vault.erase_identities(ref, now=self._clock.now())
-        return Found(left=await self.count(ref) + identities + (not self._vault.is_ended(ref)))
+        kept = await self._retention.of(ref)
+        spared = await self._retention.groups(ref, is_sure=True)
+        others = set(self._vault.live_groups(ref)) - set(spared)
+        left = len(others) + identities + (not self._vault.is_ended(ref))
+        return retained(kept, left=left, kept_here=await self.count(ref))
 
 
 class PassStore:
@@ -127,6 +146,7 @@ class PassStore:
         latest: Latest,
         passes: Passes,
         partitions: int,
+        retention: Retention,
         wait_s: float,
     ) -> None:
         """Take the topic, the pass's tables that lie in it, and the ports."""
@@ -139,6 +159,7 @@ class PassStore:
         self._latest = latest
         self._passes = passes
         self._partitions = partitions
+        self._retention = retention
         self._wait_s = wait_s
 
     async def count(self, ref: SubjectRef) -> int:
@@ -167,8 +188,18 @@ class PassStore:
             await self._passes.settle(timeout_s=self._wait_s)
 
     async def verify(self, ref: SubjectRef) -> Found:
-        """Return the keys that are left."""
-        return Found(left=await self.count(ref))
+        """Return the keys that are left; a row of the index and a timer's month stay for what is kept."""
+        kept, names = await self._retention.of(ref), {table.name for table in self._tables}
+        here = len(kept.records) * (INDEX.name in names) + len(kept.months) * (TIMERS.name in names)
+        count = await self.count(ref)
+        return retained(kept, left=max(0, count - here), kept_here=min(count, here))
+
+
+def retained(kept: Kept, *, left: int, kept_here: int) -> Found:
+    """Return what a store says: what is left beside what is kept first, then what is kept."""
+    if left or not kept_here:
+        return Found(left=left)
+    return Found(left=kept_here, hindrance="retained", ground=kept.ground, until=kept.until)
 
 
 class VersionStore:

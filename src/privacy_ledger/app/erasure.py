@@ -12,13 +12,19 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.app import _receipt
-from privacy_ledger.app._evidence import is_said, remains_of, waiting_of, without_request
+from privacy_ledger.app._evidence import Remains, is_said, remains_of, waiting_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
+from privacy_ledger.app.retention import NOTHING, Kept, KeptItem, Retention, items_of
 from privacy_ledger.app.stores import DONE, StoreRegistry
 from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
-from privacy_ledger.domain.events import ErasureCompleted, ErasureIncomplete, ErasureRequested
+from privacy_ledger.domain.events import (
+    ErasureCompleted,
+    ErasureIncomplete,
+    ErasureRequested,
+    ErasureRetained,
+)
 from privacy_ledger.domain.topics import REQUESTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.codec import Codec
@@ -40,10 +46,14 @@ Step = tuple[str, Callable[[Saga], Awaitable[bool]]]
 
 
 class ErasurePlan(Struct, frozen=True, kw_only=True):
-    """What an erasure would remove: live records by category, over all references."""
+    """What an erasure would remove: live records by category, over all references.
+
+    `retained`: what of these stays, why and until when.
+    """
 
     references: int
     records: dict[str, int]
+    retained: tuple[KeptItem, ...] = ()
 
 
 class ErasureOutcome(Struct, frozen=True, kw_only=True):
@@ -59,6 +69,12 @@ class ErasureOutcome(Struct, frozen=True, kw_only=True):
     receipt: bytes | None
     leaf: str | None
     open_steps: tuple[str, ...]
+    retained: tuple[KeptItem, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is erased that the law lets go: nobody needs to do anything."""
+        return self.is_completed or bool(self.retained)
 
 
 class Erasure:
@@ -73,6 +89,7 @@ class Erasure:
         views: Views,
         passes: Passes,
         stores: StoreRegistry,
+        retention: Retention,
         clock: Clock,
         ids: Ids,
         audit: AuditLog,
@@ -85,6 +102,7 @@ class Erasure:
         self._views = views
         self._passes = passes
         self._stores = stores
+        self._retention = retention
         self._clock = clock
         self._ids = ids
         self._audit = audit
@@ -98,7 +116,8 @@ class Erasure:
         for ref in refs:
             for category, count in (await self._counts(ref)).items():
                 records[category] = records.get(category, 0) + count
-        return ErasurePlan(references=len(refs), records=dict(sorted(records.items())))
+        kept = items_of(tuple([await self._retention.of(ref) for ref in refs]))
+        return ErasurePlan(references=len(refs), records=dict(sorted(records.items())), retained=kept)
 
     async def erase(
         self, refs: Sequence[SubjectRef], *, cause: Cause = "request", on_step: OnStep | None = None
@@ -118,13 +137,17 @@ class Erasure:
     ) -> tuple[ErasureOutcome, ...]:
         """Go on with every erasure that is not completed, oldest request first.
 
-        `is_due_only`: leave those alone whose pause is not over, or on which somebody else works.
+        `is_due_only`: leave those alone whose pause is not over, or on which somebody else works. One of
+        which only what the law keeps is left goes on by itself when that changes.
         """
         now = self._clock.now()
         sagas = [
             saga
             for saga in (await read_sagas(self._log)).values()
-            if self._is_mine(saga) and not saga.is_completed and (not is_due_only or saga.due_at <= now)
+            if self._is_mine(saga)
+            and not saga.is_completed
+            and (not is_due_only or saga.rests or saga.due_at <= now)
+            and not (saga.rests and await self._is_kept(saga))
         ]
         sagas.sort(key=lambda saga: saga.opened_at)
         for saga in sagas:
@@ -140,8 +163,14 @@ class Erasure:
         return await self.erase(missing, cause="restore", on_step=on_step)
 
     async def unfinished(self) -> int:
-        """Return how many erasures are not completed."""
-        return sum(not saga.is_completed for saga in (await read_sagas(self._log)).values())
+        """Return how many erasures are not completed, without those that rest: the law keeps something."""
+        sagas = (await read_sagas(self._log)).values()
+        return sum(not saga.is_completed and not saga.rests for saga in sagas)
+
+    async def _is_kept(self, saga: Saga) -> bool:
+        """Return whether the law still keeps what the receipt says, for the same reasons."""
+        kept = (await self._retention.of(saga.ref)).items
+        return [(i.category, i.ground) for i in kept] == [(i.category, i.ground) for i in saga.kept]
 
     # Opening --------------------------------------------------------------------------------
 
@@ -227,6 +256,10 @@ class Erasure:
         """Return what became of every store, by its own answer."""
         return await self._stores.verify(saga.ref, held=saga.held)
 
+    async def _kept(self, saga: Saga) -> Kept:
+        """Return what the law keeps, once every pass has folded the request."""
+        return await self._retention.of(saga.ref)
+
     def _is_over(self, saga: Saga) -> bool:
         return saga.is_completed and not self._has_lost_salt(saga)
 
@@ -235,10 +268,14 @@ class Erasure:
         if self._is_over(saga):
             return self._outcome(saga)
         open_steps += await self._carry_out(saga, self._cleared(), on_step)
-        stores = await self._verified(saga)
-        hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in DONE]
+        stores, kept = await self._verified(saga), await self._kept(saga)
+        left = {*DONE, "retained"} if kept.items else DONE
+        hindered = [f"{one.store}: {one.outcome}" for one in stores if one.outcome not in left]
         if open_steps or hindered:
             return await self._incomplete(saga, (*open_steps, "verified", *hindered))
+        if kept.items:
+            await self._retain(saga, stores, kept, on_step)
+            return self._outcome(saga)
         await self._done(saga, "verified", on_step)
         await self._complete(saga, stores, on_step)
         return self._outcome(saga)
@@ -273,16 +310,25 @@ class Erasure:
         await self._passes.settle(offsets, timeout_s=self._wait_s)
 
     async def _shred(self, saga: Saga) -> bool:
-        """Forget the identities, end the reference and destroy every key of it and of its lanes."""
-        if "shredded" in saga.done:
+        """Forget the identities, end the reference and destroy every key of it and of its lanes.
+
+        What the law keeps is spared, and goes the same way when that is over.
+        """
+        is_again = "shredded" in saga.done
+        if is_again and not saga.spared:
+            return True
+        spare = await self._retention.groups(saga.ref, is_sure="fenced" in saga.done)
+        if is_again and set(spare) >= set(saga.spared):
             return True
         now = self._clock.now()
         saga.identities += self._vault.erase_identities(saga.ref, now=now)
-        self._vault.end(saga.ref, now=now)
-        own = self._vault.shred(saga.ref, now=now)
+        self._vault.end(saga.ref, now=now, spare=spare)
+        own = self._vault.shred(saga.ref, now=now, spare=spare)
         lanes = self._vault.end_lanes(saga.ref, now=now)
         saga.kids = tuple(dict.fromkeys((*saga.kids, *own.kids, *lanes.kids)))
-        saga.epoch = self._vault.standing_of(saga.ref).epoch
+        saga.epoch, saga.spared = self._vault.standing_of(saga.ref).epoch, spare
+        if is_again:
+            await self._notes.note(saga, "released", kids=own.kids, epoch=saga.epoch, spared=spare)
         return True
 
     async def _derived(self, saga: Saga) -> bool:
@@ -290,7 +336,9 @@ class Erasure:
         await self._keep_kids(saga)
         await self._passes.settle(timeout_s=self._wait_s)
         await self._stores.purge(saga.ref)
-        return not await self._views.live(saga.ref) and not await self._views.answering(saga.ref)
+        kept = await self._retention.of(saga.ref)
+        live = [row for row in await self._views.live(saga.ref) if row.record_id not in kept.records]
+        return not live and not await self._views.answering(saga.ref)
 
     async def _keep_kids(self, saga: Saga) -> None:
         """Note the keys of the person's records and lanes beside those that were destroyed just now.
@@ -300,16 +348,21 @@ class Erasure:
         """
         if "shredded" not in saga.done:
             return
-        remains = await remains_of(self._log, self._vault, saga.ref)
+        remains = await self._remains(saga)
         waiting = await waiting_of(self._log, self._vault, saga.ref)
         named = dict.fromkeys((*remains.kids, *waiting.kids))
         if missing := tuple(kid for kid in named if kid not in saga.kids):
             saga.kids += missing
-            await self._notes.note(saga, "shredded", kids=missing)
+            await self._notes.note(saga, "shredded", kids=missing, spared=saga.spared)
+
+    async def _remains(self, saga: Saga) -> Remains:
+        """Return what is left of a person beside what the law keeps."""
+        kept = await self._retention.of(saga.ref)
+        return await remains_of(self._log, self._vault, saga.ref, but=kept.records)
 
     async def _tombstones(self, saga: Saga) -> bool:
         """Return whether every record of the person has a later tombstone in the log."""
-        return not (await remains_of(self._log, self._vault, saga.ref)).live
+        return not (await self._remains(saga)).live
 
     # Ending ---------------------------------------------------------------------------------
 
@@ -325,10 +378,30 @@ class Erasure:
         saga.open_steps = open_steps
         return self._outcome(saga)
 
+    async def _retain(
+        self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept, on_step: OnStep | None
+    ) -> None:
+        """Write a receipt that itemises what stays, and say so, where that was not said before."""
+        await self._catch_up(saga)
+        if not await self._is_kept(saga) or self._has_lost_salt(saga):
+            await self._issue(saga, stores, kept)
+            if on_step is not None:
+                on_step(saga.ref, "receipt")
+        leaf = saga.leaf or ""
+        await self._audit.append(bytes.fromhex(leaf))
+        if not await is_said(self._log, saga.ref, ErasureRetained, leaf):
+            fact = ErasureRetained(
+                request=saga.request, occurred_at=self._clock.now(), receipt=leaf, kept=kept.categories
+            )  # fmt: skip
+            await self._notes.fact(saga, fact)
+            await self._settle(saga)
+        if not saga.rests:
+            await self._notes.note(saga, "retained")
+
     async def _complete(self, saga: Saga, stores: Sequence[StoreOutcome], on_step: OnStep | None) -> None:
         """Write the receipt, its leaf and the completion; each once, whatever crashed before."""
         await self._catch_up(saga)
-        if saga.receipt is None or self._has_lost_salt(saga):
+        if saga.receipt is None or saga.kept or self._has_lost_salt(saga):
             await self._issue(saga, stores)
             if on_step is not None:
                 on_step(saga.ref, "receipt")
@@ -345,18 +418,19 @@ class Erasure:
 
     # Receipts -------------------------------------------------------------------------------
 
-    async def _issue(self, saga: Saga, stores: Sequence[StoreOutcome]) -> None:
+    async def _issue(self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept = NOTHING) -> None:
         """Make the receipt, and keep it without its salt, which is made from a key of its own.
 
         That key exists before the note: after a crash between the two the same salt is made again.
         Somebody else may write a receipt meanwhile: the first one is the saga's, for both.
         """
-        want = _receipt.salt_want(saga.ref, saga.request)
+        want = _receipt.salt_want(saga.ref, saga.request, handed=len(saga.handed))
         (key,) = self._vault.sealing_keys((want,), now=self._clock.now())
-        document = _receipt.canonical(await self._receipt(saga, stores, salt=_receipt.salt_of(key)))
+        made = await self._receipt(saga, stores, kept, salt=_receipt.salt_of(key))
+        document = _receipt.canonical(made)
         await self._notes.note(
             saga, "receipt", receipt=_receipt.without_salt(document).decode(), salt=key.kid.hex(),
-            leaf=_receipt.leaf_hash(document), replaces=saga.leaf,
+            leaf=_receipt.leaf_hash(document), replaces=saga.leaf, kept=kept.items,
         )  # fmt: skip
         await self._catch_up(saga)
 
@@ -364,6 +438,7 @@ class Erasure:
         """Take over what is written of a saga's end: somebody else may have gone on with it meanwhile."""
         written = (await read_sagas(self._log, near=saga.request))[saga.request, saga.ref]
         saga.receipt, saga.salt, saga.leaf = written.receipt, written.salt, written.leaf
+        saga.kept, saga.rests, saga.handed = written.kept, written.rests, written.handed
         saga.done = {**saga.done, **written.done}
 
     def _document(self, saga: Saga) -> bytes | None:
@@ -384,8 +459,10 @@ class Erasure:
         is_kept = saga.receipt is not None and saga.salt is not None and not saga.is_handed_over
         return is_kept and self._salt_key(saga) is None
 
-    async def _receipt(self, saga: Saga, stores: Sequence[StoreOutcome], *, salt: bytes) -> Receipt:
-        remains = await remains_of(self._log, self._vault, saga.ref)
+    async def _receipt(
+        self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept, *, salt: bytes
+    ) -> Receipt:
+        remains = await self._remains(saga)
         kids = tuple(dict.fromkeys((*saga.kids, *remains.kids)))
         return Receipt(
             receipt=self._ids.token().hex(),
@@ -393,8 +470,8 @@ class Erasure:
             salt=salt.hex(),
             cause=saga.cause,
             requested_at=saga.opened_at,
-            unreadable_at=saga.done["shredded"],
-            completed_at=self._clock.now(),
+            unreadable_at=saga.done.get("released", saga.done["shredded"]),
+            completed_at=None if kept.items else self._clock.now(),
             records=saga.counts if saga.is_counted else None,
             stores=(
                 *stores,
@@ -403,6 +480,7 @@ class Erasure:
             ),
             keys=_receipt.salted(salt, kids),
             epoch=saga.epoch,
+            retained=kept.items,
             build=self._build,
         )
 
@@ -413,7 +491,8 @@ class Erasure:
         if step not in saga.done:
             if step == "shredded":
                 await self._notes.note(
-                    saga, step, kids=saga.kids, identities=saga.identities, epoch=saga.epoch
+                    saga, step, kids=saga.kids, identities=saga.identities, epoch=saga.epoch,
+                    spared=saga.spared,
                 )  # fmt: skip
             else:
                 await self._notes.note(saga, step)
@@ -426,7 +505,8 @@ class Erasure:
             request=saga.request,
             is_completed=saga.is_completed,
             is_handed_over=saga.is_handed_over,
-            receipt=self._document(saga) if saga.is_completed else None,
-            leaf=saga.leaf if saga.is_completed else None,
-            open_steps=saga.open_steps if not saga.is_completed else (),
+            receipt=self._document(saga) if saga.is_completed or saga.rests else None,
+            leaf=saga.leaf if saga.is_completed or saga.rests else None,
+            open_steps=saga.open_steps if not (saga.is_completed or saga.rests) else (),
+            retained=saga.kept if saga.rests and not saga.is_completed else (),
         )

@@ -14,6 +14,7 @@ from privacy_ledger.app import _receipt
 from privacy_ledger.app._evidence import is_said
 from privacy_ledger.app._requests import Saga, SagaNotes, read_sagas
 from privacy_ledger.app.erasure import Erasure, ErasureOutcome
+from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.events import ErasureFinal
 from privacy_ledger.domain.refusals import Refusal
@@ -34,7 +35,7 @@ class ErasureStatus(Struct, frozen=True, kw_only=True):
     `epoch`: the newest key-encryption key at the shred; with it goes the last copy.
     """
 
-    state: Literal["requested", "incomplete", "completed", "final"]
+    state: Literal["requested", "incomplete", "retained", "completed", "final"]
     scope: str
     leaf: str | None
     open_steps: tuple[str, ...]
@@ -44,6 +45,7 @@ class ErasureStatus(Struct, frozen=True, kw_only=True):
     epoch: int | None
     is_handed_over: bool
     is_overdue: bool
+    retained: tuple[KeptItem, ...] = ()
 
 
 class ErasureCare:
@@ -85,7 +87,8 @@ class ErasureCare:
     async def look(self) -> Erasures:
         """Return how many erasures are open, and since when; whoever looks on sees it too."""
         now = self._clock.now()
-        still_open = [saga for saga in (await read_sagas(self._log)).values() if not saga.is_completed]
+        sagas = (await read_sagas(self._log)).values()
+        still_open = [saga for saga in sagas if not saga.is_completed and not saga.rests]
         oldest = min((saga.opened_at for saga in still_open), default=now)
         seen = Erasures(
             still_open=len(still_open),
@@ -137,7 +140,7 @@ class ErasureCare:
         """
         saga = await self._of_file(file)
         if not saga.is_handed_over:
-            want = _receipt.salt_want(saga.ref, saga.request)
+            want = _receipt.salt_want(saga.ref, saga.request, handed=len(saga.handed))
             self._vault.shred(want.ref, now=self._clock.now(), group=want.group)
             await self._notes.note(saga, "handed")
         return _status(saga, now=self._clock.now())
@@ -153,7 +156,8 @@ class ErasureCare:
     async def _of_file(self, file: bytes) -> Saga:
         leaf = _receipt.leaf_of(file)
         for saga in (await read_sagas(self._log)).values():
-            if leaf is not None and saga.is_completed and saga.leaf == leaf:
+            has_receipt = saga.is_completed or saga.rests
+            if leaf is not None and has_receipt and saga.leaf == leaf:
                 return saga
         raise BadInput(
             Refusal.RECEIPT_UNKNOWN,
@@ -169,16 +173,20 @@ class ErasureCare:
 
 
 def _status(saga: Saga, *, now: datetime) -> ErasureStatus:
-    state: Literal["requested", "incomplete", "completed", "final"] = "requested"
+    state: Literal["requested", "incomplete", "retained", "completed", "final"] = "requested"
     if saga.is_final:
         state = "final"
     elif saga.is_completed:
         state = "completed"
+    elif saga.rests:
+        state = "retained"
     elif saga.tries:
         state = "incomplete"
     return ErasureStatus(
-        state=state, scope=saga.scope or "person", leaf=saga.leaf if saga.is_completed else None,
-        open_steps=() if saga.is_completed else saga.open_steps, requested_at=saga.opened_at,
+        state=state, scope=saga.scope or "person",
+        leaf=saga.leaf if saga.is_completed or saga.rests else None,
+        open_steps=() if saga.is_completed or saga.rests else saga.open_steps, requested_at=saga.opened_at,
         completed_at=saga.done.get("completed"), final_at=saga.done.get("final"), epoch=saga.epoch,
         is_handed_over=saga.is_handed_over, is_overdue=saga.is_overdue(now),
+        retained=saga.kept if saga.rests else (),
     )  # fmt: skip

@@ -20,9 +20,12 @@ from privacy_ledger.app._scopes import (
     scope_remains,
 )
 from privacy_ledger.app.erasure import Erasure, ErasureOutcome, ErasurePlan, OnStep, Step
+from privacy_ledger.app.retention import NOTHING, Kept
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, FieldErasureRequested
+from privacy_ledger.domain.holds import held_categories
+from privacy_ledger.domain.key_release import class_of
 from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
-from privacy_ledger.domain.values import SubjectRef, partition_of
+from privacy_ledger.domain.values import Category, SubjectRef, partition_of
 from privacy_ledger.streams.states import PERMISSIONS, IndexRow
 
 __all__ = ["ScopeErasure"]
@@ -154,13 +157,25 @@ class ScopeErasure(Erasure):
         """Destroy what the keystore had for the scope before the request."""
         if "shredded" in saga.done:
             return True
-        now = self._clock.now()
+        now, held = self._clock.now(), await self._held(saga)
+        if any(class_of(group) in held for group in saga.groups):
+            return False  # until the hold is lifted
         for group, bound in sorted(saga.groups.items()):
             report = self._vault.shred(saga.ref, now=now, group=group, below=bound)
             saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids)))
         saga.epoch = self._vault.standing_of(saga.ref).epoch
         # Each record of a field has a key of its own, which the passes destroy with it.
-        return saga.groups != {} or not (await self._remains(saga)).readable
+        return saga.groups != {} or not (await self._left(saga)).readable
+
+    async def _held(self, saga: Saga) -> frozenset[Category]:
+        """Return the categories that a hold keeps: their keys are spared until it is lifted."""
+        permissions = await self._views.get(PERMISSIONS, saga.ref)
+        return frozenset() if permissions is None else frozenset(held_categories(permissions.holds))
+
+    async def _kept(self, saga: Saga) -> Kept:
+        """Return nothing: what a hold keeps of a scope leaves its erasure open until the lift."""
+        del saga
+        return NOTHING
 
     async def _derived(self, saga: Saga) -> bool:
         """Return whether no index names a record of the scope that stood before the request."""
@@ -169,11 +184,11 @@ class ScopeErasure(Erasure):
         return not any(row.place < below for row in await self._rows(saga.ref, scope))
 
     async def _tombstones(self, saga: Saga) -> bool:
-        return not (await self._remains(saga)).live
+        return not (await self._left(saga)).live
 
     async def _verified(self, saga: Saga) -> tuple[StoreOutcome, ...]:
         """Return what became of the records and their keys, by a reading of the log."""
-        remains = await self._remains(saga)
+        remains = await self._left(saga)
         counts = {
             "ledger": remains.records - remains.readable,
             "keystore": len({*saga.kids, *remains.kids}),
@@ -191,7 +206,7 @@ class ScopeErasure(Erasure):
             )  # fmt: skip
         return tuple(found)
 
-    async def _remains(self, saga: Saga) -> ScopeRemains:
+    async def _left(self, saga: Saga) -> ScopeRemains:
         scope, below = scope_named(saga.scope or ""), await self._below(saga)
         return await scope_remains(self._log, self._vault, saga.ref, scope, request=saga.request, below=below)
 
@@ -200,8 +215,11 @@ class ScopeErasure(Erasure):
         found = await place_of_request(self._log, saga.ref, saga.request)
         return 0 if found is None else found
 
-    async def _receipt(self, saga: Saga, stores: Sequence[StoreOutcome], *, salt: bytes) -> Receipt:
-        remains = await self._remains(saga)
+    async def _receipt(
+        self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept, *, salt: bytes
+    ) -> Receipt:
+        del kept
+        remains = await self._left(saga)
         kids = tuple(dict.fromkeys((*saga.kids, *remains.kids)))
         return Receipt(
             receipt=self._ids.token().hex(),

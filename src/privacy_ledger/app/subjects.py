@@ -20,6 +20,8 @@ from privacy_ledger.domain.events import (
     ConsentWithdrawn,
     ControlFact,
     Fact,
+    HoldLifted,
+    HoldPlaced,
     MinorStatusDeclared,
     ObjectionRaised,
     RestrictionLifted,
@@ -28,6 +30,8 @@ from privacy_ledger.domain.events import (
     SubjectRegistered,
     SubjectReopened,
 )
+from privacy_ledger.domain.events.control import HoldGround
+from privacy_ledger.domain.holds import Hold
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
@@ -162,7 +166,7 @@ class Subjects:
         Raises:
             RefusedByPolicy: unknown or erased subject, or nothing that can be erased apart.
         """
-        categories = set(Category) - {Category.EVIDENCE}
+        categories = {c for c in Category if c is not Category.EVIDENCE and self._rules.duty(c) is None}
         if kind == "category" and value not in categories:
             raise RefusedByPolicy(
                 Refusal.UNKNOWN_EVENT,
@@ -232,6 +236,63 @@ class Subjects:
         registered = SubjectRegistered(request=ref.hex(), occurred_at=now, not_before=now)
         reopened = SubjectReopened(request=self._ids.token().hex(), occurred_at=now)
         return await self._own.append([self._own.control(ref, fact) for fact in (registered, reopened)])
+
+    # Holds ----------------------------------------------------------------------------------
+
+    async def place_hold(
+        self, subject: str, *, category: Category, ground: HoldGround, until: datetime | None
+    ) -> tuple[str, Offsets]:
+        """Hold one category of a person, whoever asks for its removal; return the hold's id as well.
+
+        Of an erased person what the law keeps can be held. One id names it over all references.
+
+        Raises:
+            BadInput: `until` has passed.
+            RefusedByPolicy: nothing is known of the person, or nothing of them is kept.
+        """
+        person = self.find(subject)
+        now = self._clock.now()
+        if until is not None and until <= now:
+            raise BadInput(Refusal.TIME_INVALID, "A hold ends in future. Give `--until` a time to come.")
+        request = self._ids.token().hex()
+        fact = HoldPlaced(
+            request=request, occurred_at=now, category=category, ground=ground, until=until
+        )  # fmt: skip
+        refs = [
+            ref
+            for ref in person.refs
+            if not self._vault.is_ended(ref) or await self._views.live(ref)
+        ]  # fmt: skip
+        if not refs:
+            raise RefusedByPolicy(
+                Refusal.SUBJECT_ERASED, "This subject was erased, and nothing of it is kept: hold nothing."
+            )
+        return request, await self._own.append([self._own.control(ref, fact) for ref in refs])
+
+    async def lift_hold(self, subject: str, hold: str) -> Offsets:
+        """Lift a hold; what it put off takes effect, and an erasure that rests on it goes on.
+
+        Raises:
+            RefusedByPolicy: `hold_unknown`: there is no such hold in force.
+        """
+        person = self.find(subject)
+        refs = [ref for ref in person.refs if hold in {one.request for one in await self._holds_of(ref)}]
+        if not refs:
+            raise RefusedByPolicy(
+                Refusal.HOLD_UNKNOWN,
+                "There is no such hold in force. `privacy-ledger hold list` shows those that are.",
+            )
+        fact = HoldLifted(request=self._ids.token().hex(), occurred_at=self._clock.now(), hold=hold)
+        return await self._own.append([self._own.control(ref, fact) for ref in refs])
+
+    async def holds(self, subject: str) -> tuple[Hold, ...]:
+        """Return the holds in force on a person, oldest first, erased persons included."""
+        found = [hold for ref in self.find(subject).refs for hold in await self._holds_of(ref)]
+        return tuple(sorted({hold.request: hold for hold in found}.values(), key=lambda hold: hold.placed_at))
+
+    async def _holds_of(self, ref: SubjectRef) -> tuple[Hold, ...]:
+        permissions = await self._views.get(PERMISSIONS, ref)
+        return () if permissions is None else permissions.holds
 
     # Looking --------------------------------------------------------------------------------
 

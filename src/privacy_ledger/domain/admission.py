@@ -55,7 +55,7 @@ def admit(
         return Refusal.TIME_FUTURE
     if not rules.may_serve(rule, candidate.purposes):
         return Refusal.UNKNOWN_PURPOSE
-    if permissions.is_ended:
+    if permissions.is_ended and (permissions.not_before is None or rules.duty(candidate.category) is None):
         return Refusal.SUBJECT_ERASED
     if not permissions.is_registered:
         return Refusal.SUBJECT_UNKNOWN
@@ -73,6 +73,8 @@ def admit(
         return Refusal.PAST_RETENTION
     if is_known_copy is not None:
         return Refusal.DUPLICATE if is_known_copy else Refusal.ID_REUSED
+    if permissions.is_ended:
+        return (str(rules.duty(candidate.category)),)  # the law asks for it; it serves nothing else
     purposes = purposes_in_force(permissions, candidate, rules)
     if not purposes:
         if permissions.is_minor and not permissions.is_approved:

@@ -16,17 +16,22 @@ from privacy_ledger.domain.events import (
     ErasureFinal,
     ErasureIncomplete,
     ErasureRequested,
+    ErasureRetained,
     Fact,
     FieldErasureRequested,
+    HoldLifted,
+    HoldPlaced,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
     RecordsSuperseded,
     RestrictionLifted,
     RestrictionStarted,
+    RetainedCategory,
     SubjectRegistered,
     SubjectReopened,
 )
+from privacy_ledger.domain.holds import Hold, Postponed
 from privacy_ledger.domain.rules import ALWAYS
 from privacy_ledger.domain.values import Category
 
@@ -47,12 +52,16 @@ PERMISSION_FACTS: Final[tuple[type[Fact], ...]] = (ConsentGranted, ConsentWithdr
 
 
 class ErasureStatus(Struct, frozen=True, kw_only=True):
-    """How far the erasure of the whole person came: requested, incomplete, completed or final."""
+    """How far the erasure of the person came: requested, incomplete, retained, completed or final.
+
+    `retained`: what the law keeps while the state is that.
+    """
 
     request: str
     state: str
     requested_at: datetime
     receipt: str | None = None
+    retained: tuple[RetainedCategory, ...] = ()
 
 
 class Permissions(Struct, frozen=True, kw_only=True):
@@ -63,6 +72,9 @@ class Permissions(Struct, frozen=True, kw_only=True):
     waits for the lift, with the offset below which it reaches. `requests`: ids of control facts
     that have had their effect. `cleared`: scope smaller than the person → the instant up to which
     what occurred in it was erased, and is not taken again.
+    that have had their effect. `holds`: those in force, oldest first; `postponed`: what they put off.
+    `overdue`: what fell due when a hold ended under restriction, as offset, category and its first month
+    that stays; it waits for the lift.
     """
 
     is_registered: bool = False
@@ -78,6 +90,9 @@ class Permissions(Struct, frozen=True, kw_only=True):
     is_approved: bool = False
     requests: tuple[str, ...] = ()
     cleared: dict[str, datetime] = {}
+    holds: tuple[Hold, ...] = ()
+    postponed: tuple[Postponed, ...] = ()
+    overdue: tuple[tuple[int, Category, int], ...] = ()
 
     @property
     def is_ended(self) -> bool:
@@ -129,12 +144,17 @@ def apply_fact(state: Permissions, fact: Fact) -> Permissions:
 def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Permissions:
     """Return the permissions after a control fact; a repeated `request` id has no effect.
 
-    The erasure of a person always has: it must not be lost to an id used twice.
+    The erasure of a person always has: it must not be lost to an id used twice. After it only holds
+    have an effect, on what is kept.
     """
-    if isinstance(fact, ErasureCompleted | ErasureIncomplete | ErasureFinal):
+    if isinstance(fact, ErasureCompleted | ErasureIncomplete | ErasureRetained | ErasureFinal):
         return _erasure_progressed(state, fact)
     is_end = isinstance(fact, ErasureRequested) and fact.scope == "person"
-    if state.is_ended or (fact.request in state.requests and not is_end):
+    is_over = state.is_ended and not (
+        isinstance(fact, HoldPlaced)
+        or (isinstance(fact, HoldLifted) and any(hold.request == fact.hold for hold in state.holds))
+    )
+    if is_over or (fact.request in state.requests and not is_end):
         return state
     state = structs.replace(state, requests=tuple(sorted((*state.requests, fact.request))))
     match fact:
@@ -144,13 +164,18 @@ def apply_control(state: Permissions, fact: ControlFact, *, offset: int) -> Perm
             since = offset if state.restricted_since is None else state.restricted_since
             return structs.replace(state, restricted_since=since, ground=fact.ground)
         case RestrictionLifted():
-            return structs.replace(state, restricted_since=None, ground=None, purges=())
+            return structs.replace(state, restricted_since=None, ground=None, purges=(), overdue=())
         case ErasureRequested() if is_end:
-            return _ended(fact, offset=offset)
+            return _ended(state, fact, offset=offset)
         case ErasureRequested() | FieldErasureRequested():
             return _scope_erased(state, fact)
         case MinorStatusDeclared():
             return structs.replace(state, is_minor=fact.is_minor, is_approved=fact.is_approved)
+        case HoldPlaced():
+            return structs.replace(state, holds=(*state.holds, Hold.of(fact)))
+        case HoldLifted():
+            holds = tuple(hold for hold in state.holds if hold.request != fact.hold)
+            return structs.replace(state, holds=holds)
         case RecordDiscarded() | RecordsSuperseded() | SubjectReopened():
             return state
         case _:
@@ -165,12 +190,20 @@ def _scope_erased(state: Permissions, fact: ErasureRequested | FieldErasureReque
     return structs.replace(state, cleared=dict(sorted({**state.cleared, scope: until}.items())))
 
 
-def _ended(fact: ErasureRequested, *, offset: int) -> Permissions:
-    """Return the fence of an ended person: nothing else is left of them."""
+def _ended(state: Permissions, fact: ErasureRequested, *, offset: int) -> Permissions:
+    """Return the fence of an ended person.
+
+    Holds outlive the person, and with them the ids that had their effect: a retried one has none.
+    So does the bound of what may be kept by law; who was never registered has none.
+    """
     return Permissions(
         is_registered=True,
+        not_before=state.not_before,
         ended_at=offset,
         erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
+        requests=state.requests if state.holds else (),
+        holds=state.holds,
+        postponed=state.postponed,
     )
 
 
@@ -206,7 +239,7 @@ def field_scope(field: bytes) -> str:
 
 
 def _erasure_progressed(
-    state: Permissions, fact: ErasureCompleted | ErasureIncomplete | ErasureFinal
+    state: Permissions, fact: ErasureCompleted | ErasureIncomplete | ErasureRetained | ErasureFinal
 ) -> Permissions:
     """Return the state with the erasure's progress, when it is the one that ended the person.
 
@@ -219,9 +252,11 @@ def _erasure_progressed(
         case ErasureFinal():
             changed = structs.replace(erasure, state="final")
         case ErasureCompleted():
-            changed = structs.replace(erasure, state="completed", receipt=fact.receipt)
+            changed = structs.replace(erasure, state="completed", receipt=fact.receipt, retained=())
+        case ErasureRetained() if erasure.state != "completed":
+            changed = structs.replace(erasure, state="retained", receipt=fact.receipt, retained=fact.kept)
         case ErasureIncomplete() if erasure.state != "completed":
-            changed = structs.replace(erasure, state="incomplete")
+            changed = structs.replace(erasure, state="incomplete", retained=())
         case _:
             return state
     return structs.replace(state, erasure=changed)

@@ -53,6 +53,7 @@ class Refusal(StrEnum):
     BUDGET_EXHAUSTED = "budget_exhausted"
     ALREADY_RELEASED = "already_released"
     CATALOGUE_EMPTY = "catalogue_empty"
+    HOLD_UNKNOWN = "hold_unknown"
     NOT_NOTIFIED = "not_notified"
     NOT_ERASED = "not_erased"
     CLOCK_DISAGREES = "clock_disagrees"

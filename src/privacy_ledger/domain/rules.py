@@ -52,12 +52,14 @@ class PurposeRule(_Row, frozen=True, kw_only=True):
 class CategoryRule(_Row, frozen=True, kw_only=True):
     """A category of personal data: the grain of its keys and how long its records live.
 
-    `retention_months` None means: as long as the account lives.
+    `retention_months` None means: as long as the account lives. `duty`: the purpose whose law keeps
+    every record until its retention is due, whoever asks for its removal.
     """
 
     id: Category
     grain: Grain
     retention_months: Annotated[int, Meta(ge=1)] | None = None
+    duty: str | None = None
     dpv: str
     provenance: tuple[Provenance, ...]
 
@@ -150,6 +152,11 @@ class Rules:
     def category(self, category: Category) -> CategoryRule | None:
         """Return the rule of a category, or None when it is unknown."""
         return self._categories.get(category)
+
+    def duty(self, category: Category) -> str | None:
+        """Return the purpose whose law keeps records of a category, or None where none does."""
+        rule = self._categories.get(category)
+        return None if rule is None else rule.duty
 
     def event(self, event_type: str) -> EventRule | None:
         """Return the rule of an event type, or None when it is unknown."""

@@ -12,6 +12,7 @@ from privacy_ledger.domain.versions import pass_of
 from privacy_ledger.streams.held import HELD, TICKS, WAITING
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.roster import MOVED, ROSTER
+from privacy_ledger.streams.sparing import HOLDS
 from privacy_ledger.streams.states import (
     FROZEN,
     GENERATIONS,
@@ -44,7 +45,7 @@ FOLDED: Final = cast(
     "tuple[Table[object], ...]",
     (
         PERMISSIONS, INDEX, TIMERS, META, WORK, GENERATIONS, SHREDS, HELD, WAITING, TICKS, FROZEN,
-        WINDOWS, MEMBERS, ROSTER, MOVED,
+        WINDOWS, MEMBERS, ROSTER, MOVED, HOLDS,
     ),
 )  # fmt: skip
 """The tables that every pass keeps for itself."""

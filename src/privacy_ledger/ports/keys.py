@@ -1,6 +1,6 @@
 """Keys and identities: the keystore is the only place that links a person to a reference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -255,11 +255,12 @@ class KeyVault(Protocol):
         group: str | None = None,
         generation: int | None = None,
         below: int | None = None,
+        spare: Collection[str] = (),
     ) -> ShredReport:
         """Destroy keys: all of a reference, of a group, of one generation, or those below one.
 
-        Rows stay with nulled material. Idempotent. Material is gone from the file and its
-        write-ahead log when this returns.
+        Keys of the groups in `spare` stay. Rows stay with nulled material. Idempotent. Material is gone
+        from the file and its write-ahead log when this returns.
         """
         ...
 
@@ -274,8 +275,16 @@ class KeyVault(Protocol):
         """
         ...
 
-    def end(self, ref: SubjectRef, *, now: datetime) -> None:
-        """End a reference for ever: no key is created for it again. Idempotent."""
+    def end(self, ref: SubjectRef, *, now: datetime, spare: Collection[str] = ()) -> None:
+        """End a reference for ever: no key is created for it again, but of the groups in `spare`.
+
+        Idempotent. A later call spares no group that an earlier one did not: what ended stays so. A
+        restore destroys every key of an ended reference but those of its spared groups.
+        """
+        ...
+
+    def live_groups(self, ref: SubjectRef) -> tuple[str, ...]:
+        """Return the groups in which a reference has a key in use, in order."""
         ...
 
     def is_ended(self, ref: SubjectRef) -> bool:

@@ -7,6 +7,7 @@ rest stays in hand, and newer records of the subject wait behind it. So the answ
 whatever the budget: nobody decides on a subject before its earlier facts have had their effect.
 """
 
+from collections.abc import Container
 from itertools import islice
 from typing import Final, Protocol
 
@@ -34,6 +35,7 @@ from privacy_ledger.streams.held import (
 from privacy_ledger.streams.protocol import Serving
 from privacy_ledger.streams.record import Broken, Erased, Record, Undecodable
 from privacy_ledger.streams.removal import Collected, Removal, due_months
+from privacy_ledger.streams.sparing import released, retired, served
 from privacy_ledger.streams.states import (
     FROZEN,
     INDEX,
@@ -159,10 +161,10 @@ class Backlog:
         used = (work.get(PERMISSIONS, ref) or _UNKNOWN).requests
         return bytes.fromhex(fact.record) == parked.record_id and fact.request not in used
 
-    def note_tick(self, work: Workspace, offset: int) -> set[SubjectRef]:
+    def note_tick(self, work: Workspace, offset: int, *, rung: Container[SubjectRef]) -> set[SubjectRef]:
         """Let a tick wait for each subject that is held or restricted; return them.
 
-        One that says nothing new is not noted: same month, same rules.
+        One that says nothing new is not noted: same month, same rules, and no hold of theirs `rung`.
         """
         frozen = {SubjectRef(ref) for ref, _ in work.scan(HELD, b"")}
         frozen.update(SubjectRef(ref) for ref, _ in work.scan(FROZEN, b""))
@@ -170,7 +172,8 @@ class Backlog:
         adopted_at = (work.get(META, b"") or _NO_META).adopted_at
         for ref in sorted(frozen):
             ticks = work.scan(TICKS, ref)
-            if ticks and _says_nothing_new(ticks[-1], moment, adopted_at):
+            says_more = ref in rung and work.get(HELD, ref) is not None
+            if ticks and not says_more and _says_nothing_new(ticks[-1], moment, adopted_at):
                 continue
             work.put(TICKS, place(ref, offset), moment)
             busy = busy_of(work, ref)
@@ -220,9 +223,11 @@ class Backlog:
     ) -> Discard | None:
         """Return the discard that waits for a record and will have its effect, or None.
 
-        Evidence that was accepted, or can be, stays, whoever discards it: what it allowed may live.
+        Evidence that was accepted, or can be, stays, whoever discards it: what it allowed may live. So
+        does what the law keeps.
         """
-        if tag and record.category is Category.EVIDENCE:
+        rules = self._decider.book(self._decider.moment(work))
+        if tag and record.category is not None and _stays(record.category, rules):
             return None
         used = (work.get(PERMISSIONS, record.ref) or _UNKNOWN).requests
         mine = [one for one in discards if one.record_id == record.record_id]
@@ -246,6 +251,8 @@ class Backlog:
         """
         busy = busy_of(work, ref)
         row = work.get(INDEX, ref + discard.tag)
+        if (work.get(PERMISSIONS, ref) or _UNKNOWN).is_ended:
+            return  # nothing of an erased person is folded: what the law keeps holds nobody up
         is_live = row is not None and row.record_id == discard.record_id
         if busy is not None and busy.sweep is None and row is not None and is_live:
             self._park(
@@ -315,26 +322,38 @@ class Backlog:
         return sorted(found, key=lambda one: one[0])[:count]
 
     def _pass_tick(self, work: Workspace, ref: SubjectRef, offset: int, moment: Moment) -> None:
-        """Let one tick pass for one subject; while it is restricted, the tick goes on waiting."""
-        if (work.get(PERMISSIONS, ref) or _UNKNOWN).is_restricted:
-            return
-        work.remove(TICKS, place(ref, offset))
-        if moment.last_tick is None:
-            return
-        due = self._removal.due(work, self._decider.book(moment), at=moment.last_tick)
-        if ref in due:
-            self.retire(work, ref, due[ref], offset=offset, moment=moment)
+        """Let one tick pass for one subject; while it is restricted, the tick goes on waiting.
+
+        A hold that is over ends all the same.
+        """
+        due: list[bytes] = []
+        if not (work.get(PERMISSIONS, ref) or _UNKNOWN).is_restricted:
+            work.remove(TICKS, place(ref, offset))
+            if moment.last_tick is not None:
+                book = self._decider.book(moment)
+                due = self._removal.due(work, book, at=moment.last_tick).get(ref, due)
+        self.retire(work, ref, due, offset=offset, moment=moment)
 
     def retire(
         self, work: Workspace, ref: SubjectRef, timers: list[bytes], *, offset: int, moment: Moment
     ) -> None:
-        """Begin to remove what fell due for a subject at the tick at `offset`."""
-        if moment.last_tick is None:
-            return
-        for timer in timers:
+        """Begin to remove what fell due for a subject at the tick at `offset`, and what holds put off."""
+        rules = self._decider.book(moment)
+        cuts, taken = retired(work, ref, timers, offset=offset, moment=moment, rules=rules)
+        for timer in taken:
             work.remove(TIMERS, timer)
-        due = due_months(self._decider.book(moment), at=moment.last_tick)
-        self.begin(work, ref, offset=offset, cuts=(Cut(Refusal.RETENTION, offset, due=due),), then="rest")
+        if cuts:
+            self.begin(work, ref, offset=offset, cuts=cuts, then=_then(cuts))
+
+    def release(
+        self, work: Workspace, ref: SubjectRef, before: Permissions, *, offset: int, moment: Moment
+    ) -> bool:
+        """Begin what holds put off and others do not keep; return whether there is anything."""
+        rules = self._decider.book(moment)
+        cuts = released(work, ref, before, offset=offset, moment=moment, rules=rules)
+        if cuts:
+            self.begin(work, ref, offset=offset, cuts=cuts, then=_then(cuts))
+        return bool(cuts)
 
     def _sweep_and_refold(self, work: Workspace, ref: SubjectRef, left: int) -> Serving[int]:
         """Bring the sweep and the refold in hand to their end, within the budget; return what is left."""
@@ -399,11 +418,23 @@ class Backlog:
         busy = busy_of(work, record.ref)
         if busy is None:  # parked on the way
             return
+        purposes = served(work, record.ref, row)
+        if purposes is None:  # kept, and used for nothing: it holds nobody up
+            return
         if isinstance(record.body, Undecodable | Broken):
             self.set_aside(work, record, record.body, tag=tag, is_live=True)
             return
-        served = structs.replace(record, purposes=row.purposes)
-        self._decider.project(work, served, row.month, only=busy.only)
+        self._decider.project(work, structs.replace(record, purposes=purposes), row.month, only=busy.only)
+
+
+def _stays(category: Category, rules: Rules) -> bool:
+    return category is Category.EVIDENCE or rules.duty(category) is not None
+
+
+def _then(cuts: tuple[Cut, ...]) -> Then:
+    """Return what follows cuts: retention drops parts, and of the erased nothing is folded."""
+    is_folded = any(not cut.due for cut in cuts) and not any(cut.everything for cut in cuts)
+    return "refold_if_cut" if is_folded else "rest"
 
 
 def _claimed_by(work: Workspace, ref: SubjectRef, offset: int) -> Discard | None:

@@ -19,6 +19,8 @@ from privacy_ledger.domain.events import (
     ErasureRequested,
     Fact,
     FieldErasureRequested,
+    HoldLifted,
+    HoldPlaced,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
@@ -36,9 +38,9 @@ from privacy_ledger.domain.permissions import Permissions, apply_control, apply_
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import NOBODY, REF_BYTES, Category, SubjectRef, month_of
-from privacy_ledger.streams import analytics, removal
+from privacy_ledger.streams import analytics, removal, sparing
 from privacy_ledger.streams.backlog import Backlog
-from privacy_ledger.streams.held import HELD, TICKS, Cut, Then
+from privacy_ledger.streams.held import HELD, Cut, Then
 from privacy_ledger.streams.joins import SLICE, Bound, next_slice
 from privacy_ledger.streams.protocol import Processor, Serving
 from privacy_ledger.streams.record import Broken, Heartbeat, Record, Removed, Undecodable
@@ -157,7 +159,10 @@ class PassFold:
         if ref == NOBODY:
             return self._control_record(work, record)
         held = work.get(HELD, ref)
-        if held is None or (isinstance(body, ErasureRequested) and body.scope == "person"):
+        if isinstance(body, HoldPlaced):
+            sparing.note(work, ref, body)
+        is_end = isinstance(body, ErasureRequested) and body.scope == "person"
+        if held is None or (is_end and not sparing.waits(work, ref)):
             begins = self._decide(work, record)
         else:
             begins = self._backlog.hold(work, record, held)
@@ -225,7 +230,9 @@ class PassFold:
         """
         permissions = work.get(PERMISSIONS, record.ref)
         tag = record.tag if isinstance(body, Broken) else b""
-        if permissions is not None and permissions.is_ended:
+        if permissions is not None and permissions.is_ended and record.tag:
+            self._data(work, record)  # its headers decide: of an erased person nothing is folded
+        elif permissions is not None and permissions.is_ended:
             self._removal.refuse(work, record, cause=Refusal.SUBJECT_ERASED, rules=self.rules(work))
         elif not self._backlog.set_aside(work, record, body, tag=tag, is_live=False):
             return
@@ -273,6 +280,8 @@ class PassFold:
             ),
         )  # fmt: skip
         removal.start_timer(work, record.ref, category, month)
+        if permissions.is_ended:
+            return False  # kept by law, and folded into nothing
         if isinstance(record.body, Fact) and has_effect(record.body, rules):
             changed = apply_fact(permissions, record.body)
             if changed is not permissions:
@@ -332,7 +341,9 @@ class PassFold:
         return self._begin(work, record, cut)
 
     def _begin(self, work: Workspace, record: Record, *cuts: Cut, then: Then = "refold_if_cut") -> bool:
-        self._backlog.begin(work, record.ref, offset=record.offset, cuts=cuts, then=then)
+        rules = self.rules(work)
+        spared = sparing.begun(work, record.ref, cuts, rules=rules, offset=record.offset)
+        self._backlog.begin(work, record.ref, offset=record.offset, cuts=spared, then=then)
         return True
 
     # Control facts --------------------------------------------------------------------
@@ -347,11 +358,13 @@ class PassFold:
         ref, offset = record.ref, record.offset
         match fact:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
-                return self._end(work, record, fact)
+                return self._end(work, record, fact, before)
             case ErasureRequested() | FieldErasureRequested():
                 if (cut := self._cut_of(work, fact, offset=offset)) is not None:
                     return self._begin(work, record, cut)
-            case RecordsSuperseded() if fact.records:  # one that names none removes none
+            case RecordsSuperseded() if fact.records and not sparing.keeps(
+                before, fact.category, self.rules(work)
+            ):  # one that names none removes none
                 record_ids = tuple(sorted(bytes.fromhex(one) for one in fact.records))
                 keys = self._keys_of(work, fact.category)
                 cut = Cut(
@@ -363,6 +376,8 @@ class PassFold:
                 work.put(FROZEN, ref, value=True)
             case RestrictionLifted() if before.is_restricted:
                 return self._lift(work, record, before)
+            case HoldLifted() if len(after.holds) < len(before.holds):
+                return self._backlog.release(work, ref, before, offset=offset, moment=self.moment(work))
             case MinorStatusDeclared() if fact.is_minor and not fact.is_approved:
                 return self._withdraw(work, record, sorted(self.rules(work).consent_purposes), after)
             case RecordDiscarded():
@@ -395,17 +410,23 @@ class PassFold:
     def _keys_of(self, work: Workspace, category: Category) -> Literal["own", "group"]:
         return "own" if removal.is_fine(self.rules(work), category) else "group"
 
-    def _end(self, work: Workspace, record: Record, fact: ErasureRequested) -> bool:
-        """Remove all of an erased person but the fence; work in hand ends, what waited is refused."""
+    def _end(self, work: Workspace, record: Record, fact: ErasureRequested, before: Permissions) -> bool:
+        """Remove all of an erased person but the fence and what the law keeps.
+
+        Work in hand ends, and what waited is refused; ticks that waited still reach what is kept.
+        """
+        held = work.get(HELD, record.ref)
+        at = record.offset if held is None else held.at
         self._removal.clear_projections(work, record.ref)
         for processor in self._processors:
             # A pass that is late meets states whose keys are gone by now: their rows go too.
             work.remove(processor.table, record.ref)
+        analytics.leave_all(work, record.ref)
         work.delete(FROZEN, record.ref)
-        for key, _ in work.scan(TICKS, record.ref):
-            work.remove(TICKS, key)
+        sparing.ended(work, record.ref)
+        ticks = self._backlog.take_ticks(work, record.ref, before=at + 1)
         cut = Cut(Refusal.ERASED, record.offset, fact.request, everything=True)
-        return self._begin(work, record, cut, then="rest")
+        return self._begin(work, record, cut, *ticks, *sparing.overdue(before), then="rest")
 
     def _lift(self, work: Workspace, record: Record, before: Permissions) -> bool:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
@@ -414,7 +435,7 @@ class PassFold:
             Cut(Refusal.WITHDRAWN, below, purposes=(purpose,), keys="group")
             for purpose, below in before.purges
         ]
-        cuts += self._backlog.take_ticks(work, record.ref, before=record.offset)
+        cuts += self._backlog.take_ticks(work, record.ref, before=record.offset) + sparing.overdue(before)
         return self._begin(work, record, *sorted(cuts, key=lambda cut: cut.below), then="refold")
 
     # Control records ------------------------------------------------------------------
@@ -457,11 +478,14 @@ class PassFold:
     def _advance(self, work: Workspace, meta: Meta, at: datetime, offset: int) -> Serving[None]:
         """Set the time, and begin to drop what is due; held and restricted subjects pass it later."""
         work.put(META, _META_KEY, structs.replace(meta, last_tick=at))
-        frozen = self._backlog.note_tick(work, offset)
+        rung = sparing.rung(work, at=at)
+        frozen = self._backlog.note_tick(work, offset, rung=rung)
         due = self._removal.due(work, self.rules(work), at=at)
         free = [ref for ref in due if ref not in frozen]
+        free += [ref for ref in rung if ref not in free and work.get(HELD, ref) is None]
         for ref in free:
-            self._backlog.retire(work, ref, due[ref], offset=offset, moment=self.moment(work))
+            timers = [] if ref in frozen else due.get(ref, [])
+            self._backlog.retire(work, ref, timers, offset=offset, moment=self.moment(work))
         return self._serve_all(work, free)
 
     def _seal(self, work: Workspace, record: Record, sealed: WindowSealed) -> Serving[None] | None:

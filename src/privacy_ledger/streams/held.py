@@ -37,7 +37,8 @@ class Cut(Struct, frozen=True, array_like=True):
     With `purposes` a row loses these, and goes when none is left. With `record_ids` those go, of the
     `category` where one is named. Otherwise the rows go that are `due` (category, and its first month
     that stays), those of a `category`, of one profile `field`, or `everything`. A cut that names
-    nothing removes nothing.
+    nothing removes nothing. Rows of a `held` category stay as they are; those of one with a duty go
+    by `due` alone, and serve the duty otherwise.
 
     `keys`: what becomes of the keys of rows that go. Each has its `own`, or shares one with its
     `group`, which goes where it seals nothing more; None: keys stay.
@@ -53,6 +54,8 @@ class Cut(Struct, frozen=True, array_like=True):
     everything: bool = False
     keys: Literal["own", "group"] | None = None
     field: bytes = b""
+    held: tuple[Category, ...] = ()
+    duties: tuple[tuple[Category, str], ...] = ()
 
 
 class Sweep(Struct, frozen=True, array_like=True):

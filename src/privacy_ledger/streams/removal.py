@@ -50,6 +50,7 @@ __all__ = [
     "part_key",
     "parts_of",
     "start_timer",
+    "timer_category",
     "timer_key",
     "work_key",
 ]
@@ -75,6 +76,11 @@ def parts_of(parts: dict[str, T]) -> Parts[T]:
 def timer_key(category: Category, month: int, ref: SubjectRef) -> bytes:
     """Return the key under which a subject's month of a category waits for retention."""
     return _CODES[category] + month.to_bytes(4, "big") + ref
+
+
+def timer_category(timer: bytes) -> Category:
+    """Return the category of a timer."""
+    return _CATEGORIES[timer[0]]
 
 
 class _Swept(Struct, frozen=True):
@@ -190,7 +196,7 @@ class Removal:
             kept: IndexRow | None = row
             if sweep.cuts:
                 kept = self._cut(work, ref, key, row, sweep.cuts, groups)
-                changes -= kept is not row
+                changes -= kept is not row or any(_puts_off(row, cut) for cut in sweep.cuts)
                 month = (row.category, row.month)
                 months[month] = months.get(month, False) or kept is not None
             if kept is None:
@@ -370,8 +376,29 @@ def _is_one_of(record_ids: Sequence[bytes], record_id: bytes) -> bool:
     return place < len(record_ids) and record_ids[place] == record_id
 
 
+def _puts_off(row: IndexRow, cut: Cut) -> bool:
+    """Return whether a hold keeps a row from a cut that it would not have passed unchanged."""
+    return row.category in cut.held and _taken(row, cut) is not row
+
+
 def _after(row: IndexRow, cut: Cut) -> IndexRow | None:
-    """Return a row after one cut, or None when it goes.
+    """Return a row after one cut, or None when it goes; what is held or a duty stays."""
+    if row.category in cut.held:
+        return row
+    left = _taken(row, cut)
+    if left is row:
+        return row
+    for category, duty in cut.duties:
+        if row.category is category:
+            if cut.record_ids or row.purposes == (duty,):
+                return row
+            rest = () if left is None else left.purposes
+            return structs.replace(row, purposes=tuple(sorted({*rest, duty})))
+    return left
+
+
+def _taken(row: IndexRow, cut: Cut) -> IndexRow | None:
+    """Return a row after one cut where nothing keeps it, or None when it goes.
 
     Answering the person's own rights is no purpose that can be taken away, and evidence is no
     record that an operator can discard.

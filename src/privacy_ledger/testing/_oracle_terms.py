@@ -1,4 +1,4 @@
-"""What an oracle answers, what it keeps of a history, and what it asks of a single record."""
+"""What an oracle answers, and what it asks of a single record."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -8,14 +8,56 @@ from msgspec import Struct
 from privacy_ledger.domain.events import ConsentWithdrawn, ObjectionRaised
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.streams.progress import CourseProgress
 from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.subject_view import SubjectPart
 
-__all__ = ["Due", "Expected", "Live", "Purge", "Subject", "is_past", "malformed"]
+__all__ = ["Delayed", "Due", "Expected", "Live", "Purge", "Subject", "malformed", "month"]
 
 FUTURE_MAX: Final = timedelta(minutes=5)
+
+
+class Live(Struct):
+    """A record that was accepted, what it may serve, and whether it waits for a lift.
+
+    `used`: what projections may use of it; None: it is kept and used for nothing.
+    """
+
+    record: Record
+    purposes: tuple[str, ...]
+    is_held: bool
+    used: tuple[str, ...] | None
+
+
+class Due(Struct, frozen=True):
+    """A tick that waits for the lift: under its own rules, for what stands before it.
+
+    `categories`: only of these, which a hold kept until then.
+    """
+
+    at: datetime
+    rules: Rules
+    offset: int
+    categories: frozenset[Category] | None = None
+
+
+class Purge(Struct, frozen=True):
+    """A purge that waits for the lift: these purposes, of the records before this offset."""
+
+    purposes: frozenset[str]
+    offset: int
+
+
+class Delayed(Struct, frozen=True, kw_only=True):
+    """A removal that a hold put off: of purposes, of a category or a field, or of the whole person."""
+
+    offset: int
+    cause: Refusal
+    request: str = ""
+    purposes: frozenset[str] | None = None
+    category: Category | None = None
+    field: bytes = b""
 
 
 class Subject(Struct, frozen=True, kw_only=True):
@@ -32,6 +74,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     is_minor_unapproved: bool
     grants: dict[str, datetime]
     objected: frozenset[str]
+    held: dict[str, Category]
     live: dict[bytes, tuple[str, ...]]
     removed: dict[bytes, tuple[str, str]]
     subject_view: SubjectPart
@@ -51,29 +94,6 @@ class Expected(Struct, frozen=True, kw_only=True):
     is_capped: frozenset[str]
 
 
-class Live(Struct):
-    """A record that was accepted, what it may serve, and whether it waits for a lift."""
-
-    record: Record
-    purposes: tuple[str, ...]
-    is_held: bool
-
-
-class Due(Struct, frozen=True):
-    """A tick that waits for the lift: what its own rules made due, of the records before this offset."""
-
-    at: datetime
-    rules: Rules
-    offset: int
-
-
-class Purge(Struct, frozen=True):
-    """A purge that waits for the lift: these purposes, of the records before this offset."""
-
-    purposes: frozenset[str]
-    offset: int
-
-
 def malformed(record: Record, rules: Rules) -> Refusal | None:
     """Return why the record is refused whoever it is about; a consent ends whatever a clock says."""
     rule = rules.event(record.type)
@@ -87,15 +107,7 @@ def malformed(record: Record, rules: Rules) -> Refusal | None:
     return None
 
 
-def is_past(record: Record, at: datetime, rules: Rules) -> bool:
-    """Return whether a record's period was over at a tick of that time."""
-    if record.category is None:
-        return True
-    months = rules.retention_months(record.category)
-    return months is not None and _month(record.occurred_at) + months < _month(at)
-
-
-def _month(instant: datetime) -> int:
+def month(instant: datetime) -> int:
     """Return the number of an instant's month in UTC."""
     utc = instant.astimezone(UTC)
     return 12 * utc.year + utc.month

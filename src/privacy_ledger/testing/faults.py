@@ -74,6 +74,7 @@ READS: Final = {
             "refs_of",
             "lanes_of",
             "lane_keys",
+            "live_groups",
             "open_keys",
             "is_ended",
             "ended_refs",

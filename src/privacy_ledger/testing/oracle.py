@@ -2,13 +2,12 @@
 
 It is naive on purpose. Each subject's history is read from the start, live records are a list that
 is filtered, and projections are counted from that list at the end. A discarded record is one that
-was never there, so its history is read again without it. A restated record is one that came when its
-original came: all that asks what was before asks for its place. A fold that agrees with this over
-many random logs has no bookkeeping of its own to hide behind.
+was never there, so its history is read again without it. A fold that agrees with this over many
+random logs has no bookkeeping of its own to hide behind.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -20,6 +19,8 @@ from privacy_ledger.domain.events import (
     ErasureRequested,
     Fact,
     FieldErasureRequested,
+    HoldLifted,
+    HoldPlaced,
     MinorStatusDeclared,
     ObjectionRaised,
     RecordDiscarded,
@@ -34,15 +35,25 @@ from privacy_ledger.domain.events import (
     WindowSealed,
 )
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import ALWAYS, Rules
+from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
 from privacy_ledger.streams.record import Record, Undecodable
+from privacy_ledger.testing._oracle_keeping import Keeping
 from privacy_ledger.testing._oracle_scopes import Scope, is_within, purposes_erased, scope_of
-from privacy_ledger.testing._oracle_terms import Due, Expected, Live, Purge, Subject, is_past, malformed
+from privacy_ledger.testing._oracle_terms import (
+    Delayed,
+    Due,
+    Expected,
+    Live,
+    Purge,
+    Subject,
+    malformed,
+)
 from privacy_ledger.testing._oracle_views import progress_of, subject_view_of
 
 __all__ = ["Expected", "Oracle", "Subject", "progress_of", "subject_view_of"]
 
+FUTURE_MAX: Final = timedelta(minutes=5)
 TICK_JUMP_MAX: Final = timedelta(days=40)
 DELIVER: Final = "course.deliver"
 ANALYSE: Final = "improve.analyse"
@@ -97,7 +108,7 @@ class Oracle:
         return min(product.cells_max for product in self._initial.registry.products)
 
 
-class _History:
+class _History(Keeping):
     """One subject's history, read record by record.
 
     `sealed` maps a release to the courses that the subject gave to it. Sealed windows stay as
@@ -105,32 +116,28 @@ class _History:
     """
 
     def __init__(self, rules: Rules, books: Mapping[str, Rules], breaks: Callable[[Record], bool]) -> None:
+        super().__init__(rules)
         self._initial = rules
         self._books = books
         self._breaks = breaks
         self.sealed: dict[str, frozenset[str]] = {}
         self.discarded: set[tuple[bytes, str]] = set()
         self.restricted_since = 0
-        self._forget()
+        self._begin()
 
-    def _forget(self) -> None:
-        self.rules = self._initial
-        self.tick: datetime | None = None
+    def _begin(self) -> None:
+        super().forget(self._initial)
         self.unconfirmed: datetime | None = None
         self.requests: set[str] = set()
         self.not_before: datetime | None = None
-        self.erased: list[Scope] = []
-        self.is_ended = False
-        self.is_restricted = False
         self.is_minor_unapproved = False
+        self.erased: list[Scope] = []
         self.grants: dict[str, datetime] = {}
         self.objected: set[str] = set()
-        self.live: list[Live] = []
-        self.removed: dict[bytes, tuple[str, str]] = {}
-        self.until_lift: list[Due | Purge] = []
+        self.was_held = False
         self.parked: Record | None = None
-        self.parked_under = self._initial
-        self.behind: list[tuple[Record, Rules]] = []
+        self.parked_under: _Then = (self._initial, None)
+        self.behind: list[tuple[Record | None, _Then]] = []
         self.windows: set[tuple[str, str]] = set()
         self.still_to_be_discarded = set(self.discarded)
         self.passed_over: set[tuple[bytes, str]] = set()
@@ -149,7 +156,7 @@ class _History:
             named = self._names_the_parked(record)
             if named is not None:
                 self.discarded.add(named)
-                self._forget()
+                self._begin()
                 position = 0
                 continue
             self._one(record)
@@ -163,16 +170,17 @@ class _History:
 
     def _one(self, record: Record) -> None:
         body = record.body
+        self.was_held = self.was_held or isinstance(body, HoldPlaced)
         if isinstance(body, ControlRecord):
             self._control_record(body, record.offset)
         elif self.is_ended:
-            self._after_the_end(record, self.rules)
-        elif isinstance(body, ErasureRequested) and body.scope == "person":
-            self._end(body)
+            self._after_the_end(record, (self.rules, self.tick))
+        elif isinstance(body, ErasureRequested) and body.scope == "person" and not self._end_waits():
+            self._end(body, record.offset)
         elif self.parked is not None:
-            self.behind.append((record, self.rules))
+            self.behind.append((record, (self.rules, self.tick)))
         elif isinstance(body, Undecodable):
-            self.parked = record
+            self.parked, self.parked_under = record, (self.rules, self.tick)
         elif isinstance(body, ControlFact):
             if body.request not in self.requests:
                 self.requests.add(body.request)
@@ -182,22 +190,52 @@ class _History:
         elif isinstance(body, Fact):
             self._data(record, body)
 
-    def _after_the_end(self, record: Record, rules: Rules) -> None:
-        if isinstance(record.body, Fact):
-            refusal = malformed(record, rules) or Refusal.SUBJECT_ERASED
-            self.removed[record.record_id] = (refusal, "")
-        elif isinstance(record.body, Undecodable):
-            self.removed[record.record_id] = (Refusal.SUBJECT_ERASED, "")
+    def _end_waits(self) -> bool:
+        """Return whether an erasure waits behind a parked record: what a hold kept depends on it."""
+        return self.parked is not None and self.was_held
 
-    def _end(self, body: ErasureRequested) -> None:
+    def _after_the_end(self, record: Record, then: "_Then") -> None:
+        """Refuse a record of an erased person, unless the law keeps it; only holds still have an effect."""
+        body = record.body
+        if isinstance(body, HoldPlaced | HoldLifted):
+            is_known = isinstance(body, HoldPlaced) or body.hold in self.holds
+            if is_known and body.request not in self.requests:
+                self.requests.add(body.request)
+                self._control_fact(body, record.offset)
+        elif isinstance(body, Fact | Undecodable):
+            rules, tick = then
+            duty = None if record.category is None else rules.duty(record.category)
+            refusal = malformed(record, rules)
+            if refusal is None and (duty is None or self.not_before is None):
+                refusal = Refusal.SUBJECT_ERASED
+            if refusal is None and self.not_before is not None and record.occurred_at < self.not_before:
+                refusal = Refusal.BEFORE_SUBJECT
+            refusal = refusal or self.stale_or_copy(record, rules, tick)
+            if refusal is None:
+                self.live.append(Live(record, (str(duty),), is_held=True, used=None))
+            else:
+                self.removed[record.record_id] = (refusal, "")
+
+    def _end(self, body: ErasureRequested, offset: int) -> None:
         """End the person, whatever the request's id: neither a retry nor parked records prevent it."""
-        self._drop({live.record.record_id for live in self.live}, Refusal.ERASED, body.request)
+        self.take(Delayed(offset=offset, cause=Refusal.ERASED, request=body.request))
+        self.requests = {*self.requests, body.request} if self.holds else set()
+        for waited in self.until_lift:
+            if isinstance(waited, Due):
+                self.drop_due(self.due_before(waited))
+        for live in self.live:
+            live.used = None
+        self.until_lift = []
         self.grants, self.objected = {}, set()
         self.is_ended, self.is_restricted, self.is_minor_unapproved = True, False, False
-        if self.parked is not None and self.parked.record_id not in self.removed:
+        live_ids = {live.record.record_id for live in self.live}
+        if self.parked is not None and self.parked.record_id not in self.removed.keys() | live_ids:
             self._after_the_end(self.parked, self.parked_under)
-        for record, rules in self.behind:
-            self._after_the_end(record, rules)
+        for record, then in self.behind:
+            if record is not None:
+                self._after_the_end(record, then)
+            elif then[1] is not None:
+                self.drop_due(self.due(then[0], then[1]))
         self.parked, self.behind = None, []
 
     # Control records ----------------------------------------------------------------------
@@ -228,20 +266,15 @@ class _History:
         self.tick, self.unconfirmed = at, None
         if self.parked is not None:
             # Time stands still for the subject; the reading after the discard lets it pass.
+            self.behind.append((None, (self.rules, at)))
             return
+        over = {name for name, hold in self.holds.items() if hold.until is not None and hold.until <= at}
+        self.release(over, offset)
         due = Due(at, self.rules, offset)
         if self.is_restricted:
             self.until_lift.append(due)
         else:
-            self._expire(due)
-
-    def _expire(self, due: Due) -> None:
-        past = {
-            live.record.record_id
-            for live in self.live
-            if live.record.place < due.offset and is_past(live.record, due.at, due.rules)
-        }
-        self._drop(past, Refusal.RETENTION)
+            self.drop_due(self.due_before(due))
 
     def _seal(self, body: WindowSealed) -> None:
         if (body.product, body.window) in self.windows:
@@ -253,13 +286,13 @@ class _History:
             not self.is_ended
             and not self.is_restricted
             and self.parked is None
-            and ANALYSE in self._in_force()
+            and ANALYSE in self._in_force(None)
         )
         touched = {
             live.record.body.course
             for live in self.live
             if may
-            and ANALYSE in live.purposes
+            and ANALYSE in (live.used or ())
             and isinstance(live.record.body, UsagePageViewed)
             and live.record.body.course is not None
             and live.record.occurred_at.astimezone(UTC).date().isoformat() == body.window
@@ -277,18 +310,19 @@ class _History:
                 self.is_restricted = True
             case RestrictionLifted():
                 self._lift()
+            case HoldPlaced():
+                self.holds[body.request] = body
+            case HoldLifted():
+                self.release({body.hold} & self.holds.keys(), offset)
             case ErasureRequested() | FieldErasureRequested():
                 self._erase(body, offset)
             case RecordsSuperseded():
-                named = {bytes.fromhex(record) for record in body.records}
-                mine = {live.record.record_id for live in self.live if live.record.category is body.category}
-                if self._drop((named & mine) - self._evidence(), Refusal.RECTIFIED, body.request):
-                    self._fold_again()
+                self._supersede(body)
             case RecordDiscarded():
-                discarded = bytes.fromhex(body.record)
-                self.still_to_be_discarded.discard((discarded, body.request))
-                if self._drop({discarded} - self._evidence(), Refusal.DISCARDED):
-                    self._fold_again()
+                named = bytes.fromhex(body.record)
+                self.still_to_be_discarded.discard((named, body.request))
+                if self.drop({named} - self.evidence() - self.by_duty(), Refusal.DISCARDED):
+                    self.fold_again()
             case MinorStatusDeclared():
                 self.is_minor_unapproved = body.is_minor and not body.is_approved
                 if self.is_minor_unapproved:
@@ -309,13 +343,13 @@ class _History:
         self.is_restricted = False
         for waited in self.until_lift:
             if isinstance(waited, Due):
-                self._expire(waited)
+                self.drop_due(self.due_before(waited))
             else:
-                self._purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
+                self.purge(waited.purposes, waited.offset, Refusal.WITHDRAWN)
         self.until_lift = []
-        self._fold_again()
+        self.fold_again()
 
-    def _fold_again(self) -> None:
+    def fold_again(self) -> None:
         """Fold all again that is not held, where something was removed or set free.
 
         A record on which the step fails parks the subject there, and the rest stays unfolded; one
@@ -324,7 +358,7 @@ class _History:
         for live in self.live:
             if self._is_held_back(live.record):
                 continue
-            is_broken = self._fails(live.record, live.purposes)
+            is_broken = self._fails(live.record, live.used or ())
             if is_broken and not self._is_to_be_discarded(live.record):
                 self.parked = self.parked or live.record
             live.is_held = is_broken or self.parked is not None
@@ -332,6 +366,16 @@ class _History:
     def _is_held_back(self, record: Record) -> bool:
         """Return whether the restriction began before the record, or before what it was restated from."""
         return self.is_restricted and record.place >= self.restricted_since
+
+    def _supersede(self, body: RecordsSuperseded) -> None:
+        """Remove what is stated again; what a hold or a duty keeps is not corrected."""
+        kept = {hold.category for hold in self.holds.values()}
+        if body.category in kept or self.rules.duty(body.category) is not None:
+            return
+        named = {bytes.fromhex(record) for record in body.records}
+        mine = {live.record.record_id for live in self.live if live.record.category is body.category}
+        if self.drop((named & mine) - self.evidence(), Refusal.RECTIFIED, body.request):
+            self.fold_again()
 
     def _is_to_be_discarded(self, record: Record) -> bool:
         """Return whether a discard further on names the record, and will have its effect."""
@@ -351,44 +395,20 @@ class _History:
         if scope is None:
             return
         self.erased.append(scope)
-        if scope.kind == "purpose":
-            is_less = self._purge(frozenset({scope.name}), offset, Refusal.ERASED, body.request)
-        else:
-            within = {live.record.record_id for live in self.live if is_within(live.record, scope)}
-            is_less = self._drop(within, Refusal.ERASED, body.request)
-        if is_less:
-            self._fold_again()
-
-    def _evidence(self) -> set[bytes]:
-        """Return the ids of the live records that prove what was consented to."""
-        return {live.record.record_id for live in self.live if live.record.category is Category.EVIDENCE}
+        removal = Delayed(
+            offset=offset, cause=Refusal.ERASED, request=body.request,
+            category=Category(scope.name) if scope.kind == "category" else None,
+            purposes=frozenset({scope.name}) if scope.kind == "purpose" else None,
+            field=bytes.fromhex(scope.name) if scope.kind == "field" else b"",
+        )  # fmt: skip
+        if self.take(removal):
+            self.fold_again()
 
     def _purge_or_wait(self, purposes: frozenset[str], offset: int) -> None:
         if self.is_restricted:
             self.until_lift.append(Purge(purposes, offset))
-        elif self._purge(purposes, offset, Refusal.WITHDRAWN):
-            self._fold_again()
-
-    def _purge(self, purposes: frozenset[str], offset: int, cause: Refusal, request: str = "") -> bool:
-        """Take purposes away; return whether a record lost one."""
-        is_changed = False
-        for live in self.live:
-            if live.record.place < offset:
-                kept = tuple(p for p in live.purposes if p not in purposes or p == ALWAYS)
-                is_changed = is_changed or kept != live.purposes
-                live.purposes = kept
-        self._drop({live.record.record_id for live in self.live if not live.purposes}, cause, request)
-        return is_changed
-
-    def _drop(self, record_ids: Iterable[bytes], cause: Refusal, request: str = "") -> bool:
-        """Remove live records; return whether there was one."""
-        before = len(self.live)
-        gone = set(record_ids)
-        for live in self.live:
-            if live.record.record_id in gone:
-                self.removed[live.record.record_id] = (cause, request)
-        self.live = [live for live in self.live if live.record.record_id not in gone]
-        return len(self.live) < before
+        elif self.purge(purposes, offset, Refusal.WITHDRAWN):
+            self.fold_again()
 
     # Data events --------------------------------------------------------------------------
 
@@ -403,11 +423,11 @@ class _History:
         is_held = self._is_held_back(record)
         if not is_held and self._fails(record, purposes):
             if not self._is_to_be_discarded(record):
-                self.parked, self.parked_under = record, self.rules
+                self.parked, self.parked_under = record, (self.rules, self.tick)
                 return
-            self.live.append(Live(record, purposes, is_held=True))
+            self.live.append(Live(record, purposes, is_held=True, used=purposes))
             return
-        self.live.append(Live(record, purposes, is_held))
+        self.live.append(Live(record, purposes, is_held, purposes))
         match fact:
             case ConsentGranted() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
                 known = self.grants.get(fact.purpose, fact.occurred_at)
@@ -436,11 +456,9 @@ class _History:
             return Refusal.BEFORE_SUBJECT
         if any(is_within(record, one) and record.occurred_at <= one.until for one in self.erased):
             return Refusal.SCOPE_ERASED
-        if self.tick is not None and is_past(record, self.tick, self.rules):
-            return Refusal.PAST_RETENTION
-        for live in self.live:
-            if live.record.tag == record.tag:
-                return Refusal.DUPLICATE if live.record.digest == record.digest else Refusal.ID_REUSED
+        stale_or_copy = self.stale_or_copy(record, self.rules, self.tick)
+        if stale_or_copy is not None:
+            return stale_or_copy
         if in_force:
             return None
         if self.is_minor_unapproved:
@@ -448,7 +466,7 @@ class _History:
         late = purposes_erased(self.erased, record.occurred_at)
         return Refusal.SCOPE_ERASED if late & {*record.purposes} else Refusal.CONSENT_MISSING
 
-    def _in_force(self, occurred_at: datetime | None = None) -> frozenset[str]:
+    def _in_force(self, occurred_at: datetime | None) -> frozenset[str]:
         """Return the purposes in force now, for an event of that instant or for use (None)."""
         found = set()
         for purpose in self.rules.registry.purposes:
@@ -466,7 +484,7 @@ class _History:
 
     def subject(self) -> Subject:
         """Return what the history means now."""
-        folded = [live for live in self.live if not live.is_held]
+        folded = [live for live in self.live if not live.is_held and live.used is not None]
         return Subject(
             is_registered=self.not_before is not None or self.is_ended,
             is_ended=self.is_ended,
@@ -475,10 +493,15 @@ class _History:
             is_minor_unapproved=self.is_minor_unapproved,
             grants=dict(sorted(self.grants.items())),
             objected=frozenset(self.objected),
+            held={name: hold.category for name, hold in self.holds.items()},
             live={live.record.record_id: live.purposes for live in self.live},
             removed={
                 record_id: (str(cause), request) for record_id, (cause, request) in self.removed.items()
             },
             subject_view=subject_view_of([live.record for live in folded]),
-            progress=progress_of([live.record for live in folded if DELIVER in live.purposes]),
+            progress=progress_of([live.record for live in folded if DELIVER in (live.used or ())]),
         )
+
+
+_Then = tuple[Rules, datetime | None]
+"""The rules and the time of an offset."""

@@ -40,11 +40,12 @@ SIDE_BY_SIDE: Final = 500_000
 _PROCESSES: Final = min(4, os.cpu_count() or 1)
 TABLES: Final = {
     "numbers": 2, "secrets": 3, "keys": 11, "material": 2, "ended": 3, "refs": 5, "identities": 6,
+    "spared": 2,
 }  # fmt: skip
 """Every table that lasts, with the number of its columns; the first one is its key."""
 KEYS: Final = {
     "numbers": "name", "secrets": "name", "keys": "id", "material": "id", "ended": "mark", "refs": "id",
-    "identities": "mark",
+    "identities": "mark", "spared": "mark",
 }  # fmt: skip
 
 
@@ -113,7 +114,10 @@ def load(database: Database, path: Path) -> None:
     """Put the rows of a copy in the place of all rows; call it inside `write`."""
     database.clear(tuple(TABLES))
     with _opened(path) as connection:
+        known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
         for table in TABLES:
+            if table not in known:  # a copy that an earlier build made: nobody was spared then
+                continue
             cursor = connection.execute(f"SELECT * FROM {table} ORDER BY {KEYS[table]}")  # noqa: S608 - ours
             while rows := cursor.fetchmany(SLICE):
                 database.insert(table, _carried(rows, PEPPER_ROW, database.pepper_row))

@@ -32,7 +32,10 @@ class Op(StrEnum):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One line; `marks` are keyed hashes in hex, `at` is in microseconds since 1970."""
+    """One line; `marks` are keyed hashes in hex, `at` is in microseconds since 1970.
+
+    `groups`: the key groups of ended references that go on; a later end names fewer of them.
+    """
 
     sequence: int
     store: str
@@ -40,6 +43,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     at: int
     marks: tuple[str, ...]
     erasure: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class ShredJournal:

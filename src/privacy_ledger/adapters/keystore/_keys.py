@@ -1,6 +1,6 @@
 """Data keys: created, opened and destroyed, in batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, cast
 
@@ -11,7 +11,7 @@ from privacy_ledger.adapters.keystore._database import Cell, Database
 from privacy_ledger.adapters.keystore._gate import Gate
 from privacy_ledger.adapters.keystore._marks import Marks
 from privacy_ledger.adapters.keystore._material import Wrapper, commitment, key_place
-from privacy_ledger.adapters.keystore._recorder import Recorder
+from privacy_ledger.adapters.keystore._recorder import Recorder, groups_of
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
@@ -96,7 +96,7 @@ class KeyTable:
     ) -> dict[Slot, "_Name"]:
         """Put the live keys into `found`; return the generation to create for each other slot."""
         self._recorder.require_level()
-        self._refuse_ended({slot[0] for slot in slots})
+        self._refuse_ended({(ref, group) for ref, group, _ in slots})
         absent: dict[Slot, _Name] = {}
         for number, row in self._rows(slots):
             slot = slots[number]
@@ -136,9 +136,14 @@ class KeyTable:
         secret = self._wrapper.unwrap_committed(row.epoch, row.wrapped, place, kid=kid)
         return DataKey(ref, group, row.generation, kid, secret)
 
-    def _refuse_ended(self, refs: Iterable[SubjectRef]) -> None:
-        self._store.ask((number, self._marks.ref(ref), None, None) for number, ref in enumerate(refs))
-        if self._store.select("SELECT 1 FROM temp.wanted w CROSS JOIN ended e ON e.mark = w.a LIMIT 1"):
+    def _refuse_ended(self, wants: Collection[tuple[SubjectRef, str]]) -> None:
+        marks = {ref: self._marks.ref(ref) for ref, _ in wants}
+        self._store.ask((number, marks[ref], group, None) for number, (ref, group) in enumerate(wants))
+        rows = self._store.select(
+            "SELECT w.b, coalesce(s.names, '') FROM temp.wanted w CROSS JOIN ended e ON e.mark = w.a "
+            "LEFT JOIN spared s ON s.mark = e.mark"
+        )
+        if any(group not in groups_of(names) for group, names in cast("list[tuple[str, str]]", rows)):
             raise RefusedByPolicy(
                 Refusal.SUBJECT_ERASED, "A reference was ended by an erasure: no key is made for it again."
             )
@@ -148,7 +153,7 @@ class KeyTable:
         at = microseconds(now)
         groups = list(dict.fromkeys(wants))
         with self._store.write():
-            self._refuse_ended({ref for ref, _ in groups})
+            self._refuse_ended(set(groups))
             tops = {
                 groups[number]: -1 if row.top is None else row.top
                 for number, row in self._rows([(ref, group, None) for ref, group in groups])
@@ -195,6 +200,14 @@ class KeyTable:
                 )
             self._cache.evict([(kid, ref, group, number) for _, kid, group, number in mine])
         return groups
+
+    def live_groups(self, ref: SubjectRef) -> tuple[str, ...]:
+        """Return the groups in which a reference has a key in use."""
+        with self._store.read():
+            rows = self._store.select(
+                "SELECT DISTINCT grp FROM keys WHERE ref = ? AND shredded_at IS NULL ORDER BY grp", (ref,)
+            )
+        return tuple(group for (group,) in cast("list[tuple[str]]", rows))
 
     def unused_generation(self, group: str) -> int:
         """Return the first generation that no key of a group has."""
@@ -284,6 +297,7 @@ class KeyTable:
         group: str | None,
         generation: int | None,
         below: int | None,
+        spare: Collection[str] = (),
     ) -> ShredReport:
         """Destroy keys; the same call again, with the same `now`, gives the same report."""
         if (group is None and (generation, below) != (None, None)) or None not in (generation, below):
@@ -292,7 +306,8 @@ class KeyTable:
             )
         at = microseconds(now)
         with self._recorder.write():
-            rows = self._in_scope(ref, at, group, generation, below)
+            found = self._in_scope(ref, at, group, generation, below)
+            rows = [row for row in found if row[2] not in spare]
             live = [(key_id, kid) for key_id, kid, _, _, shredded_at in rows if shredded_at is None]
             if live:
                 self._recorder.record_shred([kid for _, kid in live], at=at)

@@ -80,6 +80,8 @@ CREATE TABLE IF NOT EXISTS releases(
     PRIMARY KEY(report, role, purpose, category, outcome));
 """
 """Added to a keystore that was made before there was one: nothing else reads it."""
+_SPARED: Final = "CREATE TABLE IF NOT EXISTS spared(mark BYTEA PRIMARY KEY, names TEXT NOT NULL);"
+"""The key groups of an ended reference that go on, by its mark; added where it is missing."""
 _DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -174,10 +176,11 @@ class PostgresStore(Numbered):
                 self._run(self._live().execute(f"CREATE SCHEMA {SCHEMA}; {_TABLES}"))
                 first = [("layout", LAYOUT), *((name, 0) for name in NUMBERS)]
                 self.execute_many("INSERT INTO numbers VALUES (?, ?)", first)
-            if not self.select(
-                "SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = 'releases'", (SCHEMA,)
-            ):
-                self._run(self._live().execute(_RELEASES))
+            for table, statement in (("releases", _RELEASES), ("spared", _SPARED)):
+                if not self.select(
+                    "SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = ?", (SCHEMA, table)
+                ):
+                    self._run(self._live().execute(statement))
             layout = self.number("layout")
         if layout != LAYOUT:
             raise HomeUnusable(

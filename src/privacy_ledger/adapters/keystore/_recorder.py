@@ -1,6 +1,6 @@
 """Destruction in its order: journal, then keystore, then the write-ahead log."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal, cast
 
@@ -12,10 +12,17 @@ from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable
 from privacy_ledger.ports.keys import IdentityStatus
 from privacy_ledger.ports.runtime import Ids
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "groups_of"]
 
 _SLICE: Final = 20_000
 _NOTHING: Final = bytes(WRAPPED_BYTES)
+_BETWEEN: Final = "\n"
+_NOBODY: Final[Mapping[bytes, frozenset[str]]] = {}
+
+
+def groups_of(names: str) -> tuple[str, ...]:
+    """Return the key groups that a row of `spared` names."""
+    return tuple(names.split(_BETWEEN)) if names else ()
 
 
 class Recorder:
@@ -79,7 +86,15 @@ class Recorder:
         """Empty the write-ahead log when the running `write` ends, whatever it changed."""
         self._must_scrub = True
 
-    def record(self, op: Op, marks: Sequence[bytes], *, at: int, erasure: bytes = b"") -> None:
+    def record(
+        self,
+        op: Op,
+        marks: Sequence[bytes],
+        *,
+        at: int,
+        erasure: bytes = b"",
+        groups: tuple[str, ...] = (),
+    ) -> None:
         """Append to the journal, durable on return, inside `write` and before the change itself."""
         sequence = self._store.number("journal")
         entries = [
@@ -90,6 +105,7 @@ class Recorder:
                 at=at,
                 marks=tuple(mark.hex() for mark in marks[start : start + MAX_MARKS]),
                 erasure=erasure.hex(),
+                groups=groups,
             )
             for number, start in enumerate(range(0, len(marks), MAX_MARKS), start=1)
         ]
@@ -125,12 +141,27 @@ class Recorder:
             )
         self._must_scrub = True
 
-    def end(self, mark: bytes, *, at: int) -> None:
-        """Write the row of an ended reference; a second one changes nothing."""
-        if not self._store.select("SELECT 1 FROM ended WHERE mark = ?", (mark,)):
-            revision = self._store.next_revision()
-            self._store.announce()
+    def end(self, mark: bytes, *, at: int, groups: tuple[str, ...] = ()) -> None:
+        """Write the row of an ended reference; of the groups that it spares a later end only takes away."""
+        is_new = not self._store.select("SELECT 1 FROM ended WHERE mark = ?", (mark,))
+        known = self.spared(mark)
+        kept = groups if is_new else tuple(group for group in known if group in groups)
+        if not is_new and kept == known:
+            return
+        revision = self._store.next_revision()
+        self._store.announce()
+        if is_new:
             self._store.execute("INSERT INTO ended VALUES (?, ?, ?)", (mark, at, revision))
+        else:
+            self._store.execute("UPDATE ended SET revision = ? WHERE mark = ?", (revision, mark))
+        self._store.execute("DELETE FROM spared WHERE mark = ?", (mark,))
+        if kept:
+            self._store.execute("INSERT INTO spared VALUES (?, ?)", (mark, _BETWEEN.join(kept)))
+
+    def spared(self, mark: bytes) -> tuple[str, ...]:
+        """Return the key groups of an ended reference that go on, inside `read` or `write`."""
+        rows = self._store.select("SELECT names FROM spared WHERE mark = ?", (mark,))
+        return groups_of(cast("str", rows[0][0])) if rows else ()
 
     # Catching up ---------------------------------------------------------------------------
 
@@ -150,7 +181,7 @@ class Recorder:
                     shreds.update(dict.fromkeys(marks, entry.at))
                 case Op.END:
                     for mark in marks:
-                        self.end(mark, at=entry.at)
+                        self.end(mark, at=entry.at, groups=entry.groups)
                 case Op.ERASE:
                     self._erase(marks, at=entry.at, erasure=bytes.fromhex(entry.erasure))
         if shreds:
@@ -164,34 +195,45 @@ class Recorder:
         """Destroy every live key of an ended reference, inside `write`, in a keystore from a backup.
 
         The journal names the keys that an erasure found. Where an older backup was in use meanwhile,
-        that is not every key that a younger one holds.
+        that is not every key that a younger one holds. Groups that an end spared stay.
         """
         ended = dict(cast("list[tuple[bytes, int]]", self._store.select("SELECT mark, ended_at FROM ended")))
         if ended:
-            self._destroy_named("ref", self._marks.ref, ended)
+            rows = cast("list[tuple[bytes, str]]", self._store.select("SELECT mark, names FROM spared"))
+            spared = {mark: frozenset(groups_of(names)) for mark, names in rows}
+            self._destroy_named("ref", self._marks.ref, ended, spared=spared)
 
     def _shred(self, shreds: dict[bytes, int]) -> None:
         """Destroy every live key whose mark is among these."""
         self._destroy_named("kid", self._marks.kid, shreds)
 
     def _destroy_named(
-        self, column: Literal["ref", "kid"], to_mark: Callable[[bytes], bytes], times: dict[bytes, int]
+        self,
+        column: Literal["ref", "kid"],
+        to_mark: Callable[[bytes], bytes],
+        times: dict[bytes, int],
+        *,
+        spared: Mapping[bytes, frozenset[str]] = _NOBODY,
     ) -> None:
-        """Destroy every live key whose column has one of these marks; reads all live keys once."""
+        """Destroy every live key whose column has one of these marks; reads all live keys once.
+
+        `spared`: the groups of a mark that stay.
+        """
         last = 0
         while rows := cast(
-            "list[tuple[int, bytes]]",
+            "list[tuple[int, bytes, str]]",
             self._store.select(
-                f"SELECT id, {column} FROM keys "  # noqa: S608 - a name of ours
+                f"SELECT id, {column}, grp FROM keys "  # noqa: S608 - a name of ours
                 "WHERE id > ? AND shredded_at IS NULL ORDER BY id LIMIT ?",
                 (last, _SLICE),
             ),
         ):
             last = rows[-1][0]
             due: dict[int, list[int]] = {}
-            for key_id, name in rows:
-                at = times.get(to_mark(name))
-                if at is not None:
+            for key_id, name, group in rows:
+                mark = to_mark(name)
+                at = times.get(mark)
+                if at is not None and group not in spared.get(mark, ()):
                     due.setdefault(at, []).append(key_id)
             for at, key_ids in due.items():
                 self.destroy(key_ids, at=at)

@@ -41,6 +41,8 @@ RELEASES: Final = """CREATE TABLE IF NOT EXISTS releases(
         outcome TEXT NOT NULL, count INTEGER NOT NULL, closed_at INTEGER,
         PRIMARY KEY(report, role, purpose, category, outcome)) WITHOUT ROWID"""
 """Added to a keystore that was made before there was one: nothing else reads it."""
+SPARED: Final = "CREATE TABLE IF NOT EXISTS spared(mark BLOB PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID"
+"""The key groups of an ended reference that go on, by its mark; added where it is missing."""
 SCHEMA: Final = (
     "CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE secrets(
@@ -121,6 +123,7 @@ class Store(Numbered):
             if not self._pragma("user_version"):
                 self._create()
             self._connection.execute(RELEASES)
+            self._connection.execute(SPARED)
         self._check_identity()
         self._connection.execute(WANTED)
 

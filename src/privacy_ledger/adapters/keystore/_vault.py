@@ -1,6 +1,6 @@
 """The keystore over whatever database holds its rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from datetime import datetime
@@ -243,6 +243,7 @@ class StoredKeyVault:
         group: str | None = None,
         generation: int | None = None,
         below: int | None = None,
+        spare: Collection[str] = (),
     ) -> ShredReport:
         """Destroy keys; repeated with the same `now` it returns the same report.
 
@@ -250,7 +251,7 @@ class StoredKeyVault:
             KeyUnavailable: a reader held SQLite's write-ahead log: the keys are unreadable, and the
                 same call empties the log later.
         """
-        return self._keys.shred(ref, now=now, group=group, generation=generation, below=below)
+        return self._keys.shred(ref, now=now, group=group, generation=generation, below=below, spare=spare)
 
     def retire(
         self, ref: SubjectRef, *, purpose: str = "", category: Category | None = None
@@ -276,15 +277,19 @@ class StoredKeyVault:
             epoch = max(self._wrapper.current_epoch(), self._store.number("epoch"))
         return KeyStanding(live=held - destroyed, destroyed=destroyed, epoch=epoch)
 
-    def end(self, ref: SubjectRef, *, now: datetime) -> None:
+    def end(self, ref: SubjectRef, *, now: datetime, spare: Collection[str] = ()) -> None:
         """End a reference for ever; keys that it has stay readable until they are shredded."""
         mark = self._marks.ref(ref)
-        at = microseconds(now)
+        at, groups = microseconds(now), tuple(sorted(set(spare)))
         with self._recorder.write():
-            if not self._is_ended(mark):
-                self._recorder.record(Op.END, [mark], at=at)
-                self._recorder.end(mark, at=at)
+            if not self._is_ended(mark) or not set(self._recorder.spared(mark)) <= set(groups):
+                self._recorder.record(Op.END, [mark], at=at, groups=groups)
+                self._recorder.end(mark, at=at, groups=groups)
         self._cache.drop_sealing()
+
+    def live_groups(self, ref: SubjectRef) -> tuple[str, ...]:
+        """Return the groups in which a reference has a key in use, in order."""
+        return self._keys.live_groups(ref)
 
     def is_ended(self, ref: SubjectRef) -> bool:
         """Return whether the reference was ended."""

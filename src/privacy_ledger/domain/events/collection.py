@@ -27,6 +27,7 @@ __all__ = [
     "DeviceObserved",
     "LocationDerived",
     "ObjectionRaised",
+    "PaymentConfirmed",
     "ProfileFieldCleared",
     "ProfileFieldSet",
     "RevealRecorded",
@@ -270,6 +271,36 @@ class StudyResponseRecorded(Fact, frozen=True, kw_only=True, tag="study.response
     programme: Annotated[str, Meta(pattern=PROGRAMME, max_length=80)]
     item: Code
     response: Annotated[Text, Meta(extra_json_schema=label("study.response"))] | None = None
+
+
+class PaymentConfirmed(Fact, frozen=True, kw_only=True, tag="payment.confirmed.v1"):
+    """A payment processor confirmed a payment; card numbers are never complete (policy P5, P21).
+
+    `reference` is the processor's own, with no run of digits that could be a card number;
+    `amount_minor` counts the currency's smallest unit; of the card at most brand and last four digits.
+    """
+
+    category: ClassVar[Category] = Category.BILLING
+    provenance: ClassVar[Provenance] = Provenance.PROVIDED
+    occurred_at: UtcTime
+    reference: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z]{1,12}_(?!.*[0-9]{12})[A-Za-z0-9]{4,64}$",
+            extra_json_schema=label("payment.reference"),
+        ),
+    ]
+    amount_minor: Annotated[int, Meta(ge=0, le=10**12, extra_json_schema=label("payment.amount"))]
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra_json_schema=label("payment.currency"))]
+    brand: Annotated[str, Meta(pattern="^[a-z]{2,16}$", extra_json_schema=label("payment.card"))] | None = (
+        None
+    )
+    last_four: Annotated[str, Meta(pattern="^[0-9]{4}$", extra_json_schema=label("payment.card"))] | None = (
+        None
+    )
+    country: Annotated[str, Meta(pattern="^[A-Z]{2}$", extra_json_schema=label("payment.country"))] | None = (
+        None
+    )
 
 
 class _Evidence(Fact, frozen=True, kw_only=True):

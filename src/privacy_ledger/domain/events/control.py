@@ -17,12 +17,16 @@ __all__ = [
     "ErasureFinal",
     "ErasureIncomplete",
     "ErasureRequested",
+    "ErasureRetained",
     "FieldErasureRequested",
+    "HoldLifted",
+    "HoldPlaced",
     "MinorStatusDeclared",
     "RecordDiscarded",
     "RecordsSuperseded",
     "RestrictionLifted",
     "RestrictionStarted",
+    "RetainedCategory",
     "RulesAdopted",
     "SubjectRegistered",
     "SubjectReopened",
@@ -36,6 +40,8 @@ __all__ = [
 RequestId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 RefHex = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Ground = Literal["accuracy", "unlawful", "claims", "objection"]
+HoldGround = Literal["legal_obligation", "legal_claims"]
+"""GDPR Art. 17(3)(b) and 17(3)(e): what may keep personal data from being erased."""
 
 
 class ControlFact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -84,6 +90,41 @@ class FieldErasureRequested(ControlFact, frozen=True, kw_only=True, tag="erasure
     """
 
     field: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class RetainedCategory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A category that an erasure left, why (GDPR Art. 17(3)), and until when where that is known."""
+
+    category: Category
+    ground: HoldGround
+    until: UtcTime | None = None
+
+
+class ErasureRetained(ControlFact, frozen=True, kw_only=True, tag="erasure.retained.v1"):
+    """All of a person is erased but what the law keeps; it goes by itself when that ends.
+
+    `receipt` names the leaf of the receipt that itemises it.
+    """
+
+    receipt: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    kept: tuple[RetainedCategory, ...]
+
+
+class HoldPlaced(ControlFact, frozen=True, kw_only=True, tag="hold.placed.v1"):
+    """One category of the subject is kept, whoever asks, until the hold is lifted or over.
+
+    It is over at the first `Tick` that is not before `until`.
+    """
+
+    category: Category
+    ground: HoldGround
+    until: UtcTime | None = None
+
+
+class HoldLifted(ControlFact, frozen=True, kw_only=True, tag="hold.lifted.v1"):
+    """A hold was lifted; what it put off takes effect. `hold`: the request id of the placed one."""
+
+    hold: RequestId
 
 
 class ErasureCompleted(ControlFact, frozen=True, kw_only=True, tag="erasure.completed.v1"):

@@ -12,6 +12,7 @@ from privacy_ledger.app._scopes import ScopeKind
 from privacy_ledger.app.erasure import STEPS, ErasureOutcome, ErasurePlan
 from privacy_ledger.app.erasure_care import ErasureStatus
 from privacy_ledger.app.export import MANIFEST
+from privacy_ledger.app.retention import ground_text
 from privacy_ledger.bootstrap import (
     Runtime,
     erasure_care_of,
@@ -139,12 +140,14 @@ async def _resume(shell: Shell) -> int:
             await compact(runtime)
     still_open = sorted({step for one in outcomes for step in one.open_steps})
     done = sum(one.is_completed for one in outcomes)
+    rest = sum(one.is_done and not one.is_completed for one in outcomes)
     shell.result(
         {
             "resumed": len(outcomes), "completed": done, "open": still_open, "overdue": seen.overdue,
-            "final": final,
+            "final": final, "retained": rest,
         },
         f"Went on with {len(outcomes)} erasures: {done} are complete now. Final now: {final}."
+        + (f" Of {rest} only what the law keeps is left." if rest else "")
         + (f" Still open: {', '.join(still_open)}." if still_open else ""),
     )  # fmt: skip
     return Exit.PARTLY_DONE if still_open else Exit.DONE
@@ -158,13 +161,17 @@ async def _show_status(shell: Shell, subject: str) -> int:
         found = await erasure_care_of(runtime).status(refs)
     lines = [status_text(one) for one in found]
     shell.result({"erasures": found}, "\n".join(lines) or "No erasure was requested.")
-    return Exit.PARTLY_DONE if any(one.completed_at is None for one in found) else Exit.DONE
+    is_open = any(one.completed_at is None and one.state != "retained" for one in found)
+    return Exit.PARTLY_DONE if is_open else Exit.DONE
 
 
 def status_text(status: ErasureStatus) -> str:
     """Return how far an erasure came, as a line for people."""
     scope = "" if status.scope == "person" else f"{status.scope}: "
     text = f"{scope}{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z"
+    if status.state == "retained":
+        kept = "; ".join(map(ground_text, status.retained))
+        return f"{text}, leaf {(status.leaf or '')[:16]}; all is erased but what the law keeps: {kept}"
     if status.completed_at is None:
         late = ", for more than 24 hours" if status.is_overdue else ""
         return f"{text}{late}; open: {', '.join(status.open_steps) or 'not begun'}"
@@ -187,17 +194,25 @@ def _confirmed(shell: Shell, subject: str, plan: ErasurePlan) -> bool:
 def _plan_text(plan: ErasurePlan) -> str:
     lines = [f"To be erased: {plan.references} references"]
     lines += [f"  {count:>8,}  {category}" for category, count in sorted(plan.records.items())]
+    if plan.retained:
+        lines += ["Of these the law keeps:", *(f"  {ground_text(item)}" for item in plan.retained)]
     return "\n".join(lines)
 
 
 def _report(shell: Shell, outcomes: tuple[ErasureOutcome, ...]) -> int:
     """Print the receipts, or what is still open; a receipt holds no personal data."""
     is_done = all(outcome.is_completed for outcome in outcomes)
+    rests = not is_done and all(outcome.is_done for outcome in outcomes)
+    retained = [item for outcome in outcomes for item in outcome.retained]
     still_open = sorted({step for o in outcomes for step in o.open_steps})
     receipts = [msgspec.Raw(o.receipt) for o in outcomes if o.receipt is not None]
     handed = sum(outcome.is_handed_over for outcome in outcomes)
     document = {"completed": is_done, "receipts": receipts, "open": still_open, "handed_over": handed}
-    if is_done:
+    document["retained"] = retained
+    if rests:
+        text = "Erased and verified, but what the law keeps: " + "; ".join(map(ground_text, retained))
+        text += ". The receipt itemises it. The rest goes by itself, with another receipt."
+    elif is_done:
         leaves = ", ".join((o.leaf or "")[:16] for o in outcomes)
         text = f"Erased and verified. Receipt leaf: {leaves}. "
         text += "The receipt goes to the person (-o DIR), then: privacy-ledger receipt handed FILE."
@@ -206,7 +221,7 @@ def _report(shell: Shell, outcomes: tuple[ErasureOutcome, ...]) -> int:
     else:
         text = f"Not complete yet: {', '.join(still_open)}. Run the same command again; a worker does, too."
     shell.result(document, text)
-    return Exit.DONE if is_done else Exit.PARTLY_DONE
+    return Exit.DONE if is_done or rests else Exit.PARTLY_DONE
 
 
 @click.command()

@@ -13,6 +13,7 @@ from privacy_ledger.interfaces.cli import (
     correction,
     deadletters,
     deletion,
+    holding,
     insight,
     keys,
     operate,
@@ -100,7 +101,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, rights, correction, deletion, proof, insight, keys, operate, projections, replaying,
-    deadletters, studies, story,
+    collect, rights, correction, deletion, holding, proof, insight, keys, operate, projections,
+    replaying, deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

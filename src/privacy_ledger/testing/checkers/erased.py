@@ -5,6 +5,7 @@ from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, Withheld
 from privacy_ledger.ports.log import header
+from privacy_ledger.streams.sparing import HOLDS
 from privacy_ledger.streams.states import GENERATIONS, PERMISSIONS
 from privacy_ledger.testing.checkers.evidence import Evidence, Ledger, short
 
@@ -73,12 +74,15 @@ async def _in_ledger(ledger: Ledger, ref: SubjectRef) -> list[str]:
 
 
 async def _in_states(evidence: Evidence, ref: SubjectRef) -> list[str]:
-    """Return the tables in which a pass still names a person; the fence and a bare count may stay."""
+    """Return the tables in which a pass still names a person.
+
+    The fence, the end of a hold that was on them, and a bare count may stay.
+    """
     partition = partition_of(ref, evidence.ledger.partitions)
     return [
         f"{table.name} in {declaration.name}"
         for declaration in evidence.ledger.declared.values()
         for table in declaration.tables
-        if table.name not in {PERMISSIONS.name, GENERATIONS.name}
+        if table.name not in {PERMISSIONS.name, GENERATIONS.name, HOLDS.name}
         and any(bytes(ref) in key for key, _ in await evidence.pairs(declaration, table, partition=partition))
     ]

@@ -1,0 +1,111 @@
+"""The ledger's own format: a typed fact of one person a line, and a reason for whatever is none."""
+
+import json
+from datetime import UTC, datetime
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy_ledger.adapters.formats.json_lines import DEPTH_MAX, LINE_BYTES_MAX
+from privacy_ledger.adapters.formats.ledger import parse
+from privacy_ledger.domain.events import PaymentConfirmed
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.ports.formats import Parsed, PersonFacts
+from privacy_ledger.ports.keys import Identity
+
+EVENT: Final = {
+    "type": "payment.confirmed.v1",
+    "occurred_at": "2026-03-02T10:00:00+01:00",
+    "reference": "pay_example",
+    "amount_minor": 4900,
+    "currency": "EUR",
+}
+AT: Final = datetime(2026, 3, 2, 9, tzinfo=UTC)
+PAN: Final = "4111111111111111"
+
+
+def said(subject: object = "openedx:user_id:42", *, id_: object = "evt-1", **changed: object) -> bytes:
+    """Return a line."""
+    return json.dumps({"id": id_, "subject": subject, "event": {**EVENT, **changed}}).encode()
+
+
+def test_a_line_is_one_fact_of_one_person() -> None:
+    """Its time in UTC; what the producer calls it is its id."""
+    line = said(brand="visa", last_four="4242", country="AT")
+    parsed = parse(line)
+    fact = PaymentConfirmed(
+        occurred_at=AT, reference="pay_example", amount_minor=4900, currency="EUR", brand="visa",
+        last_four="4242", country="AT",
+    )  # fmt: skip
+    assert isinstance(parsed, Parsed)
+    assert parsed.people == (PersonFacts(identities=(Identity("openedx:user_id", "42"),), facts=(fact,)),)
+    assert (parsed.occurred_at, parsed.source_event_id, parsed.unattributed) == (AT, "evt-1", ())
+    assert (parsed.anonymous, parsed.device) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("subject", "identity"),
+    [
+        ("openedx:user_id:042", Identity("openedx:user_id", "42")),
+        ("openedx:username:ada", Identity("openedx:username", "ada")),
+        ("openedx:username:ada:l", Identity("openedx:username", "ada:l")),
+    ],
+)
+def test_a_subject_is_who_the_platform_means(subject: str, identity: Identity) -> None:
+    """The same person as in a tracking log."""
+    parsed = parse(said(subject))
+    assert isinstance(parsed, Parsed)
+    assert parsed.people[0].identities == (identity,)
+
+
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        (b"", Refusal.NOT_JSON),
+        (b"[]", Refusal.NOT_AN_OBJECT),
+        (b"null", Refusal.NULL_VALUE),
+        (b"{}", Refusal.SCHEMA_MISMATCH),
+        (b'{"subject":"openedx:user_id:1","subject":"openedx:user_id:2"}', Refusal.DUPLICATE_KEY),
+        (b"[" * (DEPTH_MAX + 1), Refusal.TOO_DEEP),
+        (b" " * (LINE_BYTES_MAX + 1), Refusal.LINE_TOO_LONG),
+        (said("somebody"), Refusal.ID_INVALID),
+        (said("openedx:user_id:ada"), Refusal.ID_INVALID),
+        (said("openedx:username:"), Refusal.ID_INVALID),
+        (said(42), Refusal.SCHEMA_MISMATCH),
+        (said(id_="a b"), Refusal.ID_INVALID),
+        (said(id_=7), Refusal.SCHEMA_MISMATCH),
+        (said(type="account.closed.v1"), Refusal.UNKNOWN_EVENT),
+        (said(type=None), Refusal.UNKNOWN_EVENT),
+        (said(type=["payment.confirmed.v1"]), Refusal.UNKNOWN_EVENT),
+        (said(occurred_at="2026-03-02T10:00:00"), Refusal.TIME_NAIVE),
+        (said(occurred_at=1), Refusal.TIME_INVALID),
+        (said(occurred_at=None), Refusal.TIME_MISSING),
+        (said(reference=f"pay_{PAN}"), Refusal.SCHEMA_MISMATCH),
+        (said(reference=PAN), Refusal.SCHEMA_MISMATCH),
+        (said(last_four=PAN), Refusal.SCHEMA_MISMATCH),
+        (said(last_four="42424"), Refusal.SCHEMA_MISMATCH),
+        (said(brand=PAN), Refusal.SCHEMA_MISMATCH),
+        (said(amount_minor=49.5), Refusal.SCHEMA_MISMATCH),
+        (said(amount_minor=-1), Refusal.SCHEMA_MISMATCH),
+        (said(currency="euro"), Refusal.SCHEMA_MISMATCH),
+        (said(country="Austria"), Refusal.SCHEMA_MISMATCH),
+        (said(cvc="123"), Refusal.SCHEMA_MISMATCH),
+    ],
+)
+def test_what_is_no_fact_is_refused(line: bytes, refusal: Refusal) -> None:
+    """By the same bounds as every format, and by the schema of the event."""
+    assert parse(line) is refusal
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_have_an_answer(line: bytes) -> None:
+    """It never raises."""
+    assert isinstance(parse(line), Parsed | Refusal)
+
+
+@given(st.dictionaries(st.sampled_from((*EVENT, "brand", "x")), st.none() | st.text() | st.integers()))
+def test_any_event_has_an_answer(changed: dict[str, object]) -> None:
+    """Whatever stands in its fields."""
+    assert isinstance(parse(said(**changed)), Parsed | Refusal)

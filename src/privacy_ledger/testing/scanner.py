@@ -84,8 +84,10 @@ class Scanner:
     Stateless between scans; a file is read in chunks that overlap by the longest pattern.
     """
 
-    def __init__(self, tokens: Mapping[str, bytes]) -> None:
+    def __init__(self, tokens: Mapping[str, bytes], *, is_raw_only: bool = False) -> None:
         """Take the values to look for, by the name that a hit gives them.
+
+        `is_raw_only`: as they are, in no disguise.
 
         Raises:
             ValueError: a token is so short that chance alone would find it.
@@ -96,7 +98,7 @@ class Scanner:
         for name, token in tokens.items():
             if len(token) < TOKEN_BYTES_MIN:
                 raise ValueError(f"Token {name} has fewer than {TOKEN_BYTES_MIN} bytes. Plant a longer one.")
-            for encoding, pattern in disguises(token).items():
+            for encoding, pattern in ({"raw": token} if is_raw_only else disguises(token)).items():
                 self._owners.setdefault(pattern, []).append((name, encoding))
         for pattern in self._owners:
             self._index(pattern)

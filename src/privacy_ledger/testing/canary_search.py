@@ -8,7 +8,9 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import random
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +22,12 @@ from msgspec import Struct
 
 from privacy_ledger.testing.scanner import Hit, Scanner
 
-__all__ = ["LEAKS", "PLANTED_MIN", "Proof", "Search", "Searched", "prove"]
+__all__ = ["LEAKS", "PLANTED_MIN", "Proof", "Search", "Searched", "frozen", "prove"]
 
 PLANTED_MIN: Final = 50
 GROUP: Final = 4000
 """Tokens that one scanner looks for: more of them take more memory than they save time."""
+FREEZES: Final = 20
 _AROUND_BYTES: Final = 192 << 10
 """Of the real bytes of a place around a planted leak."""
 
@@ -152,6 +155,44 @@ def prove(
         }
     missed = tuple(where for name, where in wanted.items() if name not in found)
     return Proof(planted=len(wanted), missed=missed)
+
+
+def frozen(places: Mapping[str, Sequence[Path]], folder: Path) -> dict[str, list[Path]]:
+    """Return the same places as they are now, in a folder: what others remove meanwhile stays there.
+
+    Files are linked where that is possible, else copied; it is done again where one vanished.
+
+    Raises:
+        OSError: a file cannot be read, or files vanish all the time.
+    """
+    held: dict[str, list[Path]] = {}
+    for number, (place, paths) in enumerate(places.items()):
+        held[place] = []
+        for which, path in enumerate(path for path in paths if path.exists()):
+            target = folder / f"{number}-{which}"
+            for left in reversed(range(FREEZES)):
+                try:
+                    _hold(path, target)
+                    break
+                except FileNotFoundError:
+                    shutil.rmtree(target)
+                    if not left:
+                        raise
+            held[place].append(target)
+    return held
+
+
+def _hold(path: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for file in [path] if path.is_file() else _files([path]):
+        inside = target / (file.name if file == path else file.relative_to(path))
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, inside)
+        except FileNotFoundError:
+            raise
+        except OSError:  # another file system, or one without links
+            shutil.copy(file, inside)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -126,7 +126,9 @@ class Scanner:
         with path.open("rb") as file:
             base, carry = 0, b""
             while chunk := file.read(CHUNK_BYTES):
-                data = carry + chunk
+                # Of zeros, which logs reserve room with, only as many matter as may end a token.
+                is_empty = not chunk.count(0) - len(chunk)
+                data = carry + (chunk[: self._longest] if is_empty else chunk)
                 for offset, token, encoding in self._plain(data):
                     hit = Hit(path, token, encoding, base + offset)
                     if hit not in seen:
@@ -135,8 +137,9 @@ class Scanner:
                 for match in _MEMBER.finditer(data, max(0, len(carry) - 2)):
                     position = base + match.start()
                     yield from self._file_member(path, position, match.group())
-                carry = data[-self._longest :]
-                base += len(data) - len(carry)
+                base += len(carry) + len(chunk)
+                carry = (data if len(chunk) < self._longest or not is_empty else chunk)[-self._longest :]
+                base -= len(carry)
 
     def _file_member(self, path: Path, position: int, magic: bytes) -> Iterator[Hit]:
         with path.open("rb") as file:

@@ -47,6 +47,7 @@ def care_over(parts: _passes.Parts, keeper: KeyKeeper, erasure: Erasure) -> Eras
     return ErasureCare(
         log=parts.log, vault=parts.vaults.released_to(ERASE), keeper=keeper, codec=parts.codec,
         clock=parts.clock, ids=parts.ids, erasure=erasure, meters=parts.meters,
+        first_seen=parts.first_seen,
     )  # fmt: skip
 
 

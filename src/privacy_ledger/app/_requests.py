@@ -95,6 +95,11 @@ class Saga(Struct, kw_only=True):
         return "handed" in self.done
 
     @property
+    def has_bytes(self) -> bool:
+        """Whether nobody has seen yet that the ledger holds no sealed record of the person."""
+        return "gone" not in self.done
+
+    @property
     def is_final(self) -> bool:
         """Whether no copy of the person's keys opens any more."""
         return "final" in self.done

@@ -79,7 +79,9 @@ async def erase(
         outcomes = await use_case.erase(person.refs, on_step=note)
         await _settled(shell, runtime)
         # A home has no broker that cleans: what the receipt promises is done here.
-        if not await compact(runtime):
+        if await compact(runtime):
+            await erasure_care_of(runtime).look_for_bytes()
+        else:
             shell.talk.print(
                 "A reader keeps old pages of the log: the erased bytes, which no key opens, go with "
                 "the next compaction. Run the same command again when it has finished."
@@ -103,8 +105,8 @@ async def _resume(shell: Shell) -> int:
         care = erasure_care_of(runtime)
         final, seen = await care.finalise(), await care.look()
         await _settled(shell, runtime)
-        if outcomes:
-            await compact(runtime)
+        if await compact(runtime):
+            await care.look_for_bytes()
     still_open = sorted({step for one in outcomes for step in one.open_steps})
     done = sum(one.is_completed for one in outcomes)
     shell.result(
@@ -131,7 +133,7 @@ async def _show_status(shell: Shell, subject: str) -> int:
 
 def status_text(status: ErasureStatus) -> str:
     """Return how far an erasure came, as a line for people."""
-    text = f"{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z"
+    text = f"{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z" + _after(status)
     if status.completed_at is None:
         late = ", for more than 24 hours" if status.is_overdue else ""
         return f"{text}{late}; open: {', '.join(status.open_steps) or 'not begun'}"
@@ -141,6 +143,20 @@ def status_text(status: ErasureStatus) -> str:
     else:
         text += f", final when epoch {status.epoch} of the keystore is destroyed"
     return text + (", receipt handed over" if status.is_handed_over else "")
+
+
+def _after(status: ErasureStatus) -> str:
+    """Return how long each promise took, counted from the request; what was not seen yet is left out."""
+    seen = (
+        ("unreadable", status.unreadable_at),
+        ("derived stores clean", status.derived_clean_at),
+        ("bytes gone from the ledger", status.bytes_gone_at),
+    )
+    return "".join(
+        f", {what} after {(at - status.requested_at).total_seconds():,.1f} s"
+        for what, at in seen
+        if at is not None
+    )
 
 
 def _confirmed(shell: Shell, subject: str, plan: ErasurePlan) -> bool:

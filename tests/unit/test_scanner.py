@@ -100,6 +100,12 @@ def test_a_token_between_zeros_is_found_where_it_is(tmp_path: Path, before: int,
     token = b"\0\0\0" + KEY + b"\0\0\0"
     path = tmp_path / "segment.index"
     path.write_bytes(bytes(before) + token + bytes(after))
+    sparse = tmp_path / "segment.timeindex"
+    with sparse.open("wb") as file:
+        file.seek(before)
+        file.write(token)
+        file.truncate(before + len(token) + after)
+    assert Scanner({"key": token}, is_raw_only=True).scan([sparse]) == [Hit(sparse, "key", "raw", before)]
     assert Scanner({"key": token}, is_raw_only=True).scan([path]) == [Hit(path, "key", "raw", before)]
 
 

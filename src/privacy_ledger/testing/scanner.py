@@ -6,11 +6,14 @@ hashed, and inside compressed members.
 """
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
 from itertools import compress, count
 from pathlib import Path
 from typing import Final
@@ -123,12 +126,10 @@ class Scanner:
         name = str(path.relative_to(root.parent)).encode()
         for _, token, encoding in self._plain(name):
             yield Hit(path, token, f"file name, {encoding}", 0)
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             base, carry = 0, b""
-            while chunk := file.read(CHUNK_BYTES):
-                # Of zeros, which logs reserve room with, only as many matter as may end a token.
-                is_empty = not chunk.count(0) - len(chunk)
-                data = carry + (chunk[: self._longest] if is_empty else chunk)
+            for chunk, size in self._chunks(file):
+                data = carry + chunk
                 for offset, token, encoding in self._plain(data):
                     hit = Hit(path, token, encoding, base + offset)
                     if hit not in seen:
@@ -137,9 +138,29 @@ class Scanner:
                 for match in _MEMBER.finditer(data, max(0, len(carry) - 2)):
                     position = base + match.start()
                     yield from self._file_member(path, position, match.group())
-                base += len(carry) + len(chunk)
-                carry = (data if len(chunk) < self._longest or not is_empty else chunk)[-self._longest :]
+                base += len(carry) + size
+                carry = (data if len(chunk) == size else chunk)[-self._longest :]
                 base -= len(carry)
+
+    def _chunks(self, file: FileIO) -> Iterator[tuple[bytes, int]]:
+        """Yield the bytes of a file with their number; of many zeros only as many as may be in a token.
+
+        Logs reserve room with zeros, mostly in holes, which are not even read.
+        """
+        handle, at, end = file.fileno(), 0, os.fstat(file.fileno()).st_size
+        while at < end:
+            start = _data_from(handle, at, end)
+            if start - at > self._longest:
+                yield bytes(self._longest), start - at
+                at = start
+                continue
+            os.lseek(handle, at, os.SEEK_SET)
+            chunk = file.read(CHUNK_BYTES)
+            if not chunk:
+                return  # it was cut meanwhile
+            is_empty = chunk.count(0) == len(chunk) > self._longest
+            yield chunk[: self._longest] if is_empty else chunk, len(chunk)
+            at += len(chunk)
 
     def _file_member(self, path: Path, position: int, magic: bytes) -> Iterator[Hit]:
         with path.open("rb") as file:
@@ -197,6 +218,14 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     yield from (file for file in sorted(path.rglob("*")) if file.is_file() and not file.is_symlink())
+
+
+def _data_from(handle: int, at: int, end: int) -> int:
+    """Return where a file's next bytes lie that are no hole."""
+    try:
+        return os.lseek(handle, at, os.SEEK_DATA)
+    except OSError as error:
+        return end if error.errno == errno.ENXIO else at  # a file system may know of no holes
 
 
 def _inflate(blocks: Iterator[bytes], magic: bytes) -> bytes:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +19,11 @@ from msgspec import Struct
 
 from privacy_ledger.logging import configure
 from privacy_ledger.testing.broker import BrokerUnavailable, running_process
-from privacy_ledger.testing.canary_home import run_alone
+from privacy_ledger.testing.canary_home import Said
 from privacy_ledger.testing.canary_run import CanaryReport
 from privacy_ledger.testing.postgres import PostgresUnavailable, running_postgres
 from tests.canary import home, kafka
+from tests.cli.forks import Forks
 
 __all__ = ["Verdict", "main"]
 
@@ -66,7 +67,15 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def _through_a_home(folder: Path, people: int, seed: int) -> tuple[CanaryReport, tuple[str, ...]]:
-    report, _, _ = home.run(folder, people=people, seed=seed, command=run_alone)
+    server = Forks()
+
+    def command(words: Sequence[str], environment: Mapping[str, str], where: Path) -> Said:
+        return server.run(words, folder=where, environment=environment)
+
+    try:
+        report, _, _ = home.run(folder, people=people, seed=seed, command=command)
+    finally:
+        server.close()
     return report, report.faults()
 
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,12 +28,14 @@ SEALED: Final = b"\x01"
 class Asked:
     """The process, seen from the run; it stays open, with warm caches, until the end."""
 
-    def __init__(self, environment: Mapping[str, str], hunt: Hunt) -> None:
-        """Start it; `environment` names the home or the cluster."""
+    def __init__(self, environment: Mapping[str, str], hunt: Hunt, *, log: Path) -> None:
+        """Start it; `environment` names the home or the cluster, and `log` takes what it says beside."""
         self._hunt = hunt
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        with log.open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err,
+                env=environment,
+            )  # fmt: skip
 
     def __enter__(self) -> Self:
         """Return it, running."""

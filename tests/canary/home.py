@@ -38,7 +38,7 @@ def run(folder: Path, *, people: int, seed: int, command: Command) -> tuple[Cana
     hunt.before(
         home.places, handed_out=home.handed_out, masked=home.masked, copies=home.copies, keys=home.keys
     )
-    with Asked(home.environment, hunt) as asked:
+    with Asked(home.environment, hunt, log=home.folder / "said" / "asked.err") as asked:
         asked.read()
         home.erase(erased)
         time.sleep(HINT_S)
@@ -76,7 +76,7 @@ def _restore(home: CanaryHome, hunt: Hunt, folder: Path, *, command: Command) ->
     """Put yesterday's log and keystore back, and look whether the erased are back as well."""
     folder.mkdir()
     other = home.restored(folder, command=command)
-    with Asked(other.environment, hunt) as asked:
+    with Asked(other.environment, hunt, log=other.folder / "said" / "asked.err") as asked:
         asked.ask()
     hunt.after(other.places)
     hunt.read_with_what_is_in_use(other.everywhere, keystore=other.places["keystore"], keys=other.keys)

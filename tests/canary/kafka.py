@@ -295,7 +295,7 @@ async def _hunted(it: CanaryCluster, hunt: Hunt, erased: Sequence[Canary]) -> in
             places, handed_out=handed_out, masked=[folder / "masked"], copies=[folder / "copies"],
             rows=it.rows(), keys=it.keys,
         )  # fmt: skip
-    with Asked(it.cluster.env, hunt) as asked:
+    with Asked(it.cluster.env, hunt, log=folder / "said" / "asked.err") as asked:
         asked.read()
         _, given = it.ask_worker(hunt.kids)
         hunt.asked_live(asked=0, released=given, is_before=True)

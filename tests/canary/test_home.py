@@ -46,7 +46,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Found:
     return Found(report, hunt, home, folder / "kept")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_no_byte_of_a_home_gives_a_canary_away(found: Found) -> None:
     """Before the erasure, after it, after a restore of yesterday, and after the last roll."""
     assert found.report.faults() == ()

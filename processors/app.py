@@ -17,12 +17,14 @@ from faust.types.enums import ProcessingGuarantee
 from mode import Service
 from msgspec import Struct
 
+from privacy_ledger.adapters.kafka.compaction import Limits, examine
 from privacy_ledger.adapters.kafka.safety import Rule, check
 from privacy_ledger.adapters.kafka.settings import ClusterSettings, client_options
 from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.bootstrap import (
     Runtime,
     audit_of,
+    changelogs_of,
     engine_for,
     erasure_care_of,
     forget_stores,
@@ -37,13 +39,15 @@ from privacy_ledger.engine.declaration import PassDeclaration, VersionPass
 from privacy_ledger.engine.kafka import KafkaEngine
 from privacy_ledger.logging import get_logger
 
-__all__ = ["EngineService", "check_host", "create_app", "run_worker"]
+__all__ = ["EngineService", "check_host", "create_app", "look_at_compaction", "run_worker"]
 
 TICK_CHECK_S: Final = 30.0
 TEND_S: Final = 300.0
 """How often open erasures are looked for, to be taken up again."""
 FINAL_S: Final = 3600.0
 """How often completed erasures are looked at, which may be final."""
+COMPACTION_S: Final = 600.0
+"""How often the topics are looked at, whether the broker compacts them."""
 HOST_STOP_S: Final = 2.0
 LINE_UP_CHECK_S: Final = 1.0
 log_line = get_logger()
@@ -271,11 +275,12 @@ async def run_worker(
     daily = runtime.keystore.daily(lambda: audit_of(runtime), clock=runtime.clock, ids=runtime.ids)
     keys = service.guard(_tend(daily, service, rolled))
     erasures = service.guard(_look_after_erasures(runtime, service, rolled))
+    compaction = service.guard(_watch_compaction(runtime, service))
     stopped = asyncio.create_task(stop.wait())
     failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait((life, stopped, failed), return_when=asyncio.FIRST_COMPLETED)
     daily.end()
-    for task in (ticks, keys, erasures, stopped, failed):
+    for task in (ticks, keys, erasures, compaction, stopped, failed):
         task.cancel()
     await service.stop()
     try:
@@ -330,7 +335,9 @@ async def _look_after_erasures(runtime: Runtime, service: EngineService, rolled:
         try:
             if time.monotonic() - tended > TEND_S:
                 tended = time.monotonic()
-                await erasure_care_of(runtime).tend()
+                care = erasure_care_of(runtime)
+                await care.tend()
+                await care.look_for_bytes()
             if rolled.is_set() or time.monotonic() - finalised > FINAL_S:
                 finalised = time.monotonic()
                 await erasure_care_of(runtime).finalise()
@@ -340,3 +347,31 @@ async def _look_after_erasures(runtime: Runtime, service: EngineService, rolled:
         finally:
             # The stores of passes are looked through by reading whole partitions: no worker keeps them.
             runtime.latest.forget()
+
+
+async def _watch_compaction(runtime: Runtime, service: EngineService) -> None:
+    """Let that worker also see, and let others see, whether the broker compacts: bytes go by it alone."""
+    looked: float | None = None
+    while True:
+        await asyncio.sleep(TICK_CHECK_S)
+        is_due = looked is None or time.monotonic() - looked >= COMPACTION_S
+        if is_due and any(engine.is_registrar for engine in service.engines):
+            looked = time.monotonic()
+            try:
+                await look_at_compaction(runtime)
+            except LedgerError as error:
+                log_line.warning("compaction not looked at", reason=str(error))
+
+
+async def look_at_compaction(runtime: Runtime, *, limits: Limits | None = None) -> None:
+    """Look once at every topic that a pass reads or keeps; whoever looks on sees the figures."""
+    if runtime.kafka is None:
+        return
+    declared = runtime.declared.values()
+    found = await examine(
+        runtime.kafka, sources={one.source for one in declared},
+        changelogs={topic for one in declared for topic in changelogs_of(runtime, one)},
+        now=runtime.clock.now(), limits=limits,
+    )  # fmt: skip
+    for one in found.figures:
+        runtime.meters.note(one)

@@ -67,6 +67,7 @@ def care_over(
     return ErasureCare(
         log=parts.log, vault=parts.vaults.released_to(ERASE), keeper=keeper, codec=parts.codec,
         clock=parts.clock, ids=parts.ids, erasures=(erasure, smaller), meters=parts.meters,
+        first_seen=parts.first_seen,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from privacy_ledger.domain.events import COLLECTION_EVENTS, event_type
 from privacy_ledger.domain.key_release import OPERATE, READ_VIEWS, RIGHTS, Caller, Grant, Kind
 from privacy_ledger.domain.permissions import PERMISSION_FACTS
 from privacy_ledger.domain.topics import LEDGER_EVENTS, Topic, state_topic, version_topics
+from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.aftermath import LiveAftermath
 from privacy_ledger.engine.cycle import PartitionCycle
 from privacy_ledger.engine.declaration import CORE, PassDeclaration, VersionPass, version_pass
@@ -96,6 +97,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     registrar: Registrar
     wrap: Wrap
     meters: Meters
+    first_seen: dict[SubjectRef, int] = {}
+    """Where sealed records of the erased lay when they were looked for; a new one for each instance."""
 
 
 def parts_of(

@@ -30,6 +30,7 @@ class Kind:
     KEYS_500K: Final = "worker, 500,000 keys"
     KEY_ROLL: Final = "key roll, 5,000,000 keys in SQLite"
     KEY_ROLL_PG: Final = "key roll, 500,000 keys in PostgreSQL"
+    SEAL: Final = "seal, 500-byte records, keys in memory"
     RESTORE: Final = "restore, 500,000 keys"
     RESTORE_TAGS: Final = "restore, keys and tag rows"
     RESTORE_SEALED: Final = "restore, sealed core pass"
@@ -109,6 +110,7 @@ BARS: Final = (
     Bar(name="keys roll --final-now, s", kind=Kind.KEY_ROLL, of="roll_s", at_most=60),
     Bar(name="keys wrapped anew per second in PostgreSQL", kind=Kind.KEY_ROLL_PG, of="rewrapped_per_s"),
     Bar(name="keys roll --final-now in PostgreSQL, s", kind=Kind.KEY_ROLL_PG, of="roll_s"),
+    Bar(name="sealing of a 500-byte record, µs of CPU", kind=Kind.SEAL, of="seal_us", at_most=10),
     Bar(name="append to view at 4 partitions, p50 ms", kind=Kind.latency(4), of="p50_ms", at_most=90),
     Bar(name="append to view at 4 partitions, p99 ms", kind=Kind.latency(4), of="p99_ms", at_most=200),
     Bar(name="append to view at 16 partitions, p50 ms", kind=Kind.latency(16), of="p50_ms"),

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import structs
 
+from privacy_ledger.adapters import envelope
 from privacy_ledger.adapters.clock import SystemClock
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore import FileKeks, PostgresAddress, StoredKeyVault, open_keystore
@@ -22,14 +23,26 @@ from tests.bench.bars import Kind
 from tests.bench.measure import Figure, Meter
 from tests.bench.processes import do
 from tests.bench.run import Bench
-from tests.bench.tasks import KeyFill, KeyRoll
+from tests.bench.tasks import KeyFill, KeyRoll, KeySeal
 
-__all__ = ["Keystores", "fill", "roll"]
+__all__ = ["Keystores", "fill", "roll", "seal"]
 
 NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
 BATCH: Final = 10_000
 SAMPLE: Final = 1_000
 SHREDDED: Final = 100
+SEALED_PEOPLE: Final = 1_000
+"""Whose keys are in memory while records are sealed."""
+SEALED_BATCH: Final = 500
+RECORD: Final = bytes(range(250)) * 2
+HEADERS: Final = tuple(
+    (name, b"a usual value of it")
+    for name in (
+        "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type", "category",
+        "purposes", "basis", "notice", "jurisdiction", "received", "schema", "kid", "gen", "tag", "digest",
+    )
+)  # fmt: skip
+"""As many as a record has; all of them are bound."""
 
 
 class Keystores:
@@ -42,8 +55,10 @@ class Keystores:
         do(KeyFill(folder=str(self._original), keys=bench.size.keystore_rows), Figure)
 
     def round(self, number: int) -> None:
-        """Roll the epoch of every key, and destroy the old one."""
+        """Roll the epoch of every key, and destroy the old one; and seal under keys in memory."""
         bench = self._bench
+        sealing = KeySeal(folder=str(bench.fresh(f"sealing-{number}")), records=bench.size.sealed_records)
+        bench.measure(Kind.SEAL, lambda: do(sealing, Figure))
         folder = bench.folder / f"keystore-{number}"
         shutil.copytree(self._original, folder)
         task = KeyRoll(folder=str(folder), keys=bench.size.keystore_rows)
@@ -93,6 +108,29 @@ def roll(task: KeyRoll) -> Figure:
     return structs.replace(
         figure, is_exact=is_exact, note=f"{len(sample):,} keys that were asked for open as before."
     )
+
+
+def seal(task: KeySeal) -> Figure:
+    """Seal records of 500 bytes: the key of each asked for, headers and key bound; what opens is the same."""
+    with closing(_in_file(Path(task.folder))) as vault:
+        wants = [_want(number) for number in range(SEALED_PEOPLE)]
+        vault.sealing_keys(wants, now=NOW)
+        batches = [wants[at : at + SEALED_BATCH] for at in range(0, SEALED_PEOPLE, SEALED_BATCH)]
+        _sealed(vault, batches[0])
+        meter, sealed = Meter(), []
+        for number in range(task.records // SEALED_BATCH):
+            sealed = _sealed(vault, batches[number % len(batches)])
+        figure = meter.figure(task.records // SEALED_BATCH * SEALED_BATCH)
+        is_exact = all(envelope.open_sealed(key, value, bound) == RECORD for key, value, bound in sealed)
+    return structs.replace(figure, is_exact=is_exact, more={"seal_us": 1e6 / figure.rate})
+
+
+def _sealed(vault: StoredKeyVault, wants: Sequence[KeyWant]) -> list[tuple[DataKey, bytes, bytes]]:
+    found = []
+    for key in vault.sealing_keys(wants, now=NOW):
+        bound = envelope.aad("ledger.events", key.ref + key.ref, HEADERS)
+        found.append((key, envelope.seal(key, RECORD, bound), bound))
+    return found
 
 
 def _still_open(vault: StoredKeyVault, sample: tuple[DataKey, ...]) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "Ingest",
     "KeyFill",
     "KeyRoll",
+    "KeySeal",
     "Ledger",
     "More",
     "Noop",
@@ -489,3 +490,11 @@ class KeyRoll(Task, frozen=True, kw_only=True):
     folder: str
     keys: int
     in_postgres: bool = False
+
+
+class KeySeal(Task, frozen=True, kw_only=True):
+    """Seal so many records of 500 bytes under keys that are in memory."""
+
+    runs: ClassVar[str] = "keystore:seal"
+    folder: str
+    records: int

@@ -208,6 +208,11 @@ async def test_an_erasure_that_cannot_look_into_a_store_is_not_complete(used: Cl
     assert (rolled.code, rolled.document["final"]) == (0, 1)
     assert (idle.code, idle.document["resumed"], idle.document["final"]) == (0, 0, 0)
     assert (status.code, [one["state"] for one in status.document["erasures"]]) == (0, ["final"])
+    (ended,) = status.document["erasures"]
+    names = ("requested_at", "unreadable_at", "derived_clean_at", "completed_at", "bytes_gone_at")
+    times = [datetime.fromisoformat(ended[name]) for name in names]
+    assert times == sorted(times)
+    assert erasure["bytes_gone_at"] is None
 
 
 def test_the_next_command_of_a_home_goes_on_with_an_erasure_that_was_killed(

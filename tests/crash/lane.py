@@ -23,6 +23,7 @@ from tests.integration.cluster import Cluster
 NAMES = (*(kind.name for kind in HOME_SCENARIOS), ENGINE)
 SLICES = 2
 """Parts of a scenario that run apart, so that the processors are busy to the end."""
+PAIRS = 2000
 
 
 def main() -> int:
@@ -34,7 +35,8 @@ def main() -> int:
     points = [Point.read(text) for text in asked.at or ()]
     if points:
         (name,) = wanted
-        return _told(_engines(points) if name == ENGINE else _repeated(kinds[0], points))
+        report = _engines(points) if name == ENGINE else _repeated(kinds[0], points)
+        return 1 if _told(report) or shortfalls([report], pairs=0) else 0
     started = time.monotonic()
     reports = homes(kinds, jobs=asked.jobs, pairs=asked.pairs, seed=asked.seed, every=True)
     code = 0
@@ -45,6 +47,9 @@ def main() -> int:
             print(f"KAFKA: NOT RUN: {unavailable.reason}")
             code = 1
     code = max([code, *map(_told, reports)])
+    for sentence in shortfalls(reports, pairs=asked.pairs if kinds else 0):
+        print(sentence)
+        code = 1
     count, pairs = sum(r.points for r in reports), sum(r.pairs for r in reports)
     broken = sum(len(r.violations) for r in reports)
     print(
@@ -58,7 +63,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crash-points", description=__doc__)
     parser.add_argument("--scenario", action="append", choices=NAMES, help="only these (default: all)")
     parser.add_argument("--at", action="append", help="end at this point; twice: then at one of the recovery")
-    parser.add_argument("--pairs", type=int, default=1000, help="pairs to sample, over all scenarios")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs to sample, over all scenarios")
     parser.add_argument("--seed", type=int, default=1, help="chooses the pairs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     return parser
@@ -70,10 +75,21 @@ def _told(report: Report) -> int:
         print(violation)
     broken = len(report.violations)
     print(f"{report.scenario:>16}: {report.points} points, {report.pairs} pairs, {broken} violations")
-    ran = min(report.ran, report.recovered)
-    if ran < report.points:
-        print(f"{report.scenario:>16}: only {ran} of {report.points} points ran")
-    return 1 if report.violations or ran < report.points else 0
+    return 1 if report.violations else 0
+
+
+def shortfalls(reports: Sequence[Report], *, pairs: int) -> list[str]:
+    """Return what did not run though it was enumerated or asked for, one sentence each."""
+    found = []
+    for report in reports:
+        if not report.points:
+            found.append(f"{report.scenario:>16}: no point was enumerated")
+        ran = min(report.ran, report.recovered)
+        if ran < report.points:
+            found.append(f"{report.scenario:>16}: only {ran} of {report.points} points ran")
+    if (sampled := sum(report.pairs for report in reports)) < pairs:
+        found.append(f"only {sampled} of {pairs} pairs ran")
+    return found
 
 
 def homes(

@@ -12,7 +12,7 @@ from privacy_ledger.ports.observe import Standing
 from tests.docs.documents import ROOT, blocks_of
 
 RUNBOOK: Final = "processors/README.md"
-ALERTS: Final = 7
+ALERTS: Final = 8
 _NAME: Final = re.compile(r"privacy_ledger_[a-z_]+")
 _SELECTED: Final = re.compile(r"(privacy_ledger_[a-z_]+)\{([^}]*)\}")
 _MATCHER: Final = re.compile(r'([a-z_]+)="([^"]*)"')

@@ -1,6 +1,9 @@
 """What a client sees of a real broker's compaction: idle partitions, and a cleaner that is late."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -9,19 +12,30 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
-from privacy_ledger.adapters.kafka.compaction import Limits, idle_partitions, late_partitions
+from privacy_ledger.adapters.kafka.compaction import Limits, examine, idle_partitions, late_partitions
 from privacy_ledger.adapters.kafka.log import KafkaLog
-from privacy_ledger.domain.topics import state_topic, view_topic
+from privacy_ledger.adapters.observe.prometheus import PrometheusMeters
+from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS, product_topic, state_topic, view_topic
 from privacy_ledger.ports.codec import HEARTBEAT_KEY
 from privacy_ledger.ports.log import NewRecord
+from privacy_ledger.ports.observe import Compaction
 from privacy_ledger.testing.broker import Broker
+from processors.app import look_at_compaction
 from tests.integration.cluster import Cluster
 
 STATE: Final = state_topic("core")
 VIEW: Final = view_topic("progress")
 QUICK: Final = Limits(idle=timedelta(hours=1), late=timedelta(seconds=2), awake=timedelta(milliseconds=500))
 SCALE_MS: Final = 2000
+IMPATIENT: Final = (
+    "from datetime import timedelta; from functools import partial; "
+    "from privacy_ledger.adapters.kafka import compaction as c; "
+    "c.Limits = partial(c.Limits, idle=timedelta(seconds=1)); "
+    "from privacy_ledger.interfaces.cli import main; main()"
+)
+"""The command with one second of patience instead of two hours."""
 LATE_S: Final = 30
 """Seconds after which a cleaner on that scale is late: it needs five, and thrice that when busy."""
 
@@ -83,6 +97,91 @@ async def test_a_replaced_record_that_stays_for_long_is_late(cluster: Cluster, l
     found = await late_partitions(log, (STATE,), now=now(), limits=QUICK)
     assert just_awake == ()
     assert [(one.topic, one.partitions, one.mend) for one in found] == [(STATE, (0,), "topics plan")]
+
+
+async def test_figures_tell_the_same_as_the_findings(cluster: Cluster, log: KafkaLog) -> None:
+    """Idle, late and by how much, for every topic that was looked at; a topic that is well has zeros."""
+    await cluster.create()
+    await beat(log, STATE, 0, times=3)
+    await asyncio.sleep(QUICK.late.total_seconds() + 1)
+    await log.append(STATE, (NewRecord(0, b"another", b"x"),))
+    await asyncio.sleep(QUICK.awake.total_seconds() * 2)
+    late = await examine(log, sources=(), changelogs=(STATE, VIEW), now=now(), limits=QUICK)
+    idle = await examine(log, sources=(), changelogs=(STATE, VIEW), now=now() + timedelta(hours=2))
+    (of_state, of_view), (of_idle, _) = late.figures, idle.figures
+    assert of_view == Compaction(topic=VIEW, idle=0, late=0, lag_s=0.0)
+    assert (of_state.idle, of_state.late, of_idle.idle, of_idle.late) == (0, 1, 1, 0)
+    assert QUICK.late.total_seconds() < of_state.lag_s < 60
+
+
+async def test_a_worker_shows_idle_partitions_in_its_metrics_and_the_doctor_names_them(
+    cluster: Cluster,
+) -> None:
+    """Both look at every topic that a pass reads or keeps; with two hours' patience there is nothing yet."""
+    await cluster.create()
+    meters = PrometheusMeters({})
+    async with cluster.runtime() as runtime:
+        await runtime.registrar.tick()
+        watched = structs.replace(runtime, meters=meters)
+        await look_at_compaction(watched)
+        patient = meters.expose()
+        await asyncio.sleep(1.5)
+        await look_at_compaction(watched, limits=Limits(idle=timedelta(seconds=1)))
+    idle = f'privacy_ledger_compaction_idle_partitions{{topic="{LEDGER_EVENTS}"}}'.encode()
+    assert idle + b" 0.0" in patient
+    assert idle + b" 2.0" in meters.expose()
+    assert f'idle_partitions{{topic="{STATE}"}} 0.0'.encode() in meters.expose()
+    findings = [
+        await asyncio.to_thread(doctor, cluster, program)
+        for program in (("-m", "privacy_ledger"), ("-c", IMPATIENT))
+    ]
+    said = [[text for text in found if "never compacted" in text] for found in findings]
+    assert said[0] == []
+    assert [text.partition(":")[0] for text in said[1]] == [f"{LEDGER_EVENTS} partition 0, 1"]
+
+
+def doctor(cluster: Cluster, program: tuple[str, str]) -> list[str]:
+    """Return what the doctor finds."""
+    done = subprocess.run(
+        [sys.executable, *program, "--json", "doctor"], env=cluster.env, capture_output=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=120,
+    )  # fmt: skip
+    return [one["finding"] for one in json.loads(done.stdout)["findings"]]
+
+
+@pytest.mark.timeout(240)
+async def test_owners_and_the_registrar_keep_every_compacted_partition_awake(
+    cluster: Cluster, log: KafkaLog
+) -> None:
+    """With each tick: the registrar's in every ledger partition, a heartbeat in all that passes write.
+
+    The public copy alone gets none: it holds nobody's value, and its writer is no worker.
+    """
+    await cluster.create()
+    cluster.worker()
+    async with cluster.runtime() as runtime:
+        await runtime.registrar.tick()
+        await runtime.passes.settle(timeout_s=120)
+        ends = {place: await log.end(*place) for place in places(log)}
+        await runtime.registrar.tick(force=True)
+        await runtime.passes.settle(timeout_s=60)
+        asleep = []
+        for (topic, partition), end in ends.items():
+            rows = await log.read(topic, partition, after=end - 1)
+            is_awake = bool(rows) if topic == LEDGER_EVENTS else any(r.key == HEARTBEAT_KEY for r in rows)
+            asleep += [] if is_awake else [(topic, partition)]
+    assert len(ends) == 2 * 7
+    assert asleep == []
+
+
+def places(log: KafkaLog) -> list[tuple[str, int]]:
+    """Return every partition of every compacted topic, but of the public copy."""
+    names = [
+        topic.name
+        for topic in TOPICS
+        if topic.policy == "compact" and topic.name != product_topic("course_views_daily")
+    ]
+    return [(name, partition) for name in names for partition in range(log.partitions(name))]
 
 
 @pytest.mark.timeout(240)

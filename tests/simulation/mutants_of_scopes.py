@@ -12,6 +12,7 @@ from privacy_ledger.domain.admission import Candidate
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.rules import Rules
 from privacy_ledger.streams import removal
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.held import Cut
@@ -55,8 +56,8 @@ def a_fence_counts_from_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
     """What occurred before the erasure and came after it is taken in."""
     right = admission._is_cleared
 
-    def is_cleared(state: Permissions, candidate: Candidate) -> bool:
-        return right(state, structs.replace(candidate, occurred_at=candidate.received_at))
+    def is_cleared(state: Permissions, candidate: Candidate, rules: Rules) -> bool:
+        return right(state, structs.replace(candidate, occurred_at=candidate.received_at), rules)
 
     monkeypatch.setattr(admission, "_is_cleared", is_cleared)
 

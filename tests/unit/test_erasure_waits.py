@@ -16,14 +16,15 @@ from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.stores import DerivedStore
 from privacy_ledger.domain.errors import KeyUnavailable, NotCaughtUp
 from privacy_ledger.domain.key_release import Caller
-from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
+from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS, state_topic
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.keys import KeyVault, ShredReport
 from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
 from privacy_ledger.ports.passes import PassPosition, Runner, Views
-from tests.unit.home import Away, TestHome, home, played, registered
+from privacy_ledger.streams.states import MEMBERS
+from tests.unit.home import Away, TestHome, home, played, registered, viewed
 
 Goal = Mapping[int, int] | None
 ADA: Final = "openedx:username:ada"
@@ -122,6 +123,41 @@ async def test_keys_of_every_reference_go_before_any_store_is_waited_for(tmp_pat
     names = [step for _, step in steps]
     assert (len(refs), [one.is_completed for one in outcomes]) == (2, [True, True])
     assert names[:6] == ["requested", "requested", "fenced", "shredded", "fenced", "shredded"]
+
+
+class Stopped(Watched):
+    """The passes of a home while nobody runs them."""
+
+    async def settle(self, offsets: Goal = None, *, timeout_s: float = 30.0) -> None:
+        """Say that it was in vain."""
+        del timeout_s
+        self.goals.append(offsets)
+        raise NotCaughtUp("late")
+
+
+async def test_a_window_is_left_also_where_the_keys_of_its_members_went_first(tmp_path: Path) -> None:
+    """A late pass cannot read any more in which windows somebody was: no row names them afterwards."""
+    async with home(tmp_path) as it:
+        consents = ("improve.analyse",)
+        await it.take([viewed("7", event="v1"), viewed("8", event="v2")], consents=consents)
+        others = await _memberships(it, "8")
+        refs, before = (it.ref("7"),), await _memberships(it, "7")
+    async with home(tmp_path) as it:
+        stopped = structs.replace(it.runtime, passes=Stopped(it.runtime.passes))
+        (late,) = await bootstrap.erasure_of(stopped, wait_s=0.1).erase(refs)
+        standing = it.runtime.vault.standing_of(refs[0])
+    async with home(tmp_path) as it:
+        (done,) = await it.erasure().resume()
+        left, kept = await _memberships(it, refs[0]), await _memberships(it, "8")
+    assert (late.is_completed, standing.live, before) == (False, 0, others)
+    assert (done.is_completed, done.open_steps, left, kept, others) == (True, (), 0, 1, 1)
+
+
+async def _memberships(it: TestHome, who: str | SubjectRef) -> int:
+    """Return in how many windows somebody is a member."""
+    ref = it.ref(who) if isinstance(who, str) else who
+    latest = {row.key: row.value for row in await it.rows(state_topic("analytics"))}
+    return sum(key[:1] == MEMBERS.code and key.endswith(ref) for key, value in latest.items() if value)
 
 
 async def test_who_goes_on_with_an_erasure_of_somebody_else_waits_for_all_passes(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from privacy_ledger.ports.log import Headers, Row, received_at
 from privacy_ledger.ports.observe import (
     LABELS,
     Assigned,
+    Compaction,
     Cycle,
     CycleOutcome,
     Erasures,
@@ -132,7 +133,7 @@ def test_what_is_declared_is_what_is_exposed() -> None:
 
 def test_nothing_seen_has_room_for_bytes_or_free_text() -> None:
     """Figures, times, and a few names: of passes, states, outcomes and reasons."""
-    texts = {"pass_name", "outcome", "joining"}
+    texts = {"pass_name", "outcome", "joining", "topic"}
     for kind in get_args(Seen):
         for name, hint in get_type_hints(kind).items():
             types = set(_leaves(hint))
@@ -345,6 +346,17 @@ def test_erasures_are_seen_over_the_whole_ledger() -> None:
     names = ("erasures_open", "erasures_overdue", "erasure_open_seconds")
     found = [samples(meters)[f"privacy_ledger_{name}"] for name in names]
     assert found == [[({}, 3)], [({}, 2)], [({}, 90_000.5)]]
+
+
+def test_compaction_is_seen_by_topic() -> None:
+    """Partitions that are idle or late, and by how much; a later look replaces an earlier one."""
+    meters = PrometheusMeters(PROJECTIONS)
+    meters.note(Compaction(topic=LEDGER_EVENTS, idle=2, late=0, lag_s=0.0))
+    meters.note(Compaction(topic=LEDGER_EVENTS, idle=0, late=1, lag_s=30_000.5))
+    names = ("compaction_idle_partitions", "compaction_late_partitions", "compaction_lag_seconds")
+    found = [samples(meters)[f"privacy_ledger_{name}"] for name in names]
+    where = {"topic": LEDGER_EVENTS}
+    assert found == [[(where, 0)], [(where, 1)], [(where, 30_000.5)]]
 
 
 def test_an_error_is_counted_by_its_name_and_shows_as_the_state() -> None:

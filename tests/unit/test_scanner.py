@@ -93,6 +93,22 @@ def test_every_offset_around_a_chunks_edge_is_seen(tmp_path: Path) -> None:
         assert scanner.scan([path]) == [Hit(path, "key", "raw", place)]
 
 
+@pytest.mark.parametrize("before", [0, CHUNK_BYTES, 3 * CHUNK_BYTES - 7, 3 * CHUNK_BYTES])
+@pytest.mark.parametrize("after", [0, 11, CHUNK_BYTES, 2 * CHUNK_BYTES + 5])
+def test_a_token_between_zeros_is_found_where_it_is(tmp_path: Path, before: int, after: int) -> None:
+    """Room that a log reserved is passed over quickly, and what ends or begins with zeros is not missed."""
+    token = b"\0\0\0" + KEY + b"\0\0\0"
+    path = tmp_path / "segment.index"
+    path.write_bytes(bytes(before) + token + bytes(after))
+    sparse = tmp_path / "segment.timeindex"
+    with sparse.open("wb") as file:
+        file.seek(before)
+        file.write(token)
+        file.truncate(before + len(token) + after)
+    assert Scanner({"key": token}, is_raw_only=True).scan([sparse]) == [Hit(sparse, "key", "raw", before)]
+    assert Scanner({"key": token}, is_raw_only=True).scan([path]) == [Hit(path, "key", "raw", before)]
+
+
 def test_a_file_named_after_a_person_is_a_leak(tmp_path: Path) -> None:
     """Names of files and folders are scanned as well."""
     (tmp_path / "Canaria Quillfeather.csv").write_bytes(b"")

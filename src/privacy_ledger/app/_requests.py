@@ -111,6 +111,11 @@ class Saga(Struct, kw_only=True):
         return self.leaf in self.handed
 
     @property
+    def has_bytes(self) -> bool:
+        """Whether nobody has seen yet that the ledger holds no sealed record of an erased person."""
+        return "gone" not in self.done and self.scope is None
+
+    @property
     def is_final(self) -> bool:
         """Whether no copy of the person's keys opens any more."""
         return "final" in self.done

@@ -9,14 +9,13 @@ knows has another outcome than `erased` or `nothing held`.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-from msgspec import Struct
-
 from privacy_ledger.app import _receipt
+from privacy_ledger.app._erasure_outcome import ErasureOutcome, ErasurePlan
 from privacy_ledger.app._evidence import Remains, is_said, remains_of, waiting_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
-from privacy_ledger.app.retention import NOTHING, Kept, KeptItem, Retention, items_of
+from privacy_ledger.app.retention import NOTHING, Kept, Retention, items_of
 from privacy_ledger.app.stores import DONE, StoreRegistry
 from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
 from privacy_ledger.domain.events import (
@@ -43,38 +42,6 @@ _UNREACHABLE: Final = (NotCaughtUp, KeyUnavailable, LogUnavailable)
 
 OnStep = Callable[[SubjectRef, str], None]
 Step = tuple[str, Callable[[Saga], Awaitable[bool]]]
-
-
-class ErasurePlan(Struct, frozen=True, kw_only=True):
-    """What an erasure would remove: live records by category, over all references.
-
-    `retained`: what of these stays, why and until when.
-    """
-
-    references: int
-    records: dict[str, int]
-    retained: tuple[KeptItem, ...] = ()
-
-
-class ErasureOutcome(Struct, frozen=True, kw_only=True):
-    """How far the erasure of one reference came; `receipt` is its canonical JSON, for the person.
-
-    One that was handed over is not kept here: `receipt` is None then, and the leaf tells it.
-    """
-
-    ref: SubjectRef
-    request: str
-    is_completed: bool
-    is_handed_over: bool
-    receipt: bytes | None
-    leaf: str | None
-    open_steps: tuple[str, ...]
-    retained: tuple[KeptItem, ...] = ()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all is erased that the law lets go: nobody needs to do anything."""
-        return self.is_completed or bool(self.retained)
 
 
 class Erasure:

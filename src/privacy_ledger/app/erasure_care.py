@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from privacy_ledger.app import _receipt
+from privacy_ledger.app._bytes import FirstSeen, without_bytes
 from privacy_ledger.app._evidence import is_said
 from privacy_ledger.app._requests import Saga, SagaNotes, read_sagas
 from privacy_ledger.app.erasure import Erasure, ErasureOutcome
@@ -32,7 +33,9 @@ __all__ = ["ErasureCare", "ErasureStatus"]
 class ErasureStatus(Struct, frozen=True, kw_only=True):
     """How far the erasure of one reference, or of a scope of it, came; nothing about the person.
 
-    `epoch`: the newest key-encryption key at the shred; with it goes the last copy.
+    `epoch`: the newest key-encryption key at the shred; with it goes the last copy. The times are of
+    what was seen: since `unreadable_at` no key opens online, since `derived_clean_at` no projection
+    and no index names the person, and at `bytes_gone_at` the ledger held no sealed record any more.
     """
 
     state: Literal["requested", "incomplete", "retained", "completed", "final"]
@@ -40,6 +43,9 @@ class ErasureStatus(Struct, frozen=True, kw_only=True):
     leaf: str | None
     open_steps: tuple[str, ...]
     requested_at: datetime
+    unreadable_at: datetime | None
+    derived_clean_at: datetime | None
+    bytes_gone_at: datetime | None
     completed_at: datetime | None
     final_at: datetime | None
     epoch: int | None
@@ -51,7 +57,7 @@ class ErasureStatus(Struct, frozen=True, kw_only=True):
 class ErasureCare:
     """Looks after all erasures of a ledger."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a port of its own, given by name
         self,
         *,
         log: EventLog,
@@ -62,14 +68,16 @@ class ErasureCare:
         ids: Ids,
         erasures: Sequence[Erasure],
         meters: Meters,
+        first_seen: FirstSeen,
     ) -> None:
-        """Take the ports, the sagas, and whoever looks on."""
+        """Take the ports, the sagas, and whoever looks on; `first_seen`: what earlier looks found."""
         self._log = log
         self._vault = vault
         self._keeper = keeper
         self._clock = clock
         self._erasures = tuple(erasures)
         self._meters = meters
+        self._first_seen = first_seen
         self._notes = SagaNotes(log, codec, clock=clock, ids=ids)
 
     # Open erasures --------------------------------------------------------------------------
@@ -125,6 +133,23 @@ class ErasureCare:
             await self._notes.note(saga, "final", epoch=epoch)
             said += 1
         return said
+
+    # The end of the bytes -------------------------------------------------------------------
+
+    async def look_for_bytes(self) -> int:
+        """Note of each completed erasure, once, that its sealed records left the ledger; return how many.
+
+        It is an observation of this moment. In a home, compact first: a look sees rows, and only a
+        compaction that could finish leaves no bytes of theirs behind.
+        """
+        waiting = [
+            saga for saga in (await read_sagas(self._log)).values() if saga.is_completed and saga.has_bytes
+        ]
+        gone = await without_bytes(self._log, {saga.ref for saga in waiting}, first_seen=self._first_seen)
+        noted = [saga for saga in waiting if saga.ref in gone]
+        for saga in noted:
+            await self._notes.note(saga, "gone")
+        return len(noted)
 
     # Receipts -------------------------------------------------------------------------------
 
@@ -186,7 +211,9 @@ def _status(saga: Saga, *, now: datetime) -> ErasureStatus:
         state=state, scope=saga.scope or "person",
         leaf=saga.leaf if saga.is_completed or saga.rests else None,
         open_steps=() if saga.is_completed or saga.rests else saga.open_steps, requested_at=saga.opened_at,
-        completed_at=saga.done.get("completed"), final_at=saga.done.get("final"), epoch=saga.epoch,
+        unreadable_at=saga.done.get("shredded"), derived_clean_at=saga.done.get("derived"),
+        bytes_gone_at=saga.done.get("gone"), completed_at=saga.done.get("completed"),
+        final_at=saga.done.get("final"), epoch=saga.epoch,
         is_handed_over=saga.is_handed_over, is_overdue=saga.is_overdue(now),
         retained=saga.kept if saga.rests else (),
     )  # fmt: skip

@@ -65,7 +65,7 @@ def admit(
         and candidate.category is not Category.EVIDENCE
     ):
         return Refusal.BEFORE_SUBJECT
-    if permissions.cleared and _is_cleared(permissions, candidate):
+    if permissions.cleared and _is_cleared(permissions, candidate, rules):
         return Refusal.SCOPE_ERASED
     if last_tick is not None and is_past_retention(
         candidate.category, candidate.occurred_at, rules, at=last_tick
@@ -96,7 +96,11 @@ def purposes_in_force(permissions: Permissions, candidate: Candidate, rules: Rul
     for purpose in candidate.purposes:
         if purpose in permissions.objections:
             continue
-        if permissions.cleared and permissions.is_cleared(purpose_scope(purpose), candidate.occurred_at):
+        if (
+            permissions.cleared
+            and permissions.is_cleared(purpose_scope(purpose), candidate.occurred_at)
+            and purpose != rules.duty(candidate.category)
+        ):
             continue
         if purpose in consent:
             since = permissions.grants.get(purpose)
@@ -106,10 +110,13 @@ def purposes_in_force(permissions: Permissions, candidate: Candidate, rules: Rul
     return tuple(kept)
 
 
-def _is_cleared(permissions: Permissions, candidate: Candidate) -> bool:
-    """Return whether an event lies in a category or a profile field whose past was erased."""
+def _is_cleared(permissions: Permissions, candidate: Candidate, rules: Rules) -> bool:
+    """Return whether an event lies in a category or a profile field whose past was erased.
+
+    What the law keeps is taken however late it comes.
+    """
     scope = category_scope(candidate.category)
-    if permissions.is_cleared(scope, candidate.occurred_at):
+    if permissions.is_cleared(scope, candidate.occurred_at) and rules.duty(candidate.category) is None:
         return True
     return bool(candidate.field) and permissions.is_cleared(
         field_scope(candidate.field), candidate.occurred_at

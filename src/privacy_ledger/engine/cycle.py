@@ -379,7 +379,8 @@ class PartitionCycle:
 
     def _heartbeats(self, own: str) -> list[tuple[str, NewRecord]]:
         """Return a heartbeat for each of the pass's compacted topics in this partition."""
-        topics = {own, *(self._states.topic(table) for table in self._declaration.tables)}
+        tables = (self._states.topic(table) for table in self._declaration.tables)
+        topics = {own, *tables, *self._declaration.outputs}
         beat = NewRecord(self._partition, HEARTBEAT_KEY, b"\0")
         return [(topic, beat) for topic in sorted(topics)]
 

@@ -7,8 +7,16 @@ from typing import Final, cast
 from msgspec import Struct, structs
 
 from privacy_ledger.domain.errors import InvariantViolation
-from privacy_ledger.domain.topics import TOPICS, Topic, state_topic, version_topics, view_topic
+from privacy_ledger.domain.topics import (
+    ANALYTICS_PARTIALS,
+    TOPICS,
+    Topic,
+    state_topic,
+    version_topics,
+    view_topic,
+)
 from privacy_ledger.domain.versions import pass_of
+from privacy_ledger.streams.analytics import CourseViews
 from privacy_ledger.streams.held import HELD, TICKS, WAITING
 from privacy_ledger.streams.protocol import Processor, Published
 from privacy_ledger.streams.roster import MOVED, ROSTER
@@ -80,6 +88,12 @@ class PassDeclaration(Struct, frozen=True, kw_only=True):
         projected = tuple(processor.table for processor in self.processors)
         return (*FOLDED, *cast("tuple[Table[object], ...]", projected))
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The compacted topics that the pass writes and keeps no table in."""
+        has_windows = any(isinstance(processor.step, CourseViews) for processor in self.processors)
+        return (ANALYTICS_PARTIALS,) if has_windows else ()
+
 
 def passes(declared: Iterable[Processor[object] | Published]) -> dict[str, PassDeclaration]:
     """Return the passes that these declarations make up, by name, processors sorted by name.
@@ -149,6 +163,11 @@ class VersionPass(PassDeclaration, frozen=True, kw_only=True):
     def topics(self) -> tuple[Topic, ...]:
         """The topics that this pass alone writes."""
         return version_topics(self.view, self.version, folded_by=self.name, role=self.runs_with)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """None: it is muted."""
+        return ()
 
     @property
     def view(self) -> str:

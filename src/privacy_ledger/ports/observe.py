@@ -15,6 +15,7 @@ __all__ = [
     "LABELS",
     "SILENT",
     "Assigned",
+    "Compaction",
     "Cycle",
     "CycleOutcome",
     "Erasures",
@@ -176,7 +177,21 @@ class Erasures(Struct, frozen=True, kw_only=True):
     oldest_s: float
 
 
-Seen = Assigned | Revoked | Stands | Restoring | Cycle | Lag | Outstanding | Followed | Erasures
+class Compaction(Struct, frozen=True, kw_only=True):
+    """How the broker compacts a topic, as far as a client can see.
+
+    `idle`: partitions that hold records and got none for long, which are never compacted. `late`:
+    those that move and still hold what was replaced long ago. `lag_s`: the age of the oldest such
+    record that was found; 0 where none is late.
+    """
+
+    topic: str
+    idle: int
+    late: int
+    lag_s: float
+
+
+Seen = Assigned | Revoked | Stands | Restoring | Cycle | Lag | Outstanding | Followed | Erasures | Compaction
 
 
 class Meters(Protocol):

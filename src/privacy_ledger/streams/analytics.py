@@ -36,7 +36,6 @@ __all__ = [
     "CourseViews",
     "WindowPart",
     "bounded",
-    "leave_all",
     "note_members",
     "seal_window",
     "window_key",
@@ -102,15 +101,6 @@ def bounded(
         return hmac.digest(key, b"\0".join((window.encode(), ref, cell.encode())), hashlib.sha256)
 
     return tuple(sorted(sorted(cells, key=rank)[:cells_max]))
-
-
-def leave_all(work: Workspace, ref: SubjectRef) -> None:
-    """Take a subject out of every window, also where nobody can read any more in which they were."""
-    start = b""
-    while (key := next((key for key, _ in work.walk(MEMBERS, b"", start=start)), None)) is not None:
-        window = key[:-REF_BYTES]
-        work.delete(MEMBERS, window + ref)
-        start = window + b"\xff" * (REF_BYTES + 1)
 
 
 def note_members(work: Workspace, ref: SubjectRef, windows: tuple[str, ...]) -> bool:

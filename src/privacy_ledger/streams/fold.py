@@ -421,7 +421,6 @@ class PassFold:
         for processor in self._processors:
             # A pass that is late meets states whose keys are gone by now: their rows go too.
             work.remove(processor.table, record.ref)
-        analytics.leave_all(work, record.ref)
         work.delete(FROZEN, record.ref)
         sparing.ended(work, record.ref)
         ticks = self._backlog.take_ticks(work, record.ref, before=at + 1)

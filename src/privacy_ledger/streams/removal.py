@@ -37,6 +37,7 @@ from privacy_ledger.streams.states import (
     Meta,
     Parts,
     Shred,
+    Table,
     Tombstone,
     Workspace,
 )
@@ -303,6 +304,7 @@ class Removal:
         for processor in self._processors:
             state = work.get(processor.table, ref)
             if state is None:
+                _leave_unread_windows(work, processor.table, ref)
                 continue
             for part in state.parts.values():
                 leave_windows(work, ref, part)
@@ -340,6 +342,20 @@ def leave_windows(work: Workspace, ref: SubjectRef, part: object) -> None:
     """Take the subject out of the windows of a part that goes."""
     for window in getattr(part, "windows", ()):
         work.delete(MEMBERS, window.encode() + ref)
+
+
+def _leave_unread_windows(work: Workspace, table: Table[T], ref: SubjectRef) -> None:
+    """Take the subject out of every window where the row that names them is there and opens no more.
+
+    The keys went first: a pass was late, or a log older than the erasure was restored.
+    """
+    if next(work.keys(table, ref), None) != ref:
+        return
+    start = b""
+    while (key := next((key for key, _ in work.walk(MEMBERS, b"", start=start)), None)) is not None:
+        window = key[:-REF_BYTES]
+        work.delete(MEMBERS, window + ref)
+        start = window + b"\xff" * (REF_BYTES + 1)
 
 
 def work_key(key: bytes) -> bytes:

@@ -38,8 +38,8 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import NOBODY, Category, LawfulBasis, SubjectRef
 from privacy_ledger.streams.record import Record, Undecodable
-from privacy_ledger.testing._oracle_keeping import Keeping
-from privacy_ledger.testing._oracle_scopes import Scope, is_within, purposes_erased, scope_of
+from privacy_ledger.testing._oracle_deciding import Deciding
+from privacy_ledger.testing._oracle_scopes import scope_of
 from privacy_ledger.testing._oracle_terms import (
     Delayed,
     Due,
@@ -108,7 +108,7 @@ class Oracle:
         return min(product.cells_max for product in self._initial.registry.products)
 
 
-class _History(Keeping):
+class _History(Deciding):
     """One subject's history, read record by record.
 
     `sealed` maps a release to the courses that the subject gave to it. Sealed windows stay as
@@ -129,11 +129,6 @@ class _History(Keeping):
         super().forget(self._initial)
         self.unconfirmed: datetime | None = None
         self.requests: set[str] = set()
-        self.not_before: datetime | None = None
-        self.is_minor_unapproved = False
-        self.erased: list[Scope] = []
-        self.grants: dict[str, datetime] = {}
-        self.objected: set[str] = set()
         self.was_held = False
         self.parked: Record | None = None
         self.parked_under: _Then = (self._initial, None)
@@ -286,7 +281,7 @@ class _History(Keeping):
             not self.is_ended
             and not self.is_restricted
             and self.parked is None
-            and ANALYSE in self._in_force(None)
+            and ANALYSE in self.in_force(None)
         )
         touched = {
             live.record.body.course
@@ -413,10 +408,9 @@ class _History(Keeping):
     # Data events --------------------------------------------------------------------------
 
     def _data(self, record: Record, fact: Fact) -> None:
-        late = purposes_erased(self.erased, record.occurred_at)
-        in_force = self._in_force(record.occurred_at) - late
+        in_force = self.in_force(record.occurred_at) - self.late(record)
         purposes = tuple(p for p in record.purposes if p in in_force)
-        refusal = self._refusal(record, purposes)
+        refusal = self.refusal(record, purposes)
         if refusal is not None:
             self.removed[record.record_id] = (refusal, "")
             return
@@ -429,56 +423,17 @@ class _History(Keeping):
             return
         self.live.append(Live(record, purposes, is_held, purposes))
         match fact:
-            case ConsentGranted() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
+            case ConsentGranted() if self.basis(fact.purpose) is LawfulBasis.CONSENT:
                 known = self.grants.get(fact.purpose, fact.occurred_at)
                 self.grants[fact.purpose] = min(known, fact.occurred_at)
-            case ConsentWithdrawn() if self._basis(fact.purpose) is LawfulBasis.CONSENT:
+            case ConsentWithdrawn() if self.basis(fact.purpose) is LawfulBasis.CONSENT:
                 self.grants.pop(fact.purpose, None)
                 self._purge_or_wait(frozenset({fact.purpose}), record.offset)
-            case ObjectionRaised() if self._basis(fact.purpose) is LawfulBasis.LEGITIMATE_INTEREST:
+            case ObjectionRaised() if self.basis(fact.purpose) is LawfulBasis.LEGITIMATE_INTEREST:
                 self.objected.add(fact.purpose)
                 self._purge_or_wait(frozenset({fact.purpose}), record.offset)
             case _:
                 pass
-
-    def _basis(self, purpose: str) -> LawfulBasis | None:
-        """Return the basis of a purpose under the rules in force; None: there is no such purpose."""
-        bases = {row.id: row.basis for row in self.rules.registry.purposes}
-        return bases.get(purpose)
-
-    def _refusal(self, record: Record, in_force: tuple[str, ...]) -> Refusal | None:
-        found = malformed(record, self.rules)
-        if found is not None:
-            return found
-        if self.not_before is None:
-            return Refusal.SUBJECT_UNKNOWN
-        if record.occurred_at < self.not_before and record.category is not Category.EVIDENCE:
-            return Refusal.BEFORE_SUBJECT
-        if any(is_within(record, one) and record.occurred_at <= one.until for one in self.erased):
-            return Refusal.SCOPE_ERASED
-        stale_or_copy = self.stale_or_copy(record, self.rules, self.tick)
-        if stale_or_copy is not None:
-            return stale_or_copy
-        if in_force:
-            return None
-        if self.is_minor_unapproved:
-            return Refusal.MINOR_UNAPPROVED
-        late = purposes_erased(self.erased, record.occurred_at)
-        return Refusal.SCOPE_ERASED if late & {*record.purposes} else Refusal.CONSENT_MISSING
-
-    def _in_force(self, occurred_at: datetime | None) -> frozenset[str]:
-        """Return the purposes in force now, for an event of that instant or for use (None)."""
-        found = set()
-        for purpose in self.rules.registry.purposes:
-            if purpose.is_forbidden or purpose.id in self.objected:
-                continue
-            if purpose.id in self.rules.consent_purposes:
-                granted_at = self.grants.get(purpose.id)
-                is_covered = granted_at is not None and (occurred_at is None or occurred_at >= granted_at)
-                if self.is_minor_unapproved or not is_covered:
-                    continue
-            found.add(purpose.id)
-        return frozenset(found)
 
     # The answer ---------------------------------------------------------------------------
 

@@ -6,11 +6,14 @@ hashed, and inside compressed members.
 """
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
 from itertools import compress, count
 from pathlib import Path
 from typing import Final
@@ -84,8 +87,10 @@ class Scanner:
     Stateless between scans; a file is read in chunks that overlap by the longest pattern.
     """
 
-    def __init__(self, tokens: Mapping[str, bytes]) -> None:
+    def __init__(self, tokens: Mapping[str, bytes], *, is_raw_only: bool = False) -> None:
         """Take the values to look for, by the name that a hit gives them.
+
+        `is_raw_only`: as they are, in no disguise.
 
         Raises:
             ValueError: a token is so short that chance alone would find it.
@@ -96,7 +101,7 @@ class Scanner:
         for name, token in tokens.items():
             if len(token) < TOKEN_BYTES_MIN:
                 raise ValueError(f"Token {name} has fewer than {TOKEN_BYTES_MIN} bytes. Plant a longer one.")
-            for encoding, pattern in disguises(token).items():
+            for encoding, pattern in ({"raw": token} if is_raw_only else disguises(token)).items():
                 self._owners.setdefault(pattern, []).append((name, encoding))
         for pattern in self._owners:
             self._index(pattern)
@@ -121,9 +126,9 @@ class Scanner:
         name = str(path.relative_to(root.parent)).encode()
         for _, token, encoding in self._plain(name):
             yield Hit(path, token, f"file name, {encoding}", 0)
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             base, carry = 0, b""
-            while chunk := file.read(CHUNK_BYTES):
+            for chunk, size in self._chunks(file):
                 data = carry + chunk
                 for offset, token, encoding in self._plain(data):
                     hit = Hit(path, token, encoding, base + offset)
@@ -133,8 +138,29 @@ class Scanner:
                 for match in _MEMBER.finditer(data, max(0, len(carry) - 2)):
                     position = base + match.start()
                     yield from self._file_member(path, position, match.group())
-                carry = data[-self._longest :]
-                base += len(data) - len(carry)
+                base += len(carry) + size
+                carry = (data if len(chunk) == size else chunk)[-self._longest :]
+                base -= len(carry)
+
+    def _chunks(self, file: FileIO) -> Iterator[tuple[bytes, int]]:
+        """Yield the bytes of a file with their number; of many zeros only as many as may be in a token.
+
+        Logs reserve room with zeros, mostly in holes, which are not even read.
+        """
+        handle, at, end = file.fileno(), 0, os.fstat(file.fileno()).st_size
+        while at < end:
+            start = _data_from(handle, at, end)
+            if start - at > self._longest:
+                yield bytes(self._longest), start - at
+                at = start
+                continue
+            os.lseek(handle, at, os.SEEK_SET)
+            chunk = file.read(CHUNK_BYTES)
+            if not chunk:
+                return  # it was cut meanwhile
+            is_empty = chunk.count(0) == len(chunk) > self._longest
+            yield chunk[: self._longest] if is_empty else chunk, len(chunk)
+            at += len(chunk)
 
     def _file_member(self, path: Path, position: int, magic: bytes) -> Iterator[Hit]:
         with path.open("rb") as file:
@@ -192,6 +218,14 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     yield from (file for file in sorted(path.rglob("*")) if file.is_file() and not file.is_symlink())
+
+
+def _data_from(handle: int, at: int, end: int) -> int:
+    """Return where a file's next bytes lie that are no hole."""
+    try:
+        return os.lseek(handle, at, os.SEEK_DATA)
+    except OSError as error:
+        return end if error.errno == errno.ENXIO else at  # a file system may know of no holes
 
 
 def _inflate(blocks: Iterator[bytes], magic: bytes) -> bytes:

@@ -142,6 +142,20 @@ METRICS: Final = (
         says="How long the oldest of them is open; 0 when none is",
     ),
     Metric(
+        name="privacy_ledger_compaction_idle_partitions", kind="gauge", labels=("topic",),
+        says="Partitions that hold records and got none for 2 h, as the worker sees them that writes the "
+        "ticks: what is idle is never compacted, and keeps the bytes of the erased",
+    ),
+    Metric(
+        name="privacy_ledger_compaction_late_partitions", kind="gauge", labels=("topic",),
+        says="Partitions that move and still hold what was replaced 6 h ago: the broker's log cleaner is "
+        "behind, or gave them up after an error",
+    ),
+    Metric(
+        name="privacy_ledger_compaction_lag_seconds", kind="gauge", labels=("topic",),
+        says="Age of the oldest such record that was found; 0 where no partition is late",
+    ),
+    Metric(
         name="privacy_ledger_tick_timestamp_seconds", kind="gauge", labels=_PLACE,
         says="Time of the last tick that the pass has applied, in seconds since 1970",
     ),

@@ -21,6 +21,7 @@ from privacy_ledger.adapters.observe.metrics import METRICS, Metric
 from privacy_ledger.ports.keeping import ReleaseCount
 from privacy_ledger.ports.observe import (
     Assigned,
+    Compaction,
     Cycle,
     CycleOutcome,
     Erasures,
@@ -114,6 +115,10 @@ class PrometheusMeters:
                 self._set("erasures_open", to=seen.still_open)
                 self._set("erasures_overdue", to=seen.overdue)
                 self._set("erasure_open_seconds", to=seen.oldest_s)
+            case Compaction(topic=topic):
+                self._set("compaction_idle_partitions", topic, to=seen.idle)
+                self._set("compaction_late_partitions", topic, to=seen.late)
+                self._set("compaction_lag_seconds", topic, to=seen.lag_s)
             case Assigned(pass_name=name, partitions=partitions):
                 self._forget(name)
                 self._set("partitions_assigned", name, to=len(partitions))

@@ -103,7 +103,9 @@ async def erase(
         )
         await _settled(shell, runtime)
         # A home has no broker that cleans: what the receipt promises is done here.
-        if not await compact(runtime):
+        if await compact(runtime):
+            await erasure_care_of(runtime).look_for_bytes()
+        else:
             shell.talk.print(
                 "A reader keeps old pages of the log: the erased bytes, which no key opens, go with "
                 "the next compaction. Run the same command again when it has finished."
@@ -136,8 +138,8 @@ async def _resume(shell: Shell) -> int:
         outcomes = await care.resume()
         final, seen = await care.finalise(), await care.look()
         await _settled(shell, runtime)
-        if outcomes:
-            await compact(runtime)
+        if await compact(runtime):
+            await care.look_for_bytes()
     still_open = sorted({step for one in outcomes for step in one.open_steps})
     done = sum(one.is_completed for one in outcomes)
     rest = sum(one.is_done and not one.is_completed for one in outcomes)
@@ -168,7 +170,7 @@ async def _show_status(shell: Shell, subject: str) -> int:
 def status_text(status: ErasureStatus) -> str:
     """Return how far an erasure came, as a line for people."""
     scope = "" if status.scope == "person" else f"{status.scope}: "
-    text = f"{scope}{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z"
+    text = f"{scope}{status.state}, requested {status.requested_at:%Y-%m-%d %H:%M}Z" + _after(status)
     if status.state == "retained":
         kept = "; ".join(map(ground_text, status.retained))
         return f"{text}, leaf {(status.leaf or '')[:16]}; all is erased but what the law keeps: {kept}"
@@ -181,6 +183,20 @@ def status_text(status: ErasureStatus) -> str:
     else:
         text += f", final when epoch {status.epoch} of the keystore is destroyed"
     return text + (", receipt handed over" if status.is_handed_over else "")
+
+
+def _after(status: ErasureStatus) -> str:
+    """Return how long each promise took, counted from the request; what was not seen yet is left out."""
+    seen = (
+        ("unreadable", status.unreadable_at),
+        ("derived stores clean", status.derived_clean_at),
+        ("bytes gone from the ledger", status.bytes_gone_at),
+    )
+    return "".join(
+        f", {what} after {(at - status.requested_at).total_seconds():,.1f} s"
+        for what, at in seen
+        if at is not None
+    )
 
 
 def _confirmed(shell: Shell, subject: str, plan: ErasurePlan) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.kafka import topics as kafka_topics
-from privacy_ledger.adapters.kafka.compaction import idle_partitions, late_partitions
+from privacy_ledger.adapters.kafka.compaction import examine
 from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.app.key_care import overdue
 from privacy_ledger.bootstrap import (
@@ -246,6 +246,8 @@ async def _tend(runtime: Runtime, *, with_final: bool) -> None:
         await care.tend()
         if with_final:
             await care.finalise()
+            if await compact(runtime):
+                await care.look_for_bytes()
     except LedgerError as error:
         log_line.warning("erasures not looked after", reason=type(error).__name__)
 
@@ -460,13 +462,12 @@ async def _examine_compaction(runtime: Runtime) -> list[dict[str, str]]:
     log, now = runtime.kafka, runtime.clock.now()
     if log is None:
         return []
-    changelogs = sorted({topic for one in runtime.declared.values() for topic in changelogs_of(runtime, one)})
-    sources = sorted({declaration.source for declaration in runtime.declared.values()})
-    found = (
-        *await idle_partitions(log, [*sources, *changelogs], now=now),
-        *await late_partitions(log, changelogs, now=now),
-    )
-    return [_finding(one.text, one.mend) for one in found]
+    declared = runtime.declared.values()
+    found = await examine(
+        log, sources={one.source for one in declared},
+        changelogs={topic for one in declared for topic in changelogs_of(runtime, one)}, now=now,
+    )  # fmt: skip
+    return [_finding(one.text, one.mend) for one in found.findings]
 
 
 def _is_readable_by_others(path: Path) -> bool:

@@ -163,13 +163,12 @@ def _erasure_requested(state: Permissions, fact: ErasureRequested, *, offset: in
     """Return the fence of an ended person, or the state unchanged for a smaller scope.
 
     Holds outlive the person, and with them the ids that had their effect: a retried one has none.
-    So does the bound of what may be kept by law; who was never registered has none.
+    Without a hold nothing of before matters: a pass that is late may not be able to read it any more.
     """
     if fact.scope != "person":
         return state
     return Permissions(
         is_registered=True,
-        not_before=state.not_before,
         ended_at=offset,
         erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
         requests=state.requests if state.holds else (),

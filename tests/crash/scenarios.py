@@ -453,7 +453,7 @@ class HeldErasing(OnHome):
         kept = [(item.category, item.ground) for item in done.retained]
         return [
             *_differ("kept", kept, [("billing", "legal_obligation")]),
-            *_differ("live", [(row.category, row.purposes) for row in rows], [("billing", ("tax.comply",))]),
+            *_differ("live", {(row.category, row.purposes) for row in rows}, {("billing", ("tax.comply",))}),
             *_differ("beside it", (remains.live, remains.readable, remains.unknown), (0, 0, 0)),
             *_differ("key groups", groups, ("billing", "index")),
             *_differ("the last leaf", leaves[-1:], [bytes.fromhex(done.leaf or "")]),
@@ -461,7 +461,7 @@ class HeldErasing(OnHome):
             *_differ("audit log", audit.faults, ()),
             *_differ("unfinished", await it.erasure().unfinished(), 0),
             *_differ("identity", it.subjects.find(ADA).status, IdentityStatus.ERASED),
-            *_differ("accepted again", (again.accepted, again.duplicates), (1, 4)),
+            *_differ("taken again", (again.accepted + again.duplicates, again.refused), (5, 6)),
             *_differ("of 8", (await _counts(it, "8")).get("video.played.v1"), 2),
         ]
 

@@ -114,6 +114,7 @@ class _Person(Struct):
     appended: list[Record]
     fenced: list[tuple[str, datetime]]
     holds: list[str]
+    is_registered: bool = False
 
 
 class _Drawing:
@@ -213,9 +214,15 @@ class _Drawing:
             case _:
                 return self.page_view()
 
+    def likely_body(self, person: _Person) -> e.Fact:
+        """Return a random fact of somebody; nobody pays before they are registered."""
+        body = self.body()
+        is_early = isinstance(body, e.PaymentConfirmed) and not person.is_registered
+        return self.page_view() if is_early else body
+
     def payment(self, at: datetime) -> e.Fact:
         """Return a payment: a law keeps it."""
-        amount = self.random.randrange(1, 100)
+        amount, at = self.random.randrange(1, 100), max(at, REGISTERED_FROM + timedelta(days=1))
         return e.PaymentConfirmed(
             occurred_at=at, reference="pay_example", amount_minor=amount, currency="EUR"
         )
@@ -233,7 +240,9 @@ class _Drawing:
         self.send(person, self.body())
 
     def send(self, person: _Person, body: e.Fact) -> None:
-        """Append a fact that was never sent before."""
+        """Append a fact that was never sent before; nobody pays before they are registered."""
+        if isinstance(body, e.PaymentConfirmed) and not person.is_registered:
+            body = self.page_view()
         purposes = _rows()[e.event_type(body)][1]
         if len(purposes) > 1 and self.random.random() < 0.3:
             purposes = tuple(sorted(self.random.sample(purposes, self.random.randrange(1, len(purposes)))))
@@ -270,7 +279,7 @@ class _Drawing:
         sent = self.random.choice(person.sent[-8:])
         before = sent.body
         if self.random.random() < 0.35:
-            sent = structs.replace(sent, body=self.body(), digest=self.random.randbytes(8))
+            sent = structs.replace(sent, body=self.likely_body(person), digest=self.random.randbytes(8))
             sent = structs.replace(sent, purposes=_rows()[e.event_type(sent.body)][1])
             if Category.BILLING in {before.category, sent.body.category}:
                 # A tag names the type: what the law keeps shares none with what it does not.
@@ -304,6 +313,7 @@ class _Drawing:
     def register(self, person: _Person) -> None:
         request = self.random.randbytes(16).hex()
         person.requests.append(request)
+        person.is_registered = True
         body = e.SubjectRegistered(request=request, occurred_at=self.now, not_before=REGISTERED_FROM)
         self.fact(person, body)
 
@@ -546,7 +556,7 @@ class _Drawing:
     # Poison -------------------------------------------------------------------------------
 
     def poison(self, person: _Person) -> None:
-        body = self.body()
+        body = self.likely_body(person)
         category, purposes = _rows()[e.event_type(body)]
         record = self.append(
             person.ref, e.event_type(body), Undecodable("tag_mismatch"), category=category,

@@ -13,7 +13,7 @@ from privacy_ledger.domain.events import ControlFact, ErasureRequested, FieldEra
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.streams import removal
+from privacy_ledger.streams import removal, scopes
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.held import Cut
 from privacy_ledger.streams.record import Record
@@ -43,7 +43,7 @@ def a_fence_stands_only_where_something_went(monkeypatch: pytest.MonkeyPatch) ->
         is_begun = right(self, work, record, fact)
         after = work.get(PERMISSIONS, record.ref)
         if isinstance(fact, ErasureRequested | FieldErasureRequested) and after is not None:
-            cut = self._cut_of(work, fact, offset=record.offset)
+            cut = scopes.erased(fact, self.rules(work), offset=record.offset)
             rows = [row for _, row in work.scan(INDEX, record.ref)]
             if cut is not None and all(removal._after(row, cut) is row for row in rows):
                 work.put(PERMISSIONS, record.ref, structs.replace(after, cleared=before.cleared))

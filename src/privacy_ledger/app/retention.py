@@ -14,7 +14,7 @@ from privacy_ledger.app._evidence import rows_of
 from privacy_ledger.app._terms import INDEX_GROUP
 from privacy_ledger.domain.events import HoldPlaced, RetainedCategory, event_type
 from privacy_ledger.domain.events.control import HoldGround
-from privacy_ledger.domain.key_release import class_of
+from privacy_ledger.domain.key_release import Kind, class_of
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, SubjectRef
@@ -98,18 +98,23 @@ class Retention:
         """Return the key groups that an erasure spares.
 
         With a category that a law keeps goes the key of the tags: a later record of it may be a copy.
+        With a hold go the keys of what passes keep: who is late must still read which holds there were.
         `is_sure`: every pass has folded the request; before that whatever may be kept is spared.
         """
         if is_sure:
             kept = {item.category for item in (await self.of(ref)).items}
         else:
             kept = await self._maybe_held(ref)
-        rules = await self._rules(ref)
+        rules, is_held = await self._rules(ref), Category.EVIDENCE in kept
         if not is_sure:
             kept |= {row.id for row in rules.registry.categories if row.duty is not None}
-        found = [group for group in self._vault.live_groups(ref) if class_of(group) in kept]
-        by_duty = any(rules.duty(category) is not None for category in map(_category, found))
-        return (*found, INDEX_GROUP) if by_duty else tuple(found)
+        groups = self._vault.live_groups(ref)
+        found = [group for group in groups if class_of(group) in kept]
+        if any(rules.duty(category) is not None for category in map(_category, found)):
+            found.append(INDEX_GROUP)
+        if is_held and found:
+            found += [group for group in groups if class_of(group) is Kind.STATE]
+        return tuple(found)
 
     async def _maybe_held(self, ref: SubjectRef) -> set[Category]:
         """Return the categories on which a hold was ever placed, by the log itself."""

@@ -55,7 +55,7 @@ def admit(
         return Refusal.TIME_FUTURE
     if not rules.may_serve(rule, candidate.purposes):
         return Refusal.UNKNOWN_PURPOSE
-    if permissions.is_ended and (permissions.not_before is None or rules.duty(candidate.category) is None):
+    if permissions.is_ended and rules.duty(candidate.category) is None:
         return Refusal.SUBJECT_ERASED
     if not permissions.is_registered:
         return Refusal.SUBJECT_UNKNOWN

@@ -194,11 +194,10 @@ def _ended(state: Permissions, fact: ErasureRequested, *, offset: int) -> Permis
     """Return the fence of an ended person.
 
     Holds outlive the person, and with them the ids that had their effect: a retried one has none.
-    So does the bound of what may be kept by law; who was never registered has none.
+    Without a hold nothing of before matters: a pass that is late may not be able to read it any more.
     """
     return Permissions(
         is_registered=True,
-        not_before=state.not_before,
         ended_at=offset,
         erasure=ErasureStatus(request=fact.request, state="requested", requested_at=fact.occurred_at),
         requests=state.requests if state.holds else (),

@@ -7,7 +7,7 @@ one pass alone (`writes_tombstones`) asks for tombstones.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import structs
 
@@ -36,9 +36,9 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.permissions import Permissions, apply_control, apply_fact
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.rules import ALWAYS, Rules
+from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import NOBODY, REF_BYTES, Category, SubjectRef, month_of
-from privacy_ledger.streams import analytics, removal, sparing
+from privacy_ledger.streams import analytics, removal, scopes, sparing
 from privacy_ledger.streams.backlog import Backlog
 from privacy_ledger.streams.held import HELD, Cut, Then
 from privacy_ledger.streams.joins import SLICE, Bound, next_slice
@@ -360,18 +360,11 @@ class PassFold:
             case ErasureRequested() if fact.scope == "person" and not before.is_ended:
                 return self._end(work, record, fact, before)
             case ErasureRequested() | FieldErasureRequested():
-                if (cut := self._cut_of(work, fact, offset=offset)) is not None:
+                if (cut := scopes.erased(fact, self.rules(work), offset=offset)) is not None:
                     return self._begin(work, record, cut)
-            case RecordsSuperseded() if fact.records and not sparing.keeps(
-                before, fact.category, self.rules(work)
-            ):  # one that names none removes none
-                record_ids = tuple(sorted(bytes.fromhex(one) for one in fact.records))
-                keys = self._keys_of(work, fact.category)
-                cut = Cut(
-                    Refusal.RECTIFIED, offset, fact.request,
-                    category=fact.category, record_ids=record_ids, keys=keys,
-                )  # fmt: skip
-                return self._begin(work, record, cut)
+            case RecordsSuperseded():
+                if (cut := scopes.superseded(fact, before, self.rules(work), offset=offset)) is not None:
+                    return self._begin(work, record, cut)
             case RestrictionStarted():
                 work.put(FROZEN, ref, value=True)
             case RestrictionLifted() if before.is_restricted:
@@ -387,28 +380,6 @@ class PassFold:
             case _:
                 pass
         return False
-
-    def _cut_of(
-        self, work: Workspace, fact: ErasureRequested | FieldErasureRequested, *, offset: int
-    ) -> Cut | None:
-        """Return what an erasure smaller than the person removes; None: nothing can be meant."""
-        match fact:
-            case ErasureRequested(scope="category", category=Category() as category):
-                if category is Category.EVIDENCE:
-                    return None
-                keys = self._keys_of(work, category)
-                return Cut(Refusal.ERASED, offset, fact.request, category=category, keys=keys)
-            case ErasureRequested(scope="purpose", purpose=str() as purpose):
-                if purpose == ALWAYS:
-                    return None
-                return Cut(Refusal.ERASED, offset, fact.request, purposes=(purpose,), keys="group")
-            case FieldErasureRequested():
-                return Cut(Refusal.ERASED, offset, fact.request, field=bytes.fromhex(fact.field), keys="own")
-            case _:
-                return None
-
-    def _keys_of(self, work: Workspace, category: Category) -> Literal["own", "group"]:
-        return "own" if removal.is_fine(self.rules(work), category) else "group"
 
     def _end(self, work: Workspace, record: Record, fact: ErasureRequested, before: Permissions) -> bool:
         """Remove all of an erased person but the fence and what the law keeps.

@@ -201,10 +201,8 @@ class _History(Deciding):
             rules, tick = then
             duty = None if record.category is None else rules.duty(record.category)
             refusal = malformed(record, rules)
-            if refusal is None and (duty is None or self.not_before is None):
+            if refusal is None and duty is None:
                 refusal = Refusal.SUBJECT_ERASED
-            if refusal is None and self.not_before is not None and record.occurred_at < self.not_before:
-                refusal = Refusal.BEFORE_SUBJECT
             refusal = refusal or self.stale_or_copy(record, rules, tick)
             if refusal is None:
                 self.live.append(Live(record, (str(duty),), is_held=True, used=None))

@@ -15,7 +15,7 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, SubjectRef, month_of
-from privacy_ledger.streams import analytics, backlog, fold, removal, sparing
+from privacy_ledger.streams import analytics, backlog, fold, removal, scopes, sparing
 from privacy_ledger.streams.backlog import Backlog
 from privacy_ledger.streams.fold import PassFold
 from privacy_ledger.streams.held import HELD, TICKS, Busy, Cut, busy_of
@@ -255,7 +255,7 @@ def anything_can_be_objected_to(monkeypatch: pytest.MonkeyPatch) -> None:
 @mutant
 def the_answer_to_a_right_is_a_purpose_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """`rights.fulfil` can be erased."""
-    monkeypatch.setattr(fold, "ALWAYS", "")
+    monkeypatch.setattr(scopes, "ALWAYS", "")
     monkeypatch.setattr(removal, "ALWAYS", "")
 
 

@@ -21,9 +21,11 @@ from privacy_ledger.domain.events import (
     Fact,
     LocationDerived,
     ObjectionRaised,
+    PaymentConfirmed,
     ProfileFieldCleared,
     ProfileFieldSet,
     RevealRecorded,
+    StudyResponseRecorded,
 )
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
@@ -57,10 +59,11 @@ CLOSED: Final = frozenset({"kind", "speed", "system", "device_class"})
 BY_NO_FORMAT: Final = frozenset(
     {
         AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CourseCompleted, LocationDerived,
-        ObjectionRaised, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
+        ObjectionRaised, PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
+        StudyResponseRecorded,
     }
 )  # fmt: skip
-"""What people and operators say by commands, or what no producer says yet."""
+"""What people and operators say by commands, what no tracking log says, and what a law keeps."""
 
 
 def _facts(person: Canary) -> list[Fact]:

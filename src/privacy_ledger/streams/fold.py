@@ -384,7 +384,7 @@ class PassFold:
     def _end(self, work: Workspace, record: Record, fact: ErasureRequested, before: Permissions) -> bool:
         """Remove all of an erased person but the fence and what the law keeps.
 
-        Work in hand ends, and what waited is refused; ticks that waited still reach what is kept.
+        Work in hand ends, and what waited is refused; ticks in hand or waiting still reach what is kept.
         """
         held = work.get(HELD, record.ref)
         at = record.offset if held is None else held.at
@@ -396,7 +396,8 @@ class PassFold:
         sparing.ended(work, record.ref)
         ticks = self._backlog.take_ticks(work, record.ref, before=at + 1)
         cut = Cut(Refusal.ERASED, record.offset, fact.request, everything=True)
-        return self._begin(work, record, cut, *ticks, *sparing.overdue(before), then="rest")
+        due = sparing.in_hand(held)
+        return self._begin(work, record, *due, cut, *ticks, *sparing.overdue(before), then="rest")
 
     def _lift(self, work: Workspace, record: Record, before: Permissions) -> bool:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""

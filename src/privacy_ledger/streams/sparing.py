@@ -17,7 +17,7 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import ALWAYS, Rules
 from privacy_ledger.domain.values import REF_BYTES, Category, SubjectRef
-from privacy_ledger.streams.held import Cut
+from privacy_ledger.streams.held import Busy, Cut, Held
 from privacy_ledger.streams.removal import due_months, timer_category
 from privacy_ledger.streams.states import PERMISSIONS, IndexRow, Moment, Table, Workspace
 
@@ -25,6 +25,7 @@ __all__ = [
     "HOLDS",
     "begun",
     "ended",
+    "in_hand",
     "keeps",
     "note",
     "overdue",
@@ -166,6 +167,12 @@ def released(
     if changed != after:
         work.put(PERMISSIONS, ref, changed)
     return tuple(cuts)
+
+
+def in_hand(held: Held | None) -> tuple[Cut, ...]:
+    """Return the retention that was in hand for a person who is erased: it reaches what is kept, too."""
+    sweep = held.sweep if isinstance(held, Busy) else None
+    return () if sweep is None else tuple(cut for cut in sweep.cuts if cut.due)
 
 
 def overdue(permissions: Permissions) -> list[Cut]:

@@ -81,6 +81,7 @@ async def rectification_of(runtime: Runtime) -> Rectification:
     """Return the use case of corrections."""
     return Rectification(
         log=runtime.log, vault=runtime.vault, codec=runtime.codec, views=runtime.views,
+        passes=runtime.passes,
         clock=runtime.clock, ids=runtime.ids, rules=await rules_in_force(runtime),
     )  # fmt: skip
 

@@ -279,7 +279,7 @@ def a_discard_reaches_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator's discard takes a consent away."""
     right = removal._after
     monkeypatch.setattr(
-        removal, "_after", lambda row, cut: None if row.record_id in cut.record_ids else right(row, cut)
+        removal, "_after", lambda row, cut: None if row.record_id in cut.named else right(row, cut)
     )
 
 

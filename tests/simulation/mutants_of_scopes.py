@@ -111,7 +111,7 @@ def a_rectification_reaches_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     right = removal._after
 
     def after(row: IndexRow, cut: Cut) -> IndexRow | None:
-        is_named = cut.cause == Refusal.RECTIFIED and row.record_id in cut.record_ids
+        is_named = cut.cause == Refusal.RECTIFIED and row.record_id in cut.named
         return None if is_named else right(row, cut)
 
     monkeypatch.setattr(removal, "_after", after)

@@ -19,7 +19,7 @@ from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category
 from privacy_ledger.ports.passes import Runner
 from privacy_ledger.streams import subject_view
-from tests.unit.home import NOW, TestHome, home, paid, played, registered, viewed
+from tests.unit.home import NOW, TestHome, home, paid, played, registered, unreadable, viewed
 
 ADA: Final = "openedx:username:ada"
 PURPOSE: Final = "improve.analyse"
@@ -200,6 +200,21 @@ async def test_keys_go_while_nobody_folds_and_what_may_be_held_is_spared(tmp_pat
     assert (stuck.is_done, spared) == (False, kept)
     assert (done.open_steps, done.is_done, groups) == ((), True, kept)
     assert live == {"billing": 1, "evidence": 1, "usage": 1}
+
+
+async def test_what_waits_behind_a_parked_record_is_spared_too(tmp_path: Path) -> None:
+    """Nobody has folded the hold, though the passes went on: nothing is destroyed that it may keep."""
+    async with home(tmp_path) as it:
+        await it.take(LINES, consents=(PURPOSE,))
+        await _hold(it, Category.ACCOUNT)
+        poison = unreadable(await it.rows(), it.ref("7"), it.runtime.ids)
+        await it.runtime.log.append(LEDGER_EVENTS, (poison,))
+        await it.subjects.place_hold(ADA, category=Category.USAGE, ground="legal_claims", until=None)
+        await it.runtime.passes.settle()
+        (waits,) = await it.erasure().erase(it.subjects.find(ADA).refs)
+        groups = _of_records(it)
+    assert not waits.is_done
+    assert f"usage+{PURPOSE}" in groups
 
 
 async def test_holds_that_nobody_can_mean_are_refused(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app.rectification import Corrected, Correction, Rectification
-from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
 from privacy_ledger.domain.events import AccountUpdated, CourseGraded, Fact, event_type
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category
 from privacy_ledger.ports.keys import Shredded
 from privacy_ledger.ports.log import EventLog, Row, header
 from privacy_ledger.streams import subject_view
-from tests.unit.home import COURSE, RECENT, Said, TestHome, home, line, played, registered, videos_of
+from tests.unit.home import COURSE, RECENT, Said, TestHome, home, line, paid, played, registered, videos_of
 from tests.unit.test_scope_erasure import profile_of, said_of_profile
 
 ADA = "openedx:username:ada"
@@ -192,8 +192,13 @@ async def test_under_restriction_a_correction_acts_at_once(tmp_path: Path) -> No
         assert await videos_of(it, "7") == ["v1", "v7"]
 
 
+def _written(done: Corrected) -> frozenset[bytes]:
+    """Return the keys of the records that a correction wrote."""
+    return frozenset(ref + record_id for ref, record_id in done.written)
+
+
 async def test_what_came_under_the_old_key_meanwhile_is_stated_again(tmp_path: Path) -> None:
-    """It kept the key of the wrong value alive; following it, the key goes and the record stays."""
+    """It would keep the key of the wrong value alive: the record stays, and the key goes."""
     async with home(tmp_path) as it:
         await it.take(LINES)
         rows = [row for row in await it.rows() if header(row.headers, "category") == b"coursework"]
@@ -205,12 +210,49 @@ async def test_what_came_under_the_old_key_meanwhile_is_stated_again(tmp_path: P
         refs = it.subjects.find(ADA).refs
         done = await use_case.rectify(refs, correction)
         await it.runtime.passes.settle()
-        assert len(use_case.open_keys(done)) == 1
-        done = await use_case.follow(refs, correction, done)
+        assert (done.restated, use_case.open_keys(done)) == (3, ())
+        (kid,) = {row.value[1:33] for row in await it.rows() if row.value and row.key in _written(done)}
+        done = await use_case.follow(refs, correction, structs.replace(done, kids=(kid,)))
         await it.runtime.passes.settle()
-        assert use_case.open_keys(done) == ()
+        assert (done.restated, use_case.open_keys(done)) == (6, ())
         facts = [fact for fact in await readable(it, "7") if isinstance(fact, CourseGraded)]
         assert sorted(fact.letter or "" for fact in facts) == ["B", "C", "D"]
+
+
+async def test_what_a_hold_or_a_law_keeps_is_not_corrected(tmp_path: Path) -> None:
+    """It is refused, nothing is written, and the export still tells the value."""
+    async with home(tmp_path) as it:
+        await it.take([*LINES, paid("7", event="p1")])
+        hold, _ = await it.subjects.place_hold(
+            ADA, category=Category.ACCOUNT, ground="legal_claims", until=None
+        )
+        await it.runtime.passes.settle()
+        (payment,) = [row for row in await it.rows() if header(row.headers, "category") == b"billing"]
+        count = len(await it.rows(LEDGER_EVENTS))
+        with pytest.raises(RefusedByPolicy):
+            await correct(it, "account.email", RIGHT)
+        with pytest.raises(RefusedByPolicy):
+            await correct(it, "billing.currency", "USD", record=payment.key[16:])
+        assert len(await it.rows(LEDGER_EVENTS)) == count
+        await it.runtime.passes.settle(await it.subjects.lift_hold(ADA, hold))
+        await correct(it, "account.email", RIGHT)
+        assert (await account_of(it, "7"))["email"] == RIGHT
+        assert b"pay_" in (await it.export("7"))["billing.json"]
+
+
+async def test_an_export_keeps_an_original_of_which_nothing_was_stated_again(tmp_path: Path) -> None:
+    """A correction that races a hold has no effect: what is kept is exported."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        use_case = await bootstrap.rectification_of(it.runtime)
+        refs = it.subjects.find(ADA).refs
+        await it.subjects.place_hold(ADA, category=Category.ACCOUNT, ground="legal_claims", until=None)
+        correction = Correction(category=Category.ACCOUNT, member="email", value=RIGHT)
+        done = await use_case.rectify(refs, correction)  # nobody has folded the hold yet
+        await it.runtime.passes.settle()
+        exported = json.loads((await it.export("7"))["account.json"])
+        assert await use_case.lost(done) == 2
+        assert sum(one["fact"].get("email") == WRONG for one in exported) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,27 @@
 """The erasure of a category, a purpose or a profile field: that goes for ever, and nothing else."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
+from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app._scopes import ScopeKind
 from privacy_ledger.app.scope_erasure import ScopeErasure
 from privacy_ledger.domain.errors import RefusedByPolicy
-from privacy_ledger.domain.events import ProfileFieldCleared, ProfileFieldSet, event_type
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.events import ProfileFieldCleared, ProfileFieldSet, UsagePageViewed, event_type
+from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, Shredded
-from privacy_ledger.ports.log import header
+from privacy_ledger.ports.log import EventLog, NewRecord, header
 from privacy_ledger.streams import subject_view
 from privacy_ledger.streams.states import PERMISSIONS
 from tests.unit.home import COURSE, RECENT, Said, TestHome, home, line, played, registered, videos_of, viewed
+from tests.unit.test_holds import Stopped
 
 ADA = "openedx:username:ada"
 CONSENT = "improve.analyse"
@@ -24,6 +29,45 @@ CONSENT = "improve.analyse"
 
 class Ended(Exception):
     """The process ends here."""
+
+
+class Between:
+    """A log beside which somebody collects a line, when the keys are retired and before the request."""
+
+    def __init__(self, it: TestHome, late: bytes) -> None:
+        """Take the home, and the line."""
+        self._it = it
+        self._late = [late]
+
+    def runtime(self) -> bootstrap.Runtime:
+        """Return the home with this log."""
+        parts = structs.replace(self._it.runtime.parts, log=cast("EventLog", self))
+        return structs.replace(self._it.runtime, log=cast("EventLog", self), parts=parts)
+
+    def __getattr__(self, name: str) -> object:
+        """Return what the log itself does."""
+        return getattr(self._it.runtime.log, name)
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
+        """Append; after the note of the retired keys comes the line."""
+        offsets = await self._it.runtime.log.append(topic, records)
+        while self._late and any(b'"retired"' in (record.value or b"") for record in records):
+            await self._it.take([self._late.pop()])
+        return offsets
+
+
+class Failing(Between):
+    """A log with which the process ends when the keys are retired, before the request."""
+
+    def __init__(self, it: TestHome) -> None:
+        """Take the home."""
+        super().__init__(it, b"")
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> tuple[int, ...]:
+        """Append what is no fact about a person."""
+        if topic == LEDGER_EVENTS:
+            raise Ended
+        return await self._it.runtime.log.append(topic, records)
 
 
 def said_of_profile(name: str, field: str, value: str | None, *, event: str, after_s: int = 0) -> bytes:
@@ -177,7 +221,14 @@ async def test_a_purpose_goes_with_what_it_alone_allowed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [("category", "evidence"), ("category", "shoes"), ("purpose", "rights.fulfil")]
+    ("kind", "value"),
+    [
+        ("category", "evidence"),
+        ("category", "shoes"),
+        ("category", "billing"),
+        ("purpose", "rights.fulfil"),
+        ("purpose", "tax.comply"),
+    ],
 )
 async def test_what_is_not_erased_apart_is_refused(tmp_path: Path, kind: ScopeKind, value: str) -> None:
     """Nothing is written."""
@@ -215,6 +266,92 @@ async def test_a_person_who_is_erased_meanwhile_ends_the_smaller_erasure(tmp_pat
     assert done.is_completed
     assert permissions is not None
     assert permissions.is_ended
+
+
+async def test_what_is_collected_while_the_keys_are_retired_goes_and_what_comes_after_stays(
+    tmp_path: Path,
+) -> None:
+    """It shares a key with what is collected after the request: that key stays, and so does the record."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        log = Between(it, played("7", event="between", at=it.runtime.clock.now(), video="v5"))
+        use_case = bootstrap.scope_erasure_of(log.runtime(), wait_s=5.0)
+        (done,) = await use_case.erase_scope(it.subjects.scopes(ADA, "category", "patterns"))
+        assert done.is_completed
+        await it.take([played("7", event="after", at=it.runtime.clock.now(), video="v9")])
+        assert await videos_of(it, "7") == ["v9"]
+        assert b"their key stays" in (done.receipt or b"")
+
+
+async def test_keys_are_asked_for_anew_where_the_request_was_not_made(tmp_path: Path) -> None:
+    """What was collected since the process ended goes with its keys, too."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        use_case = bootstrap.scope_erasure_of(Failing(it).runtime(), wait_s=5.0)
+        with pytest.raises(Ended):
+            await use_case.erase_scope(it.subjects.scopes(ADA, "category", "patterns"))
+        await it.take([played("7", event="since", at=it.runtime.clock.now(), video="v5")])
+        (kid,) = set(await keys_of(it, "7", category="patterns", gen="1"))
+        (done,) = await scopes(it).resume()
+        assert done.is_completed
+        assert isinstance(it.runtime.vault.open_keys([kid])[kid], Shredded)
+        assert await videos_of(it, "7") == []
+
+
+async def test_a_purpose_that_shares_its_keys_is_used_no_more(tmp_path: Path) -> None:
+    """What served it alone is removed; what serves another purpose, too, stays for that."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        (done,) = await scopes(it).erase_scope(it.subjects.scopes(ADA, "purpose", "course.deliver"))
+        rows = await it.runtime.views.live(it.ref("7"))
+        assert done.is_completed
+        assert await videos_of(it, "7") == []
+        assert {row.category for row in rows} == {"account", "profile", "patterns"}
+        assert not any("course.deliver" in row.purposes for row in rows)
+    assert json.loads(done.receipt or b"")["records"] == {}
+
+
+async def test_what_is_collected_after_a_minor_was_declared_keeps_its_key(tmp_path: Path) -> None:
+    """What only consent allowed goes with its keys; what came since, under an approval, has others."""
+    async with home(tmp_path) as it:
+        await it.take(LINES, consents=(CONSENT,))
+        before = set(await keys_of(it, "7", category="usage"))
+        await it.subjects.minor(ADA, is_minor=True)
+        await it.subjects.minor(ADA, is_minor=True, is_approved=True)
+        late = line(Said(
+            id="late", people=(("7",),), at=it.runtime.clock.now(),
+            facts=({"type": event_type(UsagePageViewed), "course": COURSE},),
+        ))  # fmt: skip
+        await it.take([late])
+        after = set(await keys_of(it, "7", category="usage")) - before
+        opened = it.runtime.vault.open_keys([*before, *after])
+        assert [type(opened[kid]) for kid in before] == [Shredded]
+        assert [type(opened[kid]) for kid in after] == [DataKey]
+        assert sum(row.category == "usage" for row in await it.runtime.views.live(it.ref("7"))) == 1
+
+
+async def test_a_hold_keeps_the_keys_of_a_scope_until_it_is_lifted(tmp_path: Path) -> None:
+    """Also where nobody has folded the hold yet; then the erasure goes on by itself."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        gone = await keys_of(it, "7", category="patterns")
+        hold, _ = await it.subjects.place_hold(
+            ADA, category=Category.PATTERNS, ground="legal_claims", until=None
+        )
+        still = structs.replace(it.runtime, passes=Stopped(it.runtime.passes))
+        wanted = it.subjects.scopes(ADA, "category", "patterns")
+        (waits,) = await bootstrap.scope_erasure_of(still, wait_s=1.0).erase_scope(wanted)
+        (held,) = await scopes(it).resume()
+        assert not waits.is_completed
+        assert not held.is_completed
+        assert all(isinstance(key, DataKey) for key in it.runtime.vault.open_keys(gone).values())
+        assert (
+            len([row for row in await it.runtime.views.live(it.ref("7")) if row.category == "patterns"]) == 3
+        )
+        await it.subjects.lift_hold(ADA, hold)
+        (done,) = await scopes(it).resume()
+        assert done.is_completed
+        assert all(isinstance(key, Shredded) for key in it.runtime.vault.open_keys(gone).values())
 
 
 async def test_resuming_persons_leaves_smaller_erasures_alone_and_care_takes_both(tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ from typing import Final
 
 from privacy_ledger.app._terms import INDEX_GROUP, OWN_SOURCE, TermsBook, digest_of, field_of, tag_of
 from privacy_ledger.domain.errors import RefusedByPolicy
-from privacy_ledger.domain.events import ConsentWithdrawn, ControlFact, Fact, ObjectionRaised
+from privacy_ledger.domain.events import (
+    ConsentWithdrawn,
+    ControlFact,
+    Fact,
+    MinorStatusDeclared,
+    ObjectionRaised,
+)
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
@@ -75,7 +81,13 @@ class OwnRecords:
         return self._codec.fact(key, self._ids.token(), fact, origin, source_id=event.hex())
 
     def control(self, ref: SubjectRef, fact: ControlFact) -> NewRecord:
-        """Return a control fact as a signed record."""
+        """Return a control fact as a signed record.
+
+        Where it takes consents back, the keys that seal for them seal nothing more.
+        """
+        if isinstance(fact, MinorStatusDeclared) and fact.is_minor and not fact.is_approved:
+            for purpose in sorted(self._book.rules.consent_purposes):
+                self._vault.retire(ref, purpose=purpose)
         return self._codec.control_fact(ref, self._ids.token(), fact, received_at=self._clock.now())
 
 

@@ -205,7 +205,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     saga.open_steps = progress.open_steps
     saga.tries += progress.step == "incomplete"
     saga.last_at = progress.at if saga.last_at is None else max(saga.last_at, progress.at)
-    saga.groups = saga.groups or progress.groups
+    saga.groups = progress.groups or saga.groups
     saga.held = saga.held if progress.held is None else progress.held
     saga.epoch = max((e for e in (saga.epoch, progress.epoch) if e is not None), default=None)
     is_first = saga.receipt is None

@@ -18,8 +18,9 @@ __all__ = [
     "Scope",
     "ScopeKind",
     "ScopeRemains",
+    "instant_of",
     "newest",
-    "place_of_request",
+    "request_of",
     "scope_erased",
     "scope_named",
     "scope_remains",
@@ -53,6 +54,10 @@ class Scope(Struct, frozen=True, kw_only=True):
         if self.kind == "purpose":
             return self.value in row.purposes
         return row.field is not None and row.field.hex() == self.value
+
+    def takes(self, row: IndexRow) -> bool:
+        """Return whether a live record goes with it: one that serves another purpose, too, stays for that."""
+        return self.holds(row) and (self.kind != "purpose" or row.purposes == (self.value,))
 
     def has_collected(self, row: Row) -> bool:
         """Return whether a sealed record of the log was collected in it, and in nothing beside it."""
@@ -94,13 +99,18 @@ def scope_erased(body: object) -> Scope | None:
             return None
 
 
-async def place_of_request(log: EventLog, ref: SubjectRef, request: str) -> int | None:
-    """Return the offset of a control fact with this request id in the subject's partition, or None."""
+async def request_of(log: EventLog, ref: SubjectRef, request: str) -> Row | None:
+    """Return the first control fact with this request id in the subject's partition, or None."""
     wanted = request.encode()
     async for row in rows_of(log, ref):
         if row.value is not None and header(row.headers, "kid") is None and wanted in row.value:
-            return row.offset
+            return row
     return None
+
+
+def instant_of(row: Row) -> datetime:
+    """Return when what a record of the ledger tells occurred."""
+    return datetime.fromisoformat((header(row.headers, "ce_time") or b"").decode())
 
 
 async def scope_remains(

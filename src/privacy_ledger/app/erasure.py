@@ -301,6 +301,8 @@ class Erasure:
     async def _derived(self, saga: Saga) -> bool:
         """Purge every store, and return whether no projection and no index names the person any more."""
         await self._keep_kids(saga)
+        if "fenced" not in saga.done:  # nobody knows yet what a hold or a law keeps
+            return False
         await self._passes.settle(timeout_s=self._wait_s)
         await self._stores.purge(saga.ref)
         kept = await self._retention.of(saga.ref)

@@ -171,13 +171,17 @@ class Export:
 def _gone(rows: Sequence[Row], records: Sequence[Record]) -> frozenset[bytes]:
     """Return the records that a correction or a smaller erasure removed, whoever has folded it yet.
 
-    A correction and what it states again come together; so no export shows a value twice.
+    A correction and what it states again come together; so no export shows a value twice. An original
+    of which nothing was stated again, since a hold or a law keeps it, stays.
     """
     gone: set[bytes] = set()
+    restated = {record.tag for record in records if record.instead is not None}
+    by_id = {bytes(record.record_id): record for record in records}
     for at, record in enumerate(records):
         body = record.body
         if isinstance(body, RecordsSuperseded):
-            gone.update(bytes.fromhex(name) for name in body.records)
+            names = map(bytes.fromhex, body.records)
+            gone.update(name for name in names if name in by_id and by_id[name].tag in restated)
         scope = scope_erased(body)
         if scope is not None:
             gone.update(

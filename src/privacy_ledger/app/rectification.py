@@ -6,6 +6,7 @@ the person again and destroy the keys of the originals, so that the wrong value 
 Originals, restatements and the new value go into the log in one transaction.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,7 +17,7 @@ from msgspec import Struct, structs
 from privacy_ledger.app._own import OwnRecords
 from privacy_ledger.app._scopes import newest
 from privacy_ledger.app._terms import INDEX_GROUP, field_name
-from privacy_ledger.domain.errors import BadInput, SchemaMismatch
+from privacy_ledger.domain.errors import BadInput, RefusedByPolicy, SchemaMismatch
 from privacy_ledger.domain.events import (
     AccountUpdated,
     Fact,
@@ -24,6 +25,7 @@ from privacy_ledger.domain.events import (
     ProfileFieldSet,
     RecordsSuperseded,
 )
+from privacy_ledger.domain.holds import held_categories
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
@@ -39,16 +41,19 @@ from privacy_ledger.domain.values import (
 from privacy_ledger.ports.codec import Codec, Origin
 from privacy_ledger.ports.keys import DataKey, KeyVault, KeyWant
 from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
-from privacy_ledger.ports.passes import Views
+from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
-from privacy_ledger.streams.states import IndexRow
+from privacy_ledger.streams.states import PERMISSIONS, IndexRow
 
 __all__ = ["ACCOUNT_MEMBERS", "Corrected", "Correction", "CorrectionPlan", "Rectification"]
 
 ACCOUNT_MEMBERS: Final = ("email", "name", "username")
 SUPERSEDED_MAX: Final = 5000
 _PAGE: Final = 2000
-_FIXED: Final = frozenset({"type", "occurred_at"})
+_FIXED: Final = frozenset({"type", "occurred_at", "field", "programme"})
+"""Members that the headers of a record repeat, or that say when it was."""
+RETIRED_S: Final = 2.0
+"""So long after its keys were retired another process may still append what it sealed under one."""
 
 
 class Correction(Struct, frozen=True, kw_only=True):
@@ -119,11 +124,13 @@ class Rectification:
         vault: KeyVault,
         codec: Codec,
         views: Views,
+        passes: Passes,
         clock: Clock,
         ids: Ids,
         rules: Rules,
     ) -> None:
         """Take the ports and the rules in force."""
+        self._passes = passes
         self._log = log
         self._vault = vault
         self._codec = codec
@@ -139,6 +146,7 @@ class Rectification:
         Raises:
             BadInput: nothing of the person can be corrected so, or the value does not fit.
         """
+        await self._refuse_kept(refs, correction)
         changes = [await self._change(ref, correction) for ref in refs]
         self._check(changes, correction)
         return CorrectionPlan(
@@ -155,8 +163,15 @@ class Rectification:
             BadInput: as `plan`.
             RefusedByPolicy: the person was erased meanwhile.
         """
+        await self._refuse_kept(refs, correction)
         changes = [await self._change(ref, correction) for ref in refs]
         self._check(changes, correction)
+        if self._shares_keys(correction.category):
+            for ref in refs:
+                self._vault.retire(ref, category=correction.category)
+            await asyncio.sleep(RETIRED_S)
+            await self._passes.settle()
+            changes = [await self._change(ref, correction) for ref in refs]
         done = Corrected(request=None, restated=0, offsets={}, kids=(), written=())
         for number, change in enumerate(changes):
             done = await self._append(change, correction, done, is_eldest=number == 0)
@@ -177,6 +192,7 @@ class Rectification:
             rows = [row for row in await self._views.live(ref) if row.category is correction.category]
             found = [one for one in await self._open(ref, rows) if one.kid in left]
             if found:
+                self._vault.retire(ref, category=correction.category)
                 done = await self._append(_Change(ref, found, []), correction, done, is_eldest=False)
         return done
 
@@ -191,6 +207,25 @@ class Rectification:
         return sum(record_id not in live for _, record_id in done.written)
 
     # What is concerned ----------------------------------------------------------------------
+
+    def _shares_keys(self, category: Category) -> bool:
+        rule = self._rules.category(category)
+        return rule is None or rule.grain is not Grain.RECORD
+
+    async def _refuse_kept(self, refs: Sequence[SubjectRef], correction: Correction) -> None:
+        """Refuse to change what a hold or a law keeps as it is."""
+        kept = self._rules.duty(correction.category) is not None
+        for ref in refs:
+            permissions = await self._views.get(PERMISSIONS, ref)
+            kept = kept or (
+                permissions is not None and correction.category in held_categories(permissions.holds)
+            )
+        if kept and correction.category is not Category.EVIDENCE:
+            raise RefusedByPolicy(
+                Refusal.KEPT_BY_LAW,
+                "A hold or a law keeps these records as they are. `privacy-ledger hold list SUBJECT` names "
+                "the holds.",
+            )
 
     def _check(self, changes: Sequence[_Change], correction: Correction) -> None:
         """Refuse a correction of what is not there, or of what is never corrected."""
@@ -243,7 +278,7 @@ class Rectification:
             records = [*self._superseded(change, request, now=now), *restated]
             if correction.record is None and correction.value is not None and is_eldest:
                 fact = AccountUpdated(occurred_at=now, **{correction.member: correction.value})
-                records.append(self._own.sealed(change.ref, fact))
+                records.append(self._sealed(change.ref, fact))
         if not records:
             return done
         partition = records[0].partition
@@ -275,8 +310,14 @@ class Rectification:
             fact = ProfileFieldSet(
                 occurred_at=at + timedelta(microseconds=1), field=correction.member, value=correction.value
             )
-            records.append(self._own.sealed(change.ref, fact))
+            records.append(self._sealed(change.ref, fact))
         return records
+
+    def _sealed(self, ref: SubjectRef, fact: Fact) -> NewRecord:
+        try:
+            return self._own.sealed(ref, fact)
+        except (SchemaMismatch, UnicodeError):
+            raise _does_not_fit() from None
 
     def _superseded(self, change: _Change, request: str, *, now: datetime) -> list[NewRecord]:
         """Return the facts that name the records which are stated again; a bounded number in each."""
@@ -293,7 +334,7 @@ class Rectification:
         return records
 
     def _restated(self, change: _Change, correction: Correction, *, now: datetime) -> list[NewRecord]:
-        """Return the records stated again, in their order, under keys that nothing else is sealed with."""
+        """Return the records stated again, in their order, under keys that sealed nothing before."""
         if not change.found:
             return []
         affected = {one.at.record_id for one in change.affected}
@@ -322,10 +363,8 @@ class Rectification:
         """Return a key per record: its own where the category is fine, else a new generation."""
         category = change.found[0].at.category
         groups = [self._rules.key_group(category, _purposes(one.row)) for one in change.found]
-        rule = self._rules.category(category)
-        if rule is not None and rule.grain is Grain.RECORD:
+        if not self._shares_keys(category):
             return self._vault.fresh_keys([(change.ref, group) for group in groups], now=now)
-        self._vault.retire(change.ref, category=category)
         return self._vault.sealing_keys([KeyWant(change.ref, group) for group in groups], now=now)
 
 

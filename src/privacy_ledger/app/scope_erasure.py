@@ -14,8 +14,9 @@ from privacy_ledger.app._requests import Progress, Saga, read_sagas, record
 from privacy_ledger.app._scopes import (
     Scope,
     ScopeRemains,
+    instant_of,
     newest,
-    place_of_request,
+    request_of,
     scope_named,
     scope_remains,
 )
@@ -89,7 +90,7 @@ class ScopeErasure(Erasure):
 
     async def _counts_of(self, ref: SubjectRef, scope: Scope) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for row in await self._rows(ref, scope):
+        for row in filter(scope.takes, await self._rows(ref, scope)):
             counts[str(row.category)] = counts.get(str(row.category), 0) + 1
         return dict(sorted(counts.items()))
 
@@ -99,24 +100,26 @@ class ScopeErasure(Erasure):
     async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
         """Let the scope's keys seal nothing more, and make the request durable.
 
-        What the keys are is noted before: after a crash, keys that were made since are spared.
+        Which keys these are is noted before; those that are made later are spared. Where a request was
+        not made after all, its keys are asked for anew.
         """
         if "requested" in saga.done:
             return
-        scope = scope_named(saga.scope or "")
-        if "retired" not in saga.done:
-            groups: dict[str, int] = {}
-            if scope.kind == "category":
-                groups = self._vault.retire(saga.ref, category=scope.category)
-            elif scope.kind == "purpose":
-                groups = self._vault.retire(saga.ref, purpose=scope.value)
-            saga.groups = groups
-            await self._notes.note(saga, "retired", groups=groups)
-        if await place_of_request(self._log, saga.ref, saga.request) is None:
-            await self._notes.fact(saga, await self._fact(saga, scope))
+        if await request_of(self._log, saga.ref, saga.request) is None:
+            scope = scope_named(saga.scope or "")
+            fact = await self._fact(saga, scope)
+            # As late as can be: what is sealed from here on is under keys that stay.
+            saga.groups = self._retire(saga, scope)
+            await self._notes.note(saga, "retired", groups=saga.groups)
+            await self._notes.fact(saga, fact)
         await self._notes.note(saga, "requested")
         if on_step is not None:
             on_step(saga.ref, "requested")
+
+    def _retire(self, saga: Saga, scope: Scope) -> dict[str, int]:
+        if scope.kind == "category":
+            return self._vault.retire(saga.ref, category=scope.category)
+        return self._vault.retire(saga.ref, purpose=scope.value) if scope.kind == "purpose" else {}
 
     async def _fact(self, saga: Saga, scope: Scope) -> ControlFact:
         """Return the request, with the instant up to which nothing of the scope comes back.
@@ -151,12 +154,17 @@ class ScopeErasure(Erasure):
         """Wait until every pass has folded the request; a person who was erased meanwhile is fenced too."""
         await self._settle(saga)
         permissions = await self._views.get(PERMISSIONS, saga.ref)
-        return permissions is None or permissions.is_ended or (saga.scope in permissions.cleared)
+        if permissions is None or permissions.is_ended:
+            return True
+        asked = await request_of(self._log, saga.ref, saga.request)
+        return asked is not None and permissions.is_cleared(saga.scope or "", instant_of(asked))
 
     async def _shred(self, saga: Saga) -> bool:
         """Destroy what the keystore had for the scope before the request."""
         if "shredded" in saga.done:
             return True
+        if "fenced" not in saga.done:
+            return False  # nobody knows yet what a hold keeps
         now, held = self._clock.now(), await self._held(saga)
         if any(class_of(group) in held for group in saga.groups):
             return False  # until the hold is lifted
@@ -165,7 +173,8 @@ class ScopeErasure(Erasure):
             saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids)))
         saga.epoch = self._vault.standing_of(saga.ref).epoch
         # Each record of a field has a key of its own, which the passes destroy with it.
-        return saga.groups != {} or not (await self._left(saga)).readable
+        is_field = scope_named(saga.scope or "").kind == "field"
+        return not is_field or not (await self._left(saga)).readable
 
     async def _held(self, saga: Saga) -> frozenset[Category]:
         """Return the categories that a hold keeps: their keys are spared until it is lifted."""
@@ -194,7 +203,11 @@ class ScopeErasure(Erasure):
             "keystore": len({*saga.kids, *remains.kids}),
         }
         found = [
-            StoreOutcome(store=store, outcome="erased" if count else "nothing held", count=count)
+            StoreOutcome(
+                store=store,
+                count=count,
+                outcome="erased" if count or any(saga.counts.values()) else "nothing held",
+            )
             for store, count in counts.items()
         ]
         if remains.readable:
@@ -212,8 +225,8 @@ class ScopeErasure(Erasure):
 
     async def _below(self, saga: Saga) -> int:
         """Return the offset of the request; before it is durable nothing is looked for."""
-        found = await place_of_request(self._log, saga.ref, saga.request)
-        return 0 if found is None else found
+        asked = await request_of(self._log, saga.ref, saga.request)
+        return 0 if asked is None else asked.offset
 
     async def _receipt(
         self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept, *, salt: bytes

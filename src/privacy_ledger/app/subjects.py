@@ -173,8 +173,9 @@ class Subjects:
                 "There is no such category that is erased apart. Those are: "
                 f"{', '.join(sorted(categories))}.",
             )
-        if kind == "purpose" and (value == ALWAYS or self._rules.purpose(value) is None):
-            usable = sorted(row.id for row in self._rules.registry.purposes if row.id != ALWAYS)
+        fixed = {ALWAYS, *(row.duty for row in self._rules.registry.categories if row.duty is not None)}
+        if kind == "purpose" and (value in fixed or self._rules.purpose(value) is None):
+            usable = sorted(row.id for row in self._rules.registry.purposes if row.id not in fixed)
             raise RefusedByPolicy(
                 Refusal.UNKNOWN_PURPOSE,
                 f"There is no such purpose that is erased apart. Those are: {', '.join(usable)}.",

@@ -5,7 +5,6 @@ registry and holds for everybody. Both decide by category alone, which a record'
 """
 
 from datetime import datetime
-from typing import Literal
 
 from msgspec import Struct
 
@@ -39,7 +38,7 @@ class Postponed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A removal that a hold put off, as far as it concerns held records; they serve nothing it took.
 
     `below`: the offset of what asked for it, which is how far it reaches. Without purposes, category and
-    field it takes everything: the person is erased. `keys` and `field` as in the cut.
+    field it takes everything: the person is erased. `has_own_keys` and `field` as in the cut.
     """
 
     cause: str
@@ -47,7 +46,7 @@ class Postponed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     request: str = ""
     purposes: tuple[str, ...] = ()
     category: Category | None = None
-    keys: Literal["own", "group"] | None = None
+    has_own_keys: bool = False
     field: bytes = b""
 
     @property

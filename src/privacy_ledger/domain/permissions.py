@@ -71,10 +71,9 @@ class Permissions(Struct, frozen=True, kw_only=True):
     the first restriction in force. `purges`: purposes withdrawn under restriction, whose purge
     waits for the lift, with the offset below which it reaches. `requests`: ids of control facts
     that have had their effect. `cleared`: scope smaller than the person → the instant up to which
-    what occurred in it was erased, and is not taken again.
-    that have had their effect. `holds`: those in force, oldest first; `postponed`: what they put off.
-    `overdue`: what fell due when a hold ended under restriction, as offset, category and its first month
-    that stays; it waits for the lift.
+    what occurred in it was erased, and is not taken again. `holds`: those in force, oldest first;
+    `postponed`: what they put off. `overdue`: what fell due when a hold ended under restriction, as
+    offset, category and its first month that stays; it waits for the lift.
     """
 
     is_registered: bool = False

@@ -55,6 +55,7 @@ class Refusal(StrEnum):
     CATALOGUE_EMPTY = "catalogue_empty"
     HOLD_UNKNOWN = "hold_unknown"
     NOT_NOTIFIED = "not_notified"
+    KEPT_BY_LAW = "kept_by_law"
     NOT_ERASED = "not_erased"
     CLOCK_DISAGREES = "clock_disagrees"
     ENTRY_UNKNOWN = "entry_unknown"

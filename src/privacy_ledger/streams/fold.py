@@ -337,7 +337,7 @@ class PassFold:
             merged = tuple(sorted({*permissions.purges, *purges}))
             work.put(PERMISSIONS, record.ref, structs.replace(permissions, purges=merged))
             return False
-        cut = Cut(Refusal.WITHDRAWN, record.offset, purposes=tuple(purposes), keys="group")
+        cut = Cut(Refusal.WITHDRAWN, record.offset, purposes=tuple(purposes))
         return self._begin(work, record, cut)
 
     def _begin(self, work: Workspace, record: Record, *cuts: Cut, then: Then = "refold_if_cut") -> bool:
@@ -375,7 +375,7 @@ class PassFold:
                 return self._withdraw(work, record, sorted(self.rules(work).consent_purposes), after)
             case RecordDiscarded():
                 return self._begin(
-                    work, record, Cut(Refusal.DISCARDED, offset, record_ids=(bytes.fromhex(fact.record),))
+                    work, record, Cut(Refusal.DISCARDED, offset, record_id=bytes.fromhex(fact.record))
                 )
             case _:
                 pass
@@ -402,10 +402,7 @@ class PassFold:
     def _lift(self, work: Workspace, record: Record, before: Permissions) -> bool:
         """Catch up what waited for the lift: purges and ticks in their order, and held records."""
         work.delete(FROZEN, record.ref)
-        cuts = [
-            Cut(Refusal.WITHDRAWN, below, purposes=(purpose,), keys="group")
-            for purpose, below in before.purges
-        ]
+        cuts = [Cut(Refusal.WITHDRAWN, below, purposes=(purpose,)) for purpose, below in before.purges]
         cuts += self._backlog.take_ticks(work, record.ref, before=record.offset) + sparing.overdue(before)
         return self._begin(work, record, *sorted(cuts, key=lambda cut: cut.below), then="refold")
 

@@ -34,14 +34,15 @@ Then = Literal["rest", "refold", "refold_if_cut"]
 class Cut(Struct, frozen=True, array_like=True):
     """One removal of a sweep: which rows of a subject's index below an offset go, and why.
 
-    With `purposes` a row loses these, and goes when none is left. With `record_ids` those go, of the
-    `category` where one is named. Otherwise the rows go that are `due` (category, and its first month
-    that stays), those of a `category`, of one profile `field`, or `everything`. A cut that names
-    nothing removes nothing. Rows of a `held` category stay as they are; those of one with a duty go
-    by `due` alone, and serve the duty otherwise.
+    With `purposes` a row loses these, and goes when none is left. With a `record_id`, or `record_ids`
+    in order, those go, of the `category` where one is named. Otherwise the rows go that are `due`
+    (category, and its first month that stays), those of a `category`, of one profile `field`, or
+    `everything`. A cut that names nothing removes nothing. Rows of a `held` category stay as they are;
+    those of one with a duty go by `due` alone, and serve the duty otherwise.
 
-    `keys`: what becomes of the keys of rows that go. Each has its `own`, or shares one with its
-    `group`, which goes where it seals nothing more; None: keys stay.
+    `has_own_keys`: each row's own key goes with it. `has_shared_keys`: the key that it shares goes where
+    it seals nothing more, as with a withdrawal those of its purposes do. The members stand in the order
+    in which builds came to know them: what was in hand when one was upgraded still reads.
     """
 
     cause: str
@@ -50,12 +51,19 @@ class Cut(Struct, frozen=True, array_like=True):
     purposes: tuple[str, ...] = ()
     due: tuple[tuple[Category, int], ...] = ()
     category: Category | None = None
-    record_ids: tuple[bytes, ...] = ()
+    record_id: bytes = b""
     everything: bool = False
-    keys: Literal["own", "group"] | None = None
+    has_own_keys: bool = False
+    record_ids: tuple[bytes, ...] = ()
+    has_shared_keys: bool = False
     field: bytes = b""
     held: tuple[Category, ...] = ()
     duties: tuple[tuple[Category, str], ...] = ()
+
+    @property
+    def named(self) -> tuple[bytes, ...]:
+        """The ids of the records that it names, in order."""
+        return self.record_ids or ((self.record_id,) if self.record_id else ())
 
 
 class Sweep(Struct, frozen=True, array_like=True):

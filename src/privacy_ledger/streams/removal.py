@@ -185,7 +185,7 @@ class Removal:
         alive: set[tuple[str, int]] = set()
         months: dict[tuple[Category, int], bool] = {}
         is_last = False
-        is_grouped = any(cut.keys == "group" for cut in sweep.cuts)
+        is_grouped = any(cut.purposes or cut.has_shared_keys for cut in sweep.cuts)
         looks, changes = left * SWEPT_PER_REREAD, left
         offsets: list[int] = []
         groups = set(sweep.groups)
@@ -236,12 +236,12 @@ class Removal:
                 if cut.everything:
                     work.delete(TIMERS, timer_key(row.category, row.month, ref))
                 self.bury(work, ref, row.record_id, cause=cut.cause, request=cut.request)
-                if cut.keys == "own":
+                if cut.has_own_keys:
                     self._shred(work, ref, Shred(str(row.category), generation=row.generation))
-                elif cut.purposes:
+                elif cut.cause == Refusal.WITHDRAWN:
                     # Only these were asked to seal nothing more: others may seal what is on its way.
                     groups.update((f"{row.category}+{p}", row.generation) for p in kept.purposes)
-                elif cut.keys == "group":
+                elif cut.has_shared_keys:
                     groups.update(_groups(kept))
                 return None
             kept = left
@@ -406,7 +406,7 @@ def _after(row: IndexRow, cut: Cut) -> IndexRow | None:
         return row
     for category, duty in cut.duties:
         if row.category is category:
-            if cut.record_ids or row.purposes == (duty,):
+            if cut.named or row.purposes == (duty,):
                 return row
             rest = () if left is None else left.purposes
             return structs.replace(row, purposes=tuple(sorted({*rest, duty})))
@@ -426,9 +426,9 @@ def _taken(row: IndexRow, cut: Cut) -> IndexRow | None:
         if len(kept) == len(row.purposes):
             return row
         return structs.replace(row, purposes=kept) if kept else None
-    if cut.record_ids:
+    if named := cut.named:
         is_named = row.category is not Category.EVIDENCE and cut.category in {None, row.category}
-        return None if is_named and _is_one_of(cut.record_ids, row.record_id) else row
+        return None if is_named and _is_one_of(named, row.record_id) else row
     goes = (
         cut.everything
         or row.category is cut.category

@@ -1,7 +1,5 @@
 """What an erasure of less than the person removes, and what a correction does."""
 
-from typing import Literal
-
 from privacy_ledger.domain.events import ErasureRequested, FieldErasureRequested, RecordsSuperseded
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
@@ -17,20 +15,22 @@ __all__ = ["erased", "superseded"]
 def erased(fact: ErasureRequested | FieldErasureRequested, rules: Rules, *, offset: int) -> Cut | None:
     """Return what goes of a category, a purpose or a field; None: nothing can be meant.
 
-    Evidence, and what answers the person's own rights, go with the person alone.
+    Evidence, and what answers the person's own rights, go with the person alone. Keys that records
+    share are destroyed by who asked, who knows which of them sealed nothing since.
     """
     match fact:
         case ErasureRequested(scope="category", category=Category() as category):
             if category is Category.EVIDENCE:
                 return None
-            keys = _keys_of(category, rules)
-            return Cut(Refusal.ERASED, offset, fact.request, category=category, keys=keys)
+            is_own = is_fine(rules, category)
+            return Cut(Refusal.ERASED, offset, fact.request, category=category, has_own_keys=is_own)
         case ErasureRequested(scope="purpose", purpose=str() as purpose):
             if purpose == ALWAYS:
                 return None
-            return Cut(Refusal.ERASED, offset, fact.request, purposes=(purpose,), keys="group")
+            return Cut(Refusal.ERASED, offset, fact.request, purposes=(purpose,))
         case FieldErasureRequested():
-            return Cut(Refusal.ERASED, offset, fact.request, field=bytes.fromhex(fact.field), keys="own")
+            field = bytes.fromhex(fact.field)
+            return Cut(Refusal.ERASED, offset, fact.request, field=field, has_own_keys=True)
         case _:
             return None
 
@@ -39,15 +39,13 @@ def superseded(fact: RecordsSuperseded, permissions: Permissions, rules: Rules, 
     """Return the records that are stated again; None where it names none, or a hold or a law keeps them."""
     if not fact.records or sparing.keeps(permissions, fact.category, rules):
         return None
+    is_own = is_fine(rules, fact.category)
     return Cut(
         Refusal.RECTIFIED,
         offset,
         fact.request,
         category=fact.category,
         record_ids=tuple(sorted(bytes.fromhex(one) for one in fact.records)),
-        keys=_keys_of(fact.category, rules),
+        has_own_keys=is_own,
+        has_shared_keys=not is_own,
     )
-
-
-def _keys_of(category: Category, rules: Rules) -> Literal["own", "group"]:
-    return "own" if is_fine(rules, category) else "group"

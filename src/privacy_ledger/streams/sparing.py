@@ -96,7 +96,7 @@ def begun(
             due = tuple(one for one in cut.due if one[0] not in held)
             found.append(structs.replace(cut, due=due))
         else:
-            kept = () if cut.record_ids else held
+            kept = () if cut.named else held
             found.append(structs.replace(cut, held=kept, duties=duties))
     if held:
         postponed = [_postponed(cut) for cut in found if cut.held and cut.below <= offset]
@@ -152,7 +152,8 @@ def released(
     cuts = [
         Cut(
             one.cause, one.below, one.request, purposes=one.purposes, category=one.category,
-            everything=one.takes_everything, keys=one.keys, field=one.field, held=held, duties=duties,
+            everything=one.takes_everything, has_own_keys=one.has_own_keys, field=one.field,
+            held=held, duties=duties,
         )
         for one in before.postponed
     ]  # fmt: skip
@@ -207,5 +208,5 @@ def keeps(permissions: Permissions, category: Category, rules: Rules) -> bool:
 def _postponed(cut: Cut) -> Postponed:
     return Postponed(
         cause=str(cut.cause), below=cut.below, request=cut.request, purposes=cut.purposes,
-        category=cut.category, keys=cut.keys, field=cut.field,
+        category=cut.category, has_own_keys=cut.has_own_keys, field=cut.field,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The program with one more ear: it says what its caches and its keystore release to the run that asks.
 
-A line with key ids in the file `PRIVACY_LEDGER_ASK` is answered in a file beside it, by the thread that
+A line with key ids in the file `CANARY_ASKING` is answered in a file beside it, by the thread that
 folds, so that what is asked is the very keystore that the passes use.
 """
 
@@ -25,7 +25,7 @@ _open = _keystore.open_vault
 
 def _opening(places: _keystore.KeyPlaces, *, ids: Ids, wrap: Wrap) -> _keystore.OpenedKeystore:
     keystore = _open(places, ids=ids, wrap=wrap)
-    if asking := os.environ.get("PRIVACY_LEDGER_ASK"):
+    if asking := os.environ.get("CANARY_ASKING"):
         _tasks.add(asyncio.get_running_loop().create_task(_listen(keystore, Path(asking))))
     return keystore
 

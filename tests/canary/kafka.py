@@ -166,7 +166,7 @@ class CanaryCluster:
         asking = self.folder / "temporary" / "ask"
         self.worker = Process(
             ["-m", "tests.canary.answering", "--log-level", "DEBUG", "worker", "run"], log,
-            env={**self.cluster.env, "PRIVACY_LEDGER_HEALTH": ":0", "PRIVACY_LEDGER_ASK": str(asking)},
+            env={**self.cluster.env, "PRIVACY_LEDGER_HEALTH": ":0", "CANARY_ASKING": str(asking)},
         )  # fmt: skip
         self.worker.wait_running(PARTITIONS, timeout_s=START_S)
 

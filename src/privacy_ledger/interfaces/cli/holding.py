@@ -1,6 +1,5 @@
 """`hold`: one category of a person is kept, whoever asks, until the hold ends (GDPR Art. 17(3))."""
 
-from datetime import datetime
 from typing import Final, get_args
 
 import click
@@ -8,11 +7,10 @@ import msgspec
 
 from privacy_ledger.app.retention import GROUNDS
 from privacy_ledger.bootstrap import subjects_of
-from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.events.control import HoldGround
 from privacy_ledger.domain.holds import Hold
-from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import Category
+from privacy_ledger.interfaces.cli.rights import time_of
 from privacy_ledger.interfaces.cli.shell import Shell, command
 
 __all__ = ["hold", "hold_lift", "hold_list", "hold_place", "register"]
@@ -41,7 +39,7 @@ async def hold_place(shell: Shell, subject: str, category: str, ground: str, unt
     """Keep one category of SUBJECT: no erasure, withdrawal or retention removes it meanwhile."""
     async with shell.open() as runtime:
         shell.announce(runtime)
-        ends_at = None if until is None else _time(until)
+        ends_at = None if until is None else time_of(until)
         name, offsets = await (await subjects_of(runtime)).place_hold(
             subject, category=Category(category), ground=msgspec.convert(ground, HoldGround), until=ends_at
         )
@@ -80,13 +78,3 @@ async def hold_list(shell: Shell, subject: str) -> None:
 def _line(one: Hold) -> str:
     end = "until it is lifted" if one.until is None else f"until {one.until:%Y-%m-%d %H:%M}Z"
     return f"{one.request}  {one.category}, for {GROUNDS[one.ground]}, {end}"
-
-
-def _time(text: str) -> datetime:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
-        raise BadInput(Refusal.TIME_INVALID, "Give an ISO time with its zone, such as 2027-01-01T00:00:00Z.")
-    return instant

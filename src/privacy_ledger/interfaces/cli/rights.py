@@ -21,6 +21,7 @@ __all__ = [
     "subject",
     "subject_return",
     "subject_show",
+    "time_of",
     "unrestrict",
 ]
 
@@ -155,7 +156,7 @@ async def unrestrict(shell: Shell, subject: str, notified_at: str | None) -> Non
     """Lift the restriction of SUBJECT; held records are folded in as if there had been none."""
     async with shell.open() as runtime:
         shell.announce(runtime)
-        told = None if notified_at is None else _time(notified_at)
+        told = None if notified_at is None else time_of(notified_at)
         offsets = await (await subjects_of(runtime)).lift(subject, notified_at=told)
         await shell.settle(runtime, offsets)
         shell.result({"restricted": False}, "The restriction is lifted.")
@@ -171,7 +172,8 @@ def _waits(shell: Shell) -> Exit:
     return Exit.PARTLY_DONE
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """Return the instant that somebody wrote, with its zone."""
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -151,3 +152,21 @@ def test_the_scanner_keeps_up_with_a_disk(tmp_path: Path) -> None:
 def _tokens(count: int) -> dict[str, bytes]:
     draw = random.Random(3)
     return {f"t{n}": f"canary-{draw.randbytes(6).hex()}@example.com".encode() for n in range(count)}
+
+
+def test_a_file_that_is_renamed_meanwhile_is_found_under_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker renames what it is about to remove: its bytes are still there."""
+    token = b"a-token-of-twenty-chars"
+    (tmp_path / "a.log").write_bytes(b"nothing")
+    (tmp_path / "b.log").write_bytes(b"before " + token)
+    right = Path.open
+
+    def opened(self: Path, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - as it is called
+        if self.name == "a.log":
+            (tmp_path / "b.log").rename(tmp_path / "b.log.deleted")
+        return right(self, *args, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert [hit.path.name for hit in Scanner({"t": token}).scan([tmp_path])] == ["b.log.deleted"]

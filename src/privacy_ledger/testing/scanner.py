@@ -110,16 +110,30 @@ class Scanner:
     def scan(self, paths: Iterable[Path]) -> list[Hit]:
         """Return every leak in the files at or below `paths`, in their order, and in their names.
 
+        A file that is removed or renamed meanwhile is looked for again, under whatever name.
+
         Raises:
             OSError: a file cannot be read; nothing is skipped silently.
         """
-        return [hit for path in paths for file in _files(path) for hit in self._file(file, root=path)]
+        return [hit for path in paths for hit in self._below(path)]
 
     def find(self, data: bytes) -> list[tuple[int, str, str]]:
         """Return (offset, token name, encoding) of every leak in `data`, compressed members too."""
         return sorted({*self._plain(data), *self._members(data, DEPTH_MAX)})
 
     # Files --------------------------------------------------------------------------------
+
+    def _below(self, path: Path) -> Iterator[Hit]:
+        seen: set[Path] = set()
+        is_moving = True
+        while is_moving:
+            is_moving = False
+            for file in [one for one in _files(path) if one not in seen]:
+                seen.add(file)
+                try:
+                    yield from self._file(file, root=path)
+                except FileNotFoundError:
+                    is_moving = True
 
     def _file(self, path: Path, *, root: Path) -> Iterator[Hit]:
         seen = set()
@@ -137,7 +151,7 @@ class Scanner:
                         yield hit
                 for match in _MEMBER.finditer(data, max(0, len(carry) - 2)):
                     position = base + match.start()
-                    yield from self._file_member(path, position, match.group())
+                    yield from self._file_member(path, file, position, match.group())
                 base += len(carry) + size
                 carry = (data if len(chunk) == size else chunk)[-self._longest :]
                 base -= len(carry)
@@ -162,10 +176,8 @@ class Scanner:
             yield chunk[: self._longest] if is_empty else chunk, len(chunk)
             at += len(chunk)
 
-    def _file_member(self, path: Path, position: int, magic: bytes) -> Iterator[Hit]:
-        with path.open("rb") as file:
-            file.seek(position)
-            inflated = _inflate(iter(lambda: file.read(1 << 16), b""), magic)
+    def _file_member(self, path: Path, file: FileIO, position: int, magic: bytes) -> Iterator[Hit]:
+        inflated = _inflate(_blocks(file.fileno(), position), magic)
         for token, encoding in self._inside(inflated, magic, DEPTH_MAX):
             yield Hit(path, token, encoding, position)
 
@@ -218,6 +230,13 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     yield from (file for file in sorted(path.rglob("*")) if file.is_file() and not file.is_symlink())
+
+
+def _blocks(handle: int, position: int) -> Iterator[bytes]:
+    """Yield a file's bytes from a place on; who reads elsewhere in it is not disturbed."""
+    while block := os.pread(handle, 1 << 16, position):
+        yield block
+        position += len(block)
 
 
 def _data_from(handle: int, at: int, end: int) -> int:

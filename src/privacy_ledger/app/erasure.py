@@ -221,7 +221,15 @@ class Erasure:
 
     async def _verified(self, saga: Saga) -> tuple[StoreOutcome, ...]:
         """Return what became of every store, by its own answer."""
-        return await self._stores.verify(saga.ref, held=saga.held)
+        stores = await self._stores.verify(saga.ref, held=saga.held)
+        # Every reference was minted for an identity; a crash may have lost their number.
+        return (
+            *stores, StoreOutcome(store="keystore identities", outcome="erased", count=saga.identities)
+        )  # fmt: skip
+
+    async def _destroyed(self, saga: Saga) -> tuple[str, ...]:
+        """Return the ids of the keys that sealed what the log still holds."""
+        return (await self._remains(saga)).kids
 
     async def _kept(self, saga: Saga) -> Kept:
         """Return what the law keeps, once every pass has folded the request."""
@@ -431,22 +439,18 @@ class Erasure:
     async def _receipt(
         self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept, *, salt: bytes
     ) -> Receipt:
-        remains = await self._remains(saga)
-        kids = tuple(dict.fromkeys((*saga.kids, *remains.kids)))
+        kids = tuple(dict.fromkeys((*saga.kids, *await self._destroyed(saga))))
         return Receipt(
             receipt=self._ids.token().hex(),
             commitment=_receipt.commitment(salt, ref=saga.ref, request=saga.request),
             salt=salt.hex(),
             cause=saga.cause,
+            scope=saga.scope or "person",
             requested_at=saga.opened_at,
             unreadable_at=saga.done.get("released", saga.done["shredded"]),
             completed_at=None if kept.items else self._clock.now(),
             records=saga.counts if saga.is_counted else None,
-            stores=(
-                *stores,
-                # Every reference was minted for an identity; a crash may have lost their number.
-                StoreOutcome(store="keystore identities", outcome="erased", count=saga.identities),
-            ),
+            stores=tuple(stores),
             keys=_receipt.salted(salt, kids),
             epoch=saga.epoch,
             retained=kept.items,

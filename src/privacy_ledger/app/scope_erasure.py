@@ -8,8 +8,7 @@ by itself, and the person gets a receipt. What is collected after the request st
 from collections.abc import Sequence
 from typing import Final
 
-from privacy_ledger.app import _receipt
-from privacy_ledger.app._receipt import Receipt, StoreOutcome
+from privacy_ledger.app._receipt import StoreOutcome
 from privacy_ledger.app._requests import Progress, Saga, read_sagas, record
 from privacy_ledger.app._scopes import (
     Scope,
@@ -219,6 +218,9 @@ class ScopeErasure(Erasure):
             )  # fmt: skip
         return tuple(found)
 
+    async def _destroyed(self, saga: Saga) -> tuple[str, ...]:
+        return (await self._left(saga)).kids
+
     async def _left(self, saga: Saga) -> ScopeRemains:
         scope, below = scope_named(saga.scope or ""), await self._below(saga)
         return await scope_remains(self._log, self._vault, saga.ref, scope, request=saga.request, below=below)
@@ -227,25 +229,3 @@ class ScopeErasure(Erasure):
         """Return the offset of the request; before it is durable nothing is looked for."""
         asked = await request_of(self._log, saga.ref, saga.request)
         return 0 if asked is None else asked.offset
-
-    async def _receipt(
-        self, saga: Saga, stores: Sequence[StoreOutcome], kept: Kept, *, salt: bytes
-    ) -> Receipt:
-        del kept
-        remains = await self._left(saga)
-        kids = tuple(dict.fromkeys((*saga.kids, *remains.kids)))
-        return Receipt(
-            receipt=self._ids.token().hex(),
-            commitment=_receipt.commitment(salt, ref=saga.ref, request=saga.request),
-            salt=salt.hex(),
-            cause=saga.cause,
-            scope=saga.scope or "",
-            requested_at=saga.opened_at,
-            unreadable_at=saga.done["shredded"],
-            completed_at=self._clock.now(),
-            records=saga.counts,
-            stores=tuple(stores),
-            keys=_receipt.salted(salt, kids),
-            epoch=saga.epoch,
-            build=self._build,
-        )

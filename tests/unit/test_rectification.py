@@ -176,6 +176,16 @@ async def test_a_profile_field_gets_its_right_value(tmp_path: Path) -> None:
         assert use_case.open_keys(done) == ()
 
 
+async def test_a_late_value_from_before_the_correction_is_refused(tmp_path: Path) -> None:
+    """What occurred up to the correction does not come back, however new it is to the ledger."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        await correct(it, "profile.bio", "sailor of one lake")
+        late = await it.take([said_of_profile("7", "bio", "sailor of no sea", event="late", after_s=600)])
+        assert late.reasons == {"scope_erased": 1}
+        assert await profile_of(it, "7") == {"bio": "sailor of one lake"}
+
+
 async def test_under_restriction_a_correction_acts_at_once(tmp_path: Path) -> None:
     """What the records said before the restriction stays in the view; the new value waits for the lift."""
     async with home(tmp_path) as it:

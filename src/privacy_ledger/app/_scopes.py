@@ -147,8 +147,7 @@ async def scope_remains(
 
 def newest(rows: Iterable[Row], *, now: datetime) -> datetime:
     """Return the latest time at which one of these records occurred, or now where that is later."""
-    times = [header(row.headers, "ce_time") for row in rows]
-    return max((datetime.fromisoformat(time.decode()) for time in times if time is not None), default=now)
+    return max([now, *map(instant_of, rows)])
 
 
 def _place(row: Row) -> int:

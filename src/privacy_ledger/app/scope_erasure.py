@@ -129,7 +129,7 @@ class ScopeErasure(Erasure):
         at, offsets = self._clock.now(), [row.offset for row in await self._rows(saga.ref, scope)]
         for start in range(0, len(offsets), _PAGE):
             rows = await self._log.read_at(LEDGER_EVENTS, partition, offsets[start : start + _PAGE])
-            at = max(at, newest(rows, now=at))
+            at = newest(rows, now=at)
         if scope.kind == "field":
             return FieldErasureRequested(request=saga.request, occurred_at=at, field=scope.value)
         if scope.kind == "purpose":

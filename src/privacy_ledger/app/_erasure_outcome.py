@@ -1,11 +1,15 @@
 """What an erasure would do, and how far it came."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.streams.states import IndexRow
 
-__all__ = ["ErasureOutcome", "ErasurePlan"]
+__all__ = ["ErasureOutcome", "ErasurePlan", "counted"]
 
 
 class ErasurePlan(Struct, frozen=True, kw_only=True):
@@ -38,3 +42,8 @@ class ErasureOutcome(Struct, frozen=True, kw_only=True):
     def is_done(self) -> bool:
         """Whether all is erased that the law lets go: nobody needs to do anything."""
         return self.is_completed or bool(self.retained)
+
+
+def counted(rows: Iterable[IndexRow]) -> dict[str, int]:
+    """Return how many of these live records there are of each category, in order of its name."""
+    return dict(sorted(Counter(str(row.category) for row in rows).items()))

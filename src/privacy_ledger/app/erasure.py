@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from privacy_ledger.app import _receipt
-from privacy_ledger.app._erasure_outcome import ErasureOutcome, ErasurePlan
+from privacy_ledger.app._erasure_outcome import ErasureOutcome, ErasurePlan, counted
 from privacy_ledger.app._evidence import Remains, is_said, remains_of, waiting_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
@@ -175,10 +175,7 @@ class Erasure:
         return sagas
 
     async def _counts(self, ref: SubjectRef) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for row in await self._views.live(ref):
-            counts[str(row.category)] = counts.get(str(row.category), 0) + 1
-        return dict(sorted(counts.items()))
+        return counted(await self._views.live(ref))
 
     async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
         """Make the request durable in the subject's own partition; a second one has no effect.

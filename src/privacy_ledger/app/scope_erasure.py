@@ -8,6 +8,7 @@ by itself, and the person gets a receipt. What is collected after the request st
 from collections.abc import Sequence
 from typing import Final
 
+from privacy_ledger.app._erasure_outcome import counted
 from privacy_ledger.app._receipt import StoreOutcome
 from privacy_ledger.app._requests import Progress, Saga, read_sagas, record
 from privacy_ledger.app._scopes import (
@@ -88,10 +89,7 @@ class ScopeErasure(Erasure):
         return sagas
 
     async def _counts_of(self, ref: SubjectRef, scope: Scope) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for row in filter(scope.takes, await self._rows(ref, scope)):
-            counts[str(row.category)] = counts.get(str(row.category), 0) + 1
-        return dict(sorted(counts.items()))
+        return counted(filter(scope.takes, await self._views.live(ref)))
 
     async def _rows(self, ref: SubjectRef, scope: Scope) -> list[IndexRow]:
         return [row for row in await self._views.live(ref) if scope.holds(row)]

@@ -94,7 +94,9 @@ async def studies_of(runtime: Runtime) -> Studies:
         document = registry.encode(book)
         return document, registry.digest(document)
 
-    return Studies(runtime.registrar, await rules_in_force(runtime), encode=encode)
+    return Studies(
+        runtime.registrar, await rules_in_force(runtime), decode=registry.decode, encode=encode
+    )  # fmt: skip
 
 
 async def ingest_of(runtime: Runtime) -> Ingest:

@@ -196,7 +196,9 @@ async def _prepare(runtime: Runtime) -> None:
     meta = await runtime.views.meta(0)
     if meta.registry_digest is None:
         document = registry.encode(registry.seed())
-        await runtime.registrar.adopt(document, registry.digest(document))
+        seed = document, registry.digest(document)
+        # The view may lag behind a registry that somebody else put in force.
+        await runtime.registrar.amend(lambda current: seed if current is None else None)
     embedded = runtime.embedded
     if embedded is not None:
         embedded.on_acquire = runtime.registrar.tick

@@ -122,9 +122,11 @@ def main(arguments: Sequence[str]) -> int:
     for store in receipt["stores"]:
         count = "not counted" if store["count"] is None else store["count"]
         sys.stdout.write("  {:>11}  {outcome:<14} {store}\n".format(count, **store))
-        if "ground" in store:
+        if store["outcome"] == "retained":
             until = str(store.get("until") or "a hold is lifted")
-            sys.stdout.write("            kept: " + store["ground"] + ", until " + until + "\n")
+            sys.stdout.write("            kept: " + store.get("ground", "by law") + ", until " + until + "\n")
+        elif "ground" in store:
+            sys.stdout.write("            " + store["ground"] + "\n")
     for item in receipt.get("retained", ()):
         until = str(item.get("until") or "a hold is lifted")
         sys.stdout.write(

@@ -86,9 +86,12 @@ class Retention:
         self._views = views
         self._rules = rules
 
-    async def of(self, ref: SubjectRef) -> Kept:
-        """Return what the law keeps of a reference, as far as the passes have folded it."""
-        rows = await self._views.live(ref)
+    async def of(self, ref: SubjectRef, *, among: Callable[[IndexRow], bool] | None = None) -> Kept:
+        """Return what the law keeps of a reference, as far as the passes have folded it.
+
+        `among`: only of these records.
+        """
+        rows = tuple(row for row in await self._views.live(ref) if among is None or among(row))
         if not rows:
             return NOTHING
         permissions = await self._views.get(PERMISSIONS, ref) or Permissions()

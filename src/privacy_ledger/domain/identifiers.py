@@ -27,7 +27,7 @@ _CONTROL: Final = frozenset(("Cc", "Cs", "Cn", "Zl", "Zp"))
 
 def has_control(text: str) -> bool:
     """Return whether a control character, a surrogate or an unassigned code is in the text."""
-    return any(unicodedata.category(char) in _CONTROL for char in text)
+    return not text.isprintable() and any(unicodedata.category(char) in _CONTROL for char in text)
 
 
 def mbox_sha1sum_of(address: str) -> str | None:

@@ -123,7 +123,7 @@ def username_identity(value: object) -> Identity | Refusal | None:
         value = unicodedata.normalize("NFC", value)
     if not value.strip() or value.lower() in _ANONYMOUS:
         return None
-    if len(value) > USERNAME_CHARS_MAX or (not value.isprintable() and has_control(value)):
+    if len(value) > USERNAME_CHARS_MAX or has_control(value):
         return Refusal.ID_INVALID
     return Identity(USERNAME, value)
 

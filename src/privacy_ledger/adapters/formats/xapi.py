@@ -15,7 +15,7 @@ A voiding statement (2.3.2) is a claim of its actor, kept as such; it removes no
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -31,6 +31,8 @@ from privacy_ledger.domain.values import EPOCH
 from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity
 
+Members = dict[str, Any]
+
 __all__ = ["ACCOUNT", "MBOX_SHA1SUM", "OPENID", "PEOPLE_MAX", "parse", "statements"]
 
 ACCOUNT: Final = "xapi:account"
@@ -43,7 +45,8 @@ _INSTRUCTOR: Final = "xapi.instructor"
 _TEAM: Final = "xapi.team"
 _CONTEXT: Final = "xapi.context"
 # What a store may set or leave out, and so may differ between copies of one statement (2.3.1).
-_CORE: Final = ("actor", "verb", "object", "result", "context")
+_CORE: Final = ("objectType", "actor", "verb", "object", "result", "context")
+_PARTIES: Final = ("instructor", "team")
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -108,7 +111,7 @@ def parse(line: bytes, *, received_at: datetime, takes_unknown: bool = True) -> 
         occurred_at=occurred_at,
         source_event_id=None if statement.id is UNSET else statement.id.lower(),
         anonymous=None,
-        digest_input=_encode({name: _immutable(root[name]) for name in _CORE if name in root}),
+        digest_input=_encode(_immutable(root)),
     )
 
 
@@ -147,25 +150,47 @@ def _time(statement: Statement, *, received_at: datetime) -> datetime | Refusal:
     return found or received_at
 
 
-def _immutable(value: object, *, name: str = "") -> object:
+def _immutable(root: Members) -> Members:
     """Return what must be equal in two copies of one statement (2.3.1).
 
     Left out: how verbs are displayed and activities defined. Members of a group have no order, and
     a single activity of a context is a list of one (2.4.6.2).
     """
-    if isinstance(value, dict):
-        kept = {
-            key: inner if key == "extensions" else _immutable(inner, name=key)
-            for key, inner in value.items()
-            if key not in {"definition", "display"}
-        }
-        if name == "contextActivities":
-            return {key: inner if isinstance(inner, list) else [inner] for key, inner in kept.items()}
-        return kept
-    if isinstance(value, list):
-        found = [_immutable(inner) for inner in value]
-        return sorted(found, key=_encode) if name == "member" else found
-    return value
+    found: Members = {name: root[name] for name in _CORE if name in root}
+    found["actor"] = _unordered(root["actor"])
+    found["verb"] = root["verb"]["id"]
+    thing = root["object"]
+    if thing.get("objectType") == "SubStatement":
+        found["object"] = _immutable(thing)
+    else:
+        found["object"] = _unordered(_undefined(thing))
+    context = root.get("context")
+    if context is not None:
+        found["context"] = context = dict(context)
+        for name in _PARTIES:
+            if name in context:
+                context[name] = _unordered(context[name])
+        for name in ("contextAgents", "contextGroups"):
+            if name in context:
+                context[name] = [{key: _unordered(one[key]) for key in sorted(one)} for one in context[name]]
+        if "contextActivities" in context:
+            context["contextActivities"] = {
+                name: [_undefined(one) for one in (given if isinstance(given, list) else (given,))]
+                for name, given in context["contextActivities"].items()
+            }
+    return found
+
+
+def _undefined(activity: Members) -> Members:
+    """Return an activity, or what else stands in its place, without its definition."""
+    return {name: value for name, value in activity.items() if name != "definition"}
+
+
+def _unordered(party: object) -> object:
+    """Return an agent or a group, its members in one order."""
+    if isinstance(party, dict) and "member" in party:
+        return {**party, "member": sorted(party["member"], key=_encode)}
+    return party
 
 
 # People ----------------------------------------------------------------------------------

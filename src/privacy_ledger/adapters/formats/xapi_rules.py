@@ -7,6 +7,7 @@ as signatures and attachments' bytes, are none here.
 
 import re
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -58,7 +59,7 @@ _MEMBERS: Final[dict[str, frozenset[str]]] = {
 }
 
 _FOREIGN: Final = {
-    kind: tuple(sorted(set(Thing.__struct_fields__) - allowed - {"object_type"}))
+    kind: attrgetter(*sorted(set(Thing.__struct_fields__) - allowed - {"object_type"}))
     for kind, allowed in _MEMBERS.items()
 }
 _UUID_FORM: Final = re.compile(UUID)
@@ -147,7 +148,8 @@ def _is_authority(party: Party) -> bool:
 def _is_thing(thing: Thing) -> bool:
     """Return whether an object has the members of its kind, and no others (2.4.4)."""
     kind = "Activity" if thing.object_type is UNSET else thing.object_type
-    if any(getattr(thing, name) is not UNSET for name in _FOREIGN[kind]):
+    foreign = _FOREIGN[kind](thing)
+    if foreign.count(UNSET) < len(foreign):
         return False
     match kind:
         case "Activity":

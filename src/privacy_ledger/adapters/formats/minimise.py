@@ -201,9 +201,12 @@ def plain_activity(iri: str, *, names: Collection[str] = ()) -> str | None:
     host = authority.rpartition("@")[2].partition(":")[0].lower()
     if _HOST.fullmatch(host) is None or _ADDRESS.fullmatch(host) is not None:
         host = _ID
+    segments = path.split("/")
+    if len(segments) > _SEGMENTS_MAX:
+        return None
     kept: list[str] = []
     before, is_personal = "", False
-    for segment in path.split("/"):
+    for segment in segments:
         is_personal = is_personal or segment.lower() in _PERSON_FOLLOWS
         kept.append(_thing_segment(segment, before=before, names=names))
         before = segment.lower()

@@ -33,13 +33,15 @@ from privacy_ledger.ports.keys import Identity
 
 Members = dict[str, Any]
 
-__all__ = ["ACCOUNT", "MBOX_SHA1SUM", "OPENID", "PEOPLE_MAX", "parse", "statements"]
+__all__ = ["ACCOUNT", "MBOX_SHA1SUM", "OPENID", "PEOPLE_MAX", "STATEMENTS_MAX", "parse", "statements"]
 
 ACCOUNT: Final = "xapi:account"
 MBOX_SHA1SUM: Final = "xapi:mbox_sha1sum"
 OPENID: Final = "xapi:openid"
 PEOPLE_MAX: Final = 100
 """A statement that names more people than this is refused whole, as no statement."""
+STATEMENTS_MAX: Final = 20_000
+"""A line of more is refused whole: as many valid statements do not fit into the longest line."""
 _OBJECT: Final = "xapi.object"
 _INSTRUCTOR: Final = "xapi.instructor"
 _TEAM: Final = "xapi.team"
@@ -135,6 +137,8 @@ def _items(line: bytes) -> list[bytes | Refusal]:
             found = _decode_result(line).statements
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return [line]
+    if len(found) > STATEMENTS_MAX:
+        return [Refusal.LINE_TOO_LONG]
     return [bytes(one).strip() for one in found] or [line]
 
 

@@ -87,7 +87,8 @@ def statement_of(root: dict[str, object]) -> Statement | None:
 def instant_of(text: str) -> datetime | Refusal:
     """Return the instant of a timestamp in UTC, or why it is none (Data 4.5; RFC 3339 in 2.0).
 
-    An offset of minus zero says that the offset is unknown, and is refused.
+    An offset of minus zero says that the offset is unknown, and is refused, as is a time without an
+    offset. Of ISO 8601 only the extended form with seconds is read, to the microsecond.
     """
     return Refusal.TIME_INVALID if _TIMESTAMP.fullmatch(text) is None else parse_time(text)
 
@@ -139,10 +140,12 @@ def _is_named(named: Named, *, is_group: bool) -> bool:
 
 
 def _is_authority(party: Party) -> bool:
-    """Return whether this is an Agent, or the two of a three-legged OAuth (2.4.9)."""
+    """Return whether this is an Agent, or the two without a name of a three-legged OAuth (2.4.9)."""
     if party.object_type != "Group":
         return _is_party(party)
-    return _is_party(party) and party.member is not UNSET and len(party.member) == AUTHORITY_AGENTS
+    names = (party.mbox, party.mbox_sha1sum, party.openid, party.account)
+    is_pair = party.member is not UNSET and len(party.member) == AUTHORITY_AGENTS
+    return is_pair and names.count(UNSET) == len(names) and _is_party(party)
 
 
 def _is_thing(thing: Thing) -> bool:
@@ -168,7 +171,7 @@ def _is_sub_statement(thing: Thing) -> bool:
         return False
     if thing.object.object_type == "SubStatement" or not _is_party(thing.actor):
         return False
-    if thing.timestamp is not UNSET and isinstance(instant_of(thing.timestamp), Refusal):
+    if thing.timestamp is not UNSET and instant_of(thing.timestamp) is Refusal.TIME_INVALID:
         return False
     return _is_told(thing.verb, thing.object, thing.result, thing.context)
 

@@ -33,15 +33,21 @@ __all__ = [
 ]
 
 
+TAG_CHARS_MAX: Final = 100
+DURATION_CHARS_MAX: Final = 100
+
 IRI: Final = (
     r"^[A-Za-z][A-Za-z0-9+.\-]*:"
     r'(?:[^\x00-\x20<>"{}|\\^`%\x7f-\x9f\u2028\u2029]++|%[0-9A-Fa-f]{2})++\Z'
 )
+# A tag has no singleton twice, but for private use (RFC 5646, 2.2.6): the length bounds this look.
 _LANGUAGE: Final = (
-    r"^(?:(?:[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}|[A-Za-z]{4,8})(?:-[A-Za-z]{4})?"
+    r"^(?!(?![xX]-)(?:(?!-[xX]-).)*-([A-WY-Za-wy-z0-9])-(?:(?!-[xX]-).)*-\1-)"
+    r"(?:(?:[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}|[A-Za-z]{4,8})(?:-[A-Za-z]{4})?"
     r"(?:-(?:[A-Za-z]{2}|[0-9]{3}))?(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*"
     r"(?:-[A-WY-Za-wy-z0-9](?:-[A-Za-z0-9]{2,8})+)*(?:-[xX](?:-[A-Za-z0-9]{1,8})+)?"
-    r"|[xX](?:-[A-Za-z0-9]{1,8})+|[iI](?:-[A-Za-z0-9]{2,8})+)\Z"
+    r"|[xX](?:-[A-Za-z0-9]{1,8})+|[iI](?:-[A-Za-z0-9]{2,8})+"
+    r"|en-GB-oed|sgn-BE-FR|sgn-BE-NL|sgn-CH-DE)\Z"
 )
 UUID: Final = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\Z"
 _N: Final = r"[0-9]+(?:[.,][0-9]+)?"
@@ -52,7 +58,7 @@ _DURATION: Final = (
 )
 Iri = Annotated[str, Meta(pattern=IRI)]
 Uuid = Annotated[str, Meta(pattern=UUID)]
-LanguageMap = dict[Annotated[str, Meta(pattern=_LANGUAGE)], str]
+LanguageMap = dict[Annotated[str, Meta(pattern=_LANGUAGE, max_length=TAG_CHARS_MAX)], str]
 Extensions = dict[Iri, object]
 ObjectType = Literal["Activity", "Agent", "Group", "StatementRef", "SubStatement"]
 InteractionType = Literal[
@@ -157,7 +163,7 @@ class Result(_Part, frozen=True, kw_only=True):
     success: bool | UnsetType = UNSET
     completion: bool | UnsetType = UNSET
     response: str | UnsetType = UNSET
-    duration: Annotated[str, Meta(pattern=_DURATION)] | UnsetType = UNSET
+    duration: Annotated[str, Meta(pattern=_DURATION, max_length=DURATION_CHARS_MAX)] | UnsetType = UNSET
     extensions: Extensions | UnsetType = UNSET
 
 
@@ -197,7 +203,8 @@ class Context(_Part, frozen=True, kw_only=True):
     context_groups: list[ContextGroup] | UnsetType = UNSET
     revision: str | UnsetType = UNSET
     platform: str | UnsetType = UNSET
-    language: Annotated[str, Meta(pattern=_LANGUAGE)] | UnsetType = UNSET
+    # Stores take any subtags here, as the conformance suite does.
+    language: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*\Z")] | UnsetType = UNSET
     statement: StatementRef | UnsetType = UNSET
     extensions: Extensions | UnsetType = UNSET
 

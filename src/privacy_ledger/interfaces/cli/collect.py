@@ -45,7 +45,7 @@ def register(group: click.Group) -> None:
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="OUT.ndjson",
-    help="One JSON line per input line.",
+    help="One JSON line per event, with the number of its line.",
 )  # fmt: skip
 @click.option(
     "--default-consent", "consents", multiple=True, metavar="PURPOSE",

@@ -106,6 +106,15 @@ def test_the_conformance_suite_has_the_outcomes_it_asks_for(cli: Cli) -> None:
     assert outcomes == {True: {"accepted": 30}, False: {"malformed": 29, "refused": 1}}
 
 
+def test_a_group_whose_members_are_not_named_waits_for_nobody(cli: Cli) -> None:
+    """Its statement is kept apart, and counted."""
+    line = json.dumps(statement(1, number=1) | {"actor": {"objectType": "Group", "member": []}}).encode()
+
+    done = cli.run("ingest", "-", "--format", "xapi", stdin=line)
+
+    assert (done.code, parts_of(done.document)) == (0, {"unattributed": 1})
+
+
 def test_an_unknown_verb_is_kept_or_refused_as_configured(cli: Cli) -> None:
     """And no other format has verbs."""
     line = json.dumps(statement(1, number=1) | {"verb": {"id": "http://example.com/verbs/sang"}}).encode()

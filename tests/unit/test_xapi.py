@@ -57,6 +57,7 @@ VIDEO_IRI: Final = f"https://lms.example.com/xblock/{BLOCK}"
 UUID: Final = "9c5dc1fa-6a4f-4a54-9e2c-3f0d0d6ab1c7"
 ADL: Final = "http://adlnet.gov/expapi/verbs/"
 W3ID: Final = "https://w3id.org/xapi/"
+GRADE: Final = "http://www.tincanapi.co.uk/activitytypes/grade_classification"
 EXT: Final = f"{W3ID}video/extensions/"
 VIDEO_TYPE: Final = f"{W3ID}video/activity-type/video"
 COURSE_TYPE: Final = "http://adlnet.gov/expapi/activities/course"
@@ -165,6 +166,7 @@ CASES: Final[list[tuple[str, Members, Members, Fact]]] = [
     (f"{ADL}completed", activity("https://lms.example.com/unit/au3"), {}, other(f"{ADL}completed")),
     (f"{W3ID}adl/verbs/satisfied", ITSELF, {}, CourseCompleted(**C)),
     ("http://id.tincanapi.com/verb/earned", activity("https://lms.example.com/c/0123456789", "http://id.tincanapi.com/activitytype/certificate"), {}, CertificateIssued(**C)),
+    ("http://id.tincanapi.com/verb/earned", ITSELF, {"score": {"scaled": 1.0}, "extensions": {GRADE: "B+"}}, CourseGraded(**C, score=1.0, letter="B+")),
     ("http://id.tincanapi.com/verb/earned", activity("https://lms.example.com/badge"), {}, other("http://id.tincanapi.com/verb/earned")),
     (f"{W3ID}acrossx/verbs/posted", activity("https://lms.example.com/threads/1"), {"response": "Why?"}, CoursePostCreated(**C, kind="thread", body="Why?")),
     (f"{W3ID}acrossx/verbs/posted", activity("https://lms.example.com/comments/1"), {}, CoursePostCreated(**C, kind="comment")),
@@ -188,6 +190,21 @@ def test_a_statement_is_its_fact(verb: str, thing: Members, result: Members, fac
     more = {"result": result} if result else {}
 
     assert people_of(said(verb, thing, **more)) == [(ADA_ID, (fact,))]
+
+
+def test_a_question_of_a_problem_of_several_is_answered_as_open_edx_says_it() -> None:
+    """Its parent is of a kind that the specification does not know, and the course is the grouping."""
+    problem = f"{BLOCK.replace('video', 'problem')}_2_1"
+    parent = {"objectType": "GroupActivity", **activity(f"https://lms.example.com/xblock/{BLOCK}")}
+    around = {"contextActivities": {"parent": [parent], "grouping": [ITSELF]}}
+    statement = said(
+        f"{W3ID}acrossx/verbs/evaluated", activity(f"https://lms.example.com/xblock/{problem}"),
+        context=around, result={"response": "['a piano', 'a guitar']", "success": True},
+    )  # fmt: skip
+    answer = CourseQuizAnswered(**C, problem=problem, answers=(("response", "['a piano', 'a guitar']"),), is_correct=True)
+
+    assert people_of(statement) == [(ADA_ID, (answer,))]
+    assert people_of(said(thing=parent)) == [(ADA_ID, (other(f"{ADL}attended"),))]
 
 
 def test_a_player_may_be_set_in_two_ways_at_once() -> None:
@@ -425,6 +442,7 @@ LONG_NAME: Final = {"account": {"homePage": "https://lms.example.com", "name": "
         (line_of(said(f"{ADL}interacted", VIDEO, result={"extensions": {f"{EXT}speed": "fast"}})), Refusal.SCHEMA_MISMATCH),
         (line_of(said(f"{ADL}answered", QUESTION, result={"score": {"raw": -1}})), Refusal.SCHEMA_MISMATCH),
         (line_of(said(f"{ADL}passed", ITSELF, result={"score": {"scaled": -1}})), Refusal.SCHEMA_MISMATCH),
+        (line_of(said(f"{ADL}passed", ITSELF, result={"extensions": {GRADE: "a b"}})), Refusal.SCHEMA_MISMATCH),
         (line_of(said(f"{ADL}answered", ESSAY, result={"response": "a" * 4097})), Refusal.SCHEMA_MISMATCH),
         (line_of(said(f"{ADL}answered", QUESTION, result={"response": "a[,]" * 200})), Refusal.SCHEMA_MISMATCH),
         (line_of(said(f"{ADL}commented", ITSELF, result={"response": "a" * 65537})), Refusal.SCHEMA_MISMATCH),

@@ -17,6 +17,7 @@ from privacy_ledger.adapters.formats.minimise import (
     CourseName,
     course_in_path,
     course_key,
+    is_code,
     plain_activity,
     plain_path,
     plain_target,
@@ -67,6 +68,7 @@ _W3ID: Final = "https://w3id.org/xapi/"
 _TIN_CAN: Final = "http://id.tincanapi.com/"
 _STREAMS: Final = "http://activitystrea.ms/schema/1.0/"
 _VIDEO: Final = f"{_W3ID}video/extensions/"
+_LETTER: Final = "http://www.tincanapi.co.uk/activitytypes/grade_classification"
 _ATTEMPT: Final = f"{_TIN_CAN}extension/attempt-id"
 _SPEEDS: Final = (f"{_VIDEO}speed", f"{_W3ID}openedx/extension/speed-to")
 _CAPTIONS: Final = (f"{_VIDEO}cc-enabled", f"{_VIDEO}cc-subtitle-enabled")
@@ -282,10 +284,21 @@ def _judged(*, has_passed: bool | None) -> Build:
     def build(said: Said, at: datetime) -> Facts | None:
         if said.course is None or not said.is_course:
             return _quiz(said, at, answers=())  # a part of a course, not the course
-        share = _share(said.result)
-        return (CourseGraded(occurred_at=at, course=said.course, score=share, has_passed=has_passed),)
+        return _graded(said, said.course, at, has_passed=has_passed)
 
     return build
+
+
+def _graded(said: Said, course: CourseName, at: datetime, *, has_passed: bool | None) -> Facts:
+    letter = _extension(said, _LETTER)
+    if letter is not None and not is_code(letter):
+        raise _UnfitError
+    return (
+        CourseGraded(
+            occurred_at=at, course=course, score=_share(said.result), has_passed=has_passed,
+            letter=letter if isinstance(letter, str) else None,
+        ),
+    )  # fmt: skip
 
 
 def _quiz(said: Said, at: datetime, *, answers: tuple[tuple[str, str], ...]) -> Facts | None:
@@ -320,9 +333,13 @@ def _posted(kind: Literal["comment"] | None) -> Build:
 
 
 def _earned(said: Said, at: datetime) -> Facts | None:
-    if said.course is None or said.type not in _CERTIFICATE_TYPES:
+    if said.course is None:
         return None
-    return (CertificateIssued(occurred_at=at, course=said.course),)
+    if said.is_course:
+        return _graded(said, said.course, at, has_passed=None)  # what Open edX says of a grade
+    return (
+        (CertificateIssued(occurred_at=at, course=said.course),) if said.type in _CERTIFICATE_TYPES else None
+    )
 
 
 def _satisfied(said: Said, at: datetime) -> Facts | None:
@@ -450,6 +467,7 @@ _BUILDERS: Final[dict[str, Build]] = {
     f"{_TIN_CAN}verb/earned": _earned,
     f"{_W3ID}adl/verbs/satisfied": _satisfied,
     f"{_W3ID}adl/verbs/logged-in": _logged_in,
+    "https://brindlewaye.com/xAPITerms/verbs/loggedin/": _logged_in,
 }
 _KNOWN: Final = frozenset(_BUILDERS) | {
     *(

@@ -52,6 +52,7 @@ _PARTY: Final = ("name", "mbox", "mbox_sha1sum", "openid", "account")
 _SUB: Final = ("actor", "verb", "object", "result", "context", "timestamp", "attachments")
 _MEMBERS: Final[dict[str, frozenset[str]]] = {
     "Activity": frozenset(("id", "definition")),
+    "GroupActivity": frozenset(("id", "definition")),
     "Agent": frozenset(_PARTY),
     "Group": frozenset((*_PARTY, "member")),
     "StatementRef": frozenset(("id",)),
@@ -95,7 +96,7 @@ def instant_of(text: str) -> datetime | Refusal:
 
 def is_activity(thing: Thing) -> bool:
     """Return whether an object is an activity, which it is unless it says otherwise."""
-    return thing.object_type is UNSET or thing.object_type == "Activity"
+    return thing.object_type is UNSET or thing.object_type in {"Activity", "GroupActivity"}
 
 
 def activities_of(around: ContextActivities) -> list[Activity]:
@@ -155,7 +156,7 @@ def _is_thing(thing: Thing) -> bool:
     if foreign.count(UNSET) < len(foreign):
         return False
     match kind:
-        case "Activity":
+        case "Activity" | "GroupActivity":
             return _is_iri(thing.id) and (thing.definition is UNSET or _is_definition(thing.definition))
         case "Agent" | "Group":
             return _is_named(thing, is_group=kind == "Group")

@@ -60,7 +60,10 @@ Iri = Annotated[str, Meta(pattern=IRI)]
 Uuid = Annotated[str, Meta(pattern=UUID)]
 LanguageMap = dict[Annotated[str, Meta(pattern=_LANGUAGE, max_length=TAG_CHARS_MAX)], str]
 Extensions = dict[Iri, object]
-ObjectType = Literal["Activity", "Agent", "Group", "StatementRef", "SubStatement"]
+# Open edX writes `GroupActivity` for a problem of several questions: no version of the specification
+# has it, and it is read as the activity that it is.
+ActivityType = Literal["Activity", "GroupActivity"]
+ObjectType = Literal["Activity", "GroupActivity", "Agent", "Group", "StatementRef", "SubStatement"]
 InteractionType = Literal[
     "true-false", "choice", "fill-in", "long-fill-in", "matching", "performance", "sequencing",
     "likert", "numeric", "other",
@@ -136,7 +139,7 @@ class Activity(_Part, frozen=True, kw_only=True):
     """An activity of a context (2.4.6.2)."""
 
     id: Iri
-    object_type: Literal["Activity"] | UnsetType = UNSET
+    object_type: ActivityType | UnsetType = UNSET
     definition: Definition | UnsetType = UNSET
 
 

@@ -147,19 +147,23 @@ def test_an_erased_person_stays_away_under_address_and_hash(cli: Cli) -> None:
 
 
 async def test_nothing_of_an_address_is_written_in_clear(cli: Cli) -> None:
-    """Neither it nor its hash: not in the home, not in the keys, not in what is printed."""
+    """Nor its hash, nor what the person answered: not in the home, the keys, or what is printed."""
     voided = statement(2, number=9, verb="voided") | {
         "object": {"objectType": "StatementRef", "id": ONES[0]["id"]}
     }
-    lines = b"\n".join(json.dumps(one).encode() for one in (*ONES, voided, {"actor": agent(3)}))
+    answered = statement(2, number=8, verb="answered") | {
+        "object": {"id": f"{COURSE_IRI}/q1"},
+        "result": {"response": MARK, "extensions": {f"https://lms.example.com/{MARK}": MARK}},
+    }
+    lines = b"\n".join(json.dumps(one).encode() for one in (*ONES, voided, answered, {"actor": agent(3)}))
     words = ("ingest", "-", "--format", "xapi", "--default-consent", PURPOSE)
     done = cli.run("--log-level", "DEBUG", *words, stdin=lines)
 
     assert done.code == 5
-    assert parts_of(done.document) == {"accepted": 4, "malformed": 1}
+    assert parts_of(done.document) == {"accepted": 5, "malformed": 1}
     async with cli.opened() as runtime:
         types = {dict(row.headers)["ce_type"] for row in await rows_of(runtime, LEDGER_EVENTS) if row.headers}
-    assert b"course.enrolled.v1" in types
+    assert types >= {b"course.enrolled.v1", b"course.quiz_answered.v1", b"usage.other.v1"}
     scanner = Scanner({value: value.encode() for value in (MARK, sum_of(1), sum_of(2), sum_of(3))})
     assert scanner.find((done.out + done.err).encode()) == []
     assert scanner.scan([cli.folder]) == []

@@ -5,10 +5,11 @@ Pure, and total: any bytes give `Parsed` or a `Refusal`. Order of reasons: the b
 
 Who: the actor, or each member of a group that acted, with what was done. Then the agents that are
 the object, the instructors, the team, and further agents and groups of the context, each with the
-role that they had. A group is no person: its own identifier is nobody's, and without members it
-leaves the statement to the unattributed lane. Nothing is recorded of an authority, which is a
-store's credential, nor of people in a sub-statement, which tells no fact. No statement joins two
-identifiers: each Agent has one (Data, 2.4.2.1).
+role that they had. A group is no person: its own identifier is nobody's. What one without members
+did waits in the unattributed lane, if the statement names nobody else, and is nobody's otherwise.
+Nothing is recorded of an authority, which is a store's credential, nor of people in a
+sub-statement, which tells no fact. No statement joins two identifiers: each Agent has one (Data,
+2.4.2.1).
 
 A voiding statement (2.3.2) is a claim of its actor, kept as such; it removes nothing.
 """

@@ -71,7 +71,8 @@ class KeyWant(Struct, frozen=True, gc=False):
 class Identity(Struct, frozen=True, gc=False):
     """A platform's own id of a person, canonical, in an exact namespace; never logged.
 
-    Namespaces: `openedx:user_id` (decimal string), `openedx:username` (NFC text).
+    Namespaces: `openedx:user_id` (decimal string), `openedx:username` (NFC text),
+    `xapi:mbox_sha1sum` (hex), `xapi:account` (home page, space, name), `xapi:openid` (URI).
     """
 
     namespace: str

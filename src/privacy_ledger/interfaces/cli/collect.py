@@ -4,14 +4,16 @@ import io
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import ledger, openedx
-from privacy_ledger.adapters.formats.json_lines import decode_object, read_lines
+from privacy_ledger.adapters.formats import ledger, openedx, xapi
+from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
@@ -24,7 +26,9 @@ __all__ = ["exit_code", "ingest", "register", "summary_text"]
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 FORMATS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
-"""What lines may be, by name."""
+"""What lines may be, by name; each line is one event."""
+XAPI: Final = "xapi"
+"""The format whose lines may hold several events, and whose events may have no time of their own."""
 
 
 def register(group: click.Group) -> None:
@@ -35,17 +39,21 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
 @click.option(
-    "--format", "name", type=click.Choice(sorted(FORMATS)), required=True, help="What the lines are."
+    "--format", "name", type=click.Choice(sorted((*FORMATS, XAPI))), required=True, help="What the lines are."
 )
 @click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="OUT.ndjson",
-    help="One JSON line per input line.",
+    help="One JSON line per event, with the number of its line.",
 )  # fmt: skip
 @click.option(
     "--default-consent", "consents", multiple=True, metavar="PURPOSE",
     help="A consent in force for the whole run, marked assumed.",
+)  # fmt: skip
+@click.option(
+    "--unknown-verbs", "unknown", type=click.Choice(["keep", "refuse"]),
+    help="Of xapi: keep a verb of no known vocabulary by its name (the default), or refuse it.",
 )  # fmt: skip
 @command
 async def ingest(
@@ -56,8 +64,11 @@ async def ingest(
     is_import: bool,  # noqa: FBT001 - click passes options by name
     report: Path | None,
     consents: tuple[str, ...],
+    unknown: str | None,
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
+    if unknown is not None and name != XAPI:
+        raise click.UsageError("`--unknown-verbs` is for `--format xapi`: other formats have no verbs.")
     with ExitStack() as stack:
         stream = _open(file, stack)
         out = None if report is None else stack.enter_context(report.open("wb"))
@@ -71,14 +82,15 @@ async def ingest(
             await runtime.registrar.tick()
             use_case = await ingest_of(runtime)
             collector.calm()
+            parse = _format(name, received_at=runtime.clock.now(), takes_unknown=unknown != "refuse")
             origin = Source(
-                name=source or name, parse=FORMATS[name], is_import=is_import,
+                name=source or name, parse=parse, is_import=is_import,
                 default_consents=consents,
             )  # fmt: skip
             with progress_bar(shell) as bar:
                 task = bar.add_task("ingesting lines", total=None)
                 summary = await use_case.run(
-                    _numbered(file, stream), origin, on_line=note,
+                    _events(name, file, stream), origin, on_line=note,
                     on_progress=lambda read: bar.update(task, completed=read),
                 )  # fmt: skip
             await shell.settle(runtime, summary.offsets)
@@ -99,13 +111,29 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
         raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
 
 
-def _numbered(file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
-    """Return the numbered lines of a stream; a small file that is one JSON object is one line."""
+def _format(name: str, *, received_at: datetime, takes_unknown: bool) -> Format:
+    """Return the parser of a format by name."""
+    if name == XAPI:
+        return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
+    return FORMATS[name]
+
+
+def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
+    """Return the events of a stream, each with the number of its line."""
+    if name == XAPI:
+        return xapi.statements(_numbered(file, stream, documents=(dict, list)))
+    return _numbered(file, stream, documents=(dict,))
+
+
+def _numbered(
+    file: Path, stream: BinaryIO, *, documents: tuple[type, ...]
+) -> Iterable[tuple[int, bytes | Refusal]]:
+    """Return the numbered lines of a stream; a small file that is one JSON document is one line."""
     if str(file) == "-" or file.stat().st_size > DOCUMENT_BYTES_MAX:
         return read_lines(stream)
     content = stream.read()
     whole = content.strip()
-    if b"\n" in whole and not isinstance(decode_object(whole), Refusal):
+    if b"\n" in whole and isinstance(decode_json(whole), documents):
         return [(1, whole)]
     return read_lines(io.BytesIO(content))
 

@@ -10,21 +10,18 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import ledger, openedx
 from privacy_ledger.adapters.formats.json_lines import decode_object, read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
+from privacy_ledger.interfaces.cli.formats import FormatName, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
-from privacy_ledger.ports.formats import Format
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
 
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
-FORMATS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
-"""What lines may be, by name."""
 
 
 def register(group: click.Group) -> None:
@@ -35,7 +32,11 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
 @click.option(
-    "--format", "name", type=click.Choice(sorted(FORMATS)), required=True, help="What the lines are."
+    "--format",
+    "name",
+    type=FormatName(),
+    required=True,
+    help="What the lines are: a name, or a mapping of your own.",
 )
 @click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
@@ -58,6 +59,7 @@ async def ingest(
     consents: tuple[str, ...],
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
+    named = format_named(name)
     with ExitStack() as stack:
         stream = _open(file, stack)
         out = None if report is None else stack.enter_context(report.open("wb"))
@@ -72,7 +74,7 @@ async def ingest(
             use_case = await ingest_of(runtime)
             collector.calm()
             origin = Source(
-                name=source or name, parse=FORMATS[name], is_import=is_import,
+                name=source or named.name, parse=named.parse, is_import=is_import,
                 default_consents=consents,
             )  # fmt: skip
             with progress_bar(shell) as bar:

@@ -65,10 +65,7 @@ class FormatName(click.ParamType):
         """Return the name, where it may be one; `format_named` reads a mapping."""
         text = str(value)
         if text not in FORMATS and not text.endswith(_SUFFIX):
-            names = ", ".join(sorted(FORMATS))
-            self.fail(
-                f"There is no such format. There are {names}, and mappings such as lms{_SUFFIX}.", param, ctx
-            )
+            self.fail("There is no such format.", param, ctx)
         return text
 
 

@@ -64,7 +64,9 @@ COURSE_TYPE: Final = "http://adlnet.gov/expapi/activities/course"
 ADA: Final[Members] = {"mbox": "mailto:ada@example.com"}
 BOB: Final[Members] = {"account": {"homePage": "https://lms.example.com", "name": "bob"}}
 EVE: Final[Members] = {"openid": "https://openid.example.com/eve"}
-ADA_ID: Final = Identity("xapi:mbox_sha1sum", hashlib.sha1(b"mailto:ada@example.com", usedforsecurity=False).hexdigest())
+ADA_ID: Final = Identity(
+    "xapi:mbox_sha1sum", hashlib.sha1(b"mailto:ada@example.com", usedforsecurity=False).hexdigest()
+)
 BOB_ID: Final = Identity("xapi:account", "https://lms.example.com bob")
 EVE_ID: Final = Identity("xapi:openid", "https://openid.example.com/eve")
 
@@ -126,8 +128,17 @@ def other(action: str) -> UsageOther:
 
 
 VIDEO: Final = activity(VIDEO_IRI, VIDEO_TYPE)
-QUESTION: Final = activity("https://lms.example.com/quiz/q7", "http://adlnet.gov/expapi/activities/cmi.interaction", interactionType="choice")
-ESSAY: Final = activity("https://lms.example.com/quiz/q8", None, interactionType="long-fill-in", extensions={"http://id.tincanapi.com/extension/attempt-id": 2})
+QUESTION: Final = activity(
+    "https://lms.example.com/quiz/q7",
+    "http://adlnet.gov/expapi/activities/cmi.interaction",
+    interactionType="choice",
+)
+ESSAY: Final = activity(
+    "https://lms.example.com/quiz/q8",
+    None,
+    interactionType="long-fill-in",
+    extensions={"http://id.tincanapi.com/extension/attempt-id": 2},
+)
 ITSELF: Final = activity(COURSE_IRI, COURSE_TYPE)
 V: Final[Members] = {"occurred_at": AT, "course": COURSE, "video": BLOCK}
 C: Final[Members] = {"occurred_at": AT, "course": COURSE}
@@ -201,7 +212,9 @@ def test_a_question_of_a_problem_of_several_is_answered_as_open_edx_says_it() ->
         f"{W3ID}acrossx/verbs/evaluated", activity(f"https://lms.example.com/xblock/{problem}"),
         context=around, result={"response": "['a piano', 'a guitar']", "success": True},
     )  # fmt: skip
-    answer = CourseQuizAnswered(**C, problem=problem, answers=(("response", "['a piano', 'a guitar']"),), is_correct=True)
+    answer = CourseQuizAnswered(
+        **C, problem=problem, answers=(("response", "['a piano', 'a guitar']"),), is_correct=True
+    )
 
     assert people_of(statement) == [(ADA_ID, (answer,))]
     assert people_of(said(thing=parent)) == [(ADA_ID, (other(f"{ADL}attended"),))]
@@ -227,7 +240,9 @@ def test_a_player_may_be_set_in_two_ways_at_once() -> None:
         ({"objectType": "Agent", **BOB}, {"grouping": activity(COURSE_IRI)}, COURSE),
     ],
 )  # fmt: skip
-def test_the_course_is_the_object_or_what_it_is_a_part_of(thing: Members, around: Members, course: str | None) -> None:
+def test_the_course_is_the_object_or_what_it_is_a_part_of(
+    thing: Members, around: Members, course: str | None
+) -> None:
     """A category and other activities are no course of the statement's."""
     facts = people_of(said(thing=thing, context={"contextActivities": around}))[0][1]
     assert facts == (UsageOther(occurred_at=AT, course=course, action=f"{ADL}attended"),)
@@ -335,13 +350,19 @@ def test_members_of_a_group_that_acted_have_all_done_it() -> None:
     actor = group(ADA, BOB, mbox="mailto:team@example.com")
     played = VideoPlayed(**V)
 
-    assert people_of(said(f"{W3ID}video/verbs/played", VIDEO, actor=actor)) == [(ADA_ID, (played,)), (BOB_ID, (played,))]
+    assert people_of(said(f"{W3ID}video/verbs/played", VIDEO, actor=actor)) == [
+        (ADA_ID, (played,)),
+        (BOB_ID, (played,)),
+    ]
 
 
 @pytest.mark.parametrize("thing", [{"objectType": "Agent", **BOB}, group(BOB)])
 def test_whom_a_statement_is_about_is_a_person_of_it(thing: Members) -> None:
     """An Agent as the object, or the members of a group."""
-    assert people_of(said(thing=thing)) == [(ADA_ID, (other(f"{ADL}attended"),)), (BOB_ID, (other("xapi.object"),))]
+    assert people_of(said(thing=thing)) == [
+        (ADA_ID, (other(f"{ADL}attended"),)),
+        (BOB_ID, (other("xapi.object"),)),
+    ]
 
 
 @pytest.mark.parametrize("actor", [group(), {"objectType": "Group", "mbox": "mailto:team@example.com"}])
@@ -354,7 +375,12 @@ def test_a_group_without_members_is_nobody_known(actor: Members) -> None:
 
 def test_neither_an_authority_nor_people_in_a_sub_statement_are_recorded() -> None:
     """The one is a store's credential, the others' doing is not told as a fact."""
-    sub = {"objectType": "SubStatement", "actor": EVE, "verb": {"id": f"{ADL}attended"}, "object": {"objectType": "Agent", **BOB}}
+    sub = {
+        "objectType": "SubStatement",
+        "actor": EVE,
+        "verb": {"id": f"{ADL}attended"},
+        "object": {"objectType": "Agent", **BOB},
+    }
     assert people_of(said(thing=sub, authority=BOB)) == [(ADA_ID, (other(f"{ADL}attended"),))]
 
 
@@ -376,12 +402,16 @@ def test_more_people_than_the_bound_are_refused() -> None:
         ({}, NOW),
     ],
 )
-def test_a_statement_happened_at_its_timestamp_else_when_it_was_stored_or_came(times: Members, occurred_at: datetime) -> None:
+def test_a_statement_happened_at_its_timestamp_else_when_it_was_stored_or_came(
+    times: Members, occurred_at: datetime
+) -> None:
     """As a record store would set it (2.4.7)."""
     statement = {key: value for key, value in said().items() if key != "timestamp"}
     result = parsed({**statement, **times})
     assert result.occurred_at == occurred_at
-    assert [fact.occurred_at for person in result.people for fact in person.facts if isinstance(fact, UsageOther)] == [occurred_at]
+    assert [
+        fact.occurred_at for person in result.people for fact in person.facts if isinstance(fact, UsageOther)
+    ] == [occurred_at]
 
 
 def test_an_id_is_the_source_event_id() -> None:
@@ -408,7 +438,9 @@ VERBOSE: Final[Members] = {"id": f"{ADL}attended", "display": {"en": "attended"}
         ({"object": activity("https://lms.example.com/meeting/8")}, False),
     ],
 )  # fmt: skip
-def test_copies_of_a_statement_are_equal_whatever_a_store_did_to_them(change: Members, *, is_same: bool) -> None:
+def test_copies_of_a_statement_are_equal_whatever_a_store_did_to_them(
+    change: Members, *, is_same: bool
+) -> None:
     """What a store may set, convert or leave out is no difference (2.3.1)."""
     first, second = parsed(said()), parsed({**said(), **change})
     assert (first.digest_input == second.digest_input) is is_same
@@ -457,7 +489,9 @@ def test_what_is_no_statement_here_has_its_reason(line: bytes, refusal: Refusal)
     assert parse(line, received_at=NOW, takes_unknown=False) is refusal
 
 
-@pytest.mark.parametrize("verb", [f"{ADL}attended", f"{W3ID}adl/verbs/waived", f"{W3ID}video/verbs/played", VOIDED])
+@pytest.mark.parametrize(
+    "verb", [f"{ADL}attended", f"{W3ID}adl/verbs/waived", f"{W3ID}video/verbs/played", VOIDED]
+)
 def test_a_verb_of_a_vocabulary_is_never_unknown(verb: str) -> None:
     """Also where it has no event of its own."""
     thing = {"objectType": "StatementRef", "id": UUID} if verb == VOIDED else VIDEO
@@ -471,7 +505,12 @@ def test_nothing_beyond_the_declared_fields_is_kept() -> None:
     """Canaries in every other place of a statement are in no fact, and no `repr` tells a value."""
     canary = "canary-0042"
     words = {"en": canary}
-    extensions = {f"https://example.com/{canary}": canary, f"{EXT}session-id": canary, f"{EXT}user-agent": canary, "https://example.com/ip": "203.0.113.7"}
+    extensions = {
+        f"https://example.com/{canary}": canary,
+        f"{EXT}session-id": canary,
+        f"{EXT}user-agent": canary,
+        "https://example.com/ip": "203.0.113.7",
+    }
     statement = said(
         f"{W3ID}video/verbs/played",
         {"id": VIDEO_IRI, "definition": {"type": VIDEO_TYPE, "name": words, "description": words, "moreInfo": f"https://example.com/{canary}", "extensions": extensions}},
@@ -579,7 +618,9 @@ def test_any_bytes_are_refused_or_read(line: bytes) -> None:
     value=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.lists(st.integers(), max_size=2),
     score=st.dictionaries(st.sampled_from(("raw", "min", "max", "scaled")), st.floats(allow_nan=False, allow_infinity=False) | st.integers(-3, 3), max_size=4),
 )  # fmt: skip
-def test_any_value_of_an_extension_or_a_score_is_a_fact_or_has_a_reason(case: tuple[str, Members, Members, Fact], name: str, value: object, score: Members) -> None:
+def test_any_value_of_an_extension_or_a_score_is_a_fact_or_has_a_reason(
+    case: tuple[str, Members, Members, Fact], name: str, value: object, score: Members
+) -> None:
     """What the specification leaves open is bounded by the facts."""
     result = {"extensions": {EXT + name: value}, "score": score}
     check([line_of(said(case[0], case[1], result=result))])

@@ -170,7 +170,10 @@ def test_a_whole_statement_and_a_simple_one_are_valid() -> None:
 @pytest.mark.parametrize(("path", "value"), VALID)
 def test_a_statement_that_the_specification_allows_is_valid(path: str, value: object) -> None:
     """One change of a whole statement."""
-    start = {**WHOLE, "context": {k: v for k, v in WHOLE["context"].items() if k not in {"revision", "platform"}}}
+    start = {
+        **WHOLE,
+        "context": {k: v for k, v in WHOLE["context"].items() if k not in {"revision", "platform"}},
+    }
     assert statement_of(changed(path, value, start=start)) is not None
 
 
@@ -222,7 +225,9 @@ def test_a_revision_and_a_platform_are_of_activities_only(name: str, thing: Memb
         ({"contextGroups": [{"objectType": "contextGroup", "group": ADA}]}, None, False),
     ],
 )  # fmt: skip
-def test_further_agents_and_groups_came_with_the_second_version(context: Members, version: str | None, *, is_valid: bool) -> None:
+def test_further_agents_and_groups_came_with_the_second_version(
+    context: Members, version: str | None, *, is_valid: bool
+) -> None:
     """IEEE 9274.1.1; a statement that says it is older may not have them."""
     said = {**SIMPLE, "context": context, **({} if version is None else {"version": version})}
 

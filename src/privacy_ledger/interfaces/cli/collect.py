@@ -4,31 +4,25 @@ import io
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import ledger, openedx, xapi
+from privacy_ledger.adapters.formats import xapi
 from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
+from privacy_ledger.interfaces.cli.formats import XAPI, FormatName, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
-from privacy_ledger.ports.formats import Format
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
 
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
-FORMATS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
-"""What lines may be, by name; each line is one event."""
-XAPI: Final = "xapi"
-"""The format whose lines may hold several events, and whose events may have no time of their own."""
 
 
 def register(group: click.Group) -> None:
@@ -39,7 +33,11 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
 @click.option(
-    "--format", "name", type=click.Choice(sorted((*FORMATS, XAPI))), required=True, help="What the lines are."
+    "--format",
+    "name",
+    type=FormatName(),
+    required=True,
+    help="What the lines are: a name, or a mapping of your own.",
 )
 @click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
@@ -69,6 +67,7 @@ async def ingest(
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
     if unknown is not None and name != XAPI:
         raise click.UsageError("`--unknown-verbs` is for `--format xapi`: other formats have no verbs.")
+    named = format_named(name)
     with ExitStack() as stack:
         stream = _open(file, stack)
         out = None if report is None else stack.enter_context(report.open("wb"))
@@ -82,9 +81,9 @@ async def ingest(
             await runtime.registrar.tick()
             use_case = await ingest_of(runtime)
             collector.calm()
-            parse = _format(name, received_at=runtime.clock.now(), takes_unknown=unknown != "refuse")
+            parse = named.parser(received_at=runtime.clock.now(), takes_unknown=unknown != "refuse")
             origin = Source(
-                name=source or name, parse=parse, is_import=is_import,
+                name=source or named.name, parse=parse, is_import=is_import,
                 default_consents=consents,
             )  # fmt: skip
             with progress_bar(shell) as bar:
@@ -109,13 +108,6 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
         return stack.enter_context(file.open("rb"))
     except OSError as error:
         raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
-
-
-def _format(name: str, *, received_at: datetime, takes_unknown: bool) -> Format:
-    """Return the parser of a format by name."""
-    if name == XAPI:
-        return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
-    return FORMATS[name]
 
 
 def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:

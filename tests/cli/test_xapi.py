@@ -57,8 +57,8 @@ def test_a_file_of_any_shape_is_taken_once(cli: Cli, tmp_path: Path, shape: str)
     file = tmp_path / "statements.json"
     file.write_text(SHAPES[shape], encoding="utf-8")
 
-    first = cli.run("ingest", file, "--format", "xapi")
-    again = cli.run("ingest", file, "--format", "xapi")
+    first = cli.run("ingest", file, "--format", "xapi", "--register-addresses")
+    again = cli.run("ingest", file, "--format", "xapi", "--register-addresses")
 
     assert (first.code, again.code) == (0, 0)
     assert parts_of(first.document) == {"accepted": 3}
@@ -72,7 +72,7 @@ def test_a_store_that_adds_its_own_members_sends_copies(cli: Cli) -> None:
     stored = {**ONES[0], "stored": RECENT.isoformat(), "version": "1.0.0", "authority": agent(9)}
     lines = b"\n".join(json.dumps(one).encode() for one in (ONES[0], stored))
 
-    done = cli.run("ingest", "-", "--format", "xapi", stdin=lines)
+    done = cli.run("ingest", "-", "--format", "xapi", "--register-addresses", stdin=lines)
 
     assert parts_of(done.document) == {"accepted": 1, "duplicates": 1}
 
@@ -83,7 +83,7 @@ def test_one_bad_statement_stops_none_beside_it(cli: Cli, tmp_path: Path) -> Non
     report = tmp_path / "report.ndjson"
     line = json.dumps([ONES[0], *bad, statement(4, number=1, verb="attended")]).encode()
 
-    done = cli.run("ingest", "-", "--format", "xapi", "--report", report, stdin=line)
+    done = cli.run("ingest", "-", "--format", "xapi", "--register-addresses", "--report", report, stdin=line)
 
     assert done.code == 5
     assert parts_of(done.document) == {"accepted": 1, "refused": 2, "malformed": 2}
@@ -100,7 +100,7 @@ def test_the_conformance_suite_has_the_outcomes_it_asks_for(cli: Cli) -> None:
     outcomes = {}
     for is_valid in (True, False):
         lines = [json.dumps(row["statement"]) for row in rows if row["is_valid"] is is_valid]
-        words = ("ingest", "-", "--format", "xapi", "--default-consent", PURPOSE)
+        words = ("ingest", "-", "--format", "xapi", "--register-addresses", "--default-consent", PURPOSE)
         outcomes[is_valid] = parts_of(cli.run(*words, stdin="\n".join(lines).encode()).document)
 
     assert outcomes == {True: {"accepted": 30}, False: {"malformed": 29, "refused": 1}}
@@ -110,7 +110,7 @@ def test_a_group_whose_members_are_not_named_waits_for_nobody(cli: Cli) -> None:
     """Its statement is kept apart, and counted."""
     line = json.dumps(statement(1, number=1) | {"actor": {"objectType": "Group", "member": []}}).encode()
 
-    done = cli.run("ingest", "-", "--format", "xapi", stdin=line)
+    done = cli.run("ingest", "-", "--format", "xapi", "--register-addresses", stdin=line)
 
     assert (done.code, parts_of(done.document)) == (0, {"unattributed": 1})
 
@@ -118,7 +118,16 @@ def test_a_group_whose_members_are_not_named_waits_for_nobody(cli: Cli) -> None:
 def test_an_unknown_verb_is_kept_or_refused_as_configured(cli: Cli) -> None:
     """And no other format has verbs."""
     line = json.dumps(statement(1, number=1) | {"verb": {"id": "http://example.com/verbs/sang"}}).encode()
-    words = ("ingest", "-", "--format", "xapi", "--default-consent", PURPOSE, "--unknown-verbs")
+    words = (
+        "ingest",
+        "-",
+        "--format",
+        "xapi",
+        "--register-addresses",
+        "--default-consent",
+        PURPOSE,
+        "--unknown-verbs",
+    )
 
     refused = cli.run(*words, "refuse", stdin=line)
     kept = cli.run(*words, "keep", stdin=line)
@@ -134,11 +143,25 @@ def test_an_erased_person_stays_away_under_address_and_hash(cli: Cli) -> None:
     joint = statement(1, number=4, verb="completed", context={"instructor": agent(2)})
     by_hash = statement(1, number=5) | {"actor": {"mbox_sha1sum": sum_of(1)}}
     lines = b"\n".join(json.dumps(one).encode() for one in (*ONES, joint))
-    assert cli.run("ingest", "-", "--format", "xapi", "--default-consent", PURPOSE, stdin=lines).code == 0
+    assert (
+        cli.run(
+            "ingest",
+            "-",
+            "--format",
+            "xapi",
+            "--register-addresses",
+            "--default-consent",
+            PURPOSE,
+            stdin=lines,
+        ).code
+        == 0
+    )
 
     receipts = cli.folder / "receipts"
     erased = cli.run("erase", f"xapi:mbox:{MARK}-1@example.com", "--yes", "--receipt", receipts)
-    after = cli.run("ingest", "-", "--format", "xapi", stdin=json.dumps([by_hash, joint]).encode())
+    after = cli.run(
+        "ingest", "-", "--format", "xapi", "--register-addresses", stdin=json.dumps([by_hash, joint]).encode()
+    )
     shown = cli.run("subject", "show", f"xapi:mbox_sha1sum:{sum_of(2)}")
 
     assert erased.code == 0
@@ -156,7 +179,7 @@ async def test_nothing_of_an_address_is_written_in_clear(cli: Cli) -> None:
         "result": {"response": MARK, "extensions": {f"https://lms.example.com/{MARK}": MARK}},
     }
     lines = b"\n".join(json.dumps(one).encode() for one in (*ONES, voided, answered, {"actor": agent(3)}))
-    words = ("ingest", "-", "--format", "xapi", "--default-consent", PURPOSE)
+    words = ("ingest", "-", "--format", "xapi", "--register-addresses", "--default-consent", PURPOSE)
     done = cli.run("--log-level", "DEBUG", *words, stdin=lines)
 
     assert done.code == 5
@@ -167,3 +190,15 @@ async def test_nothing_of_an_address_is_written_in_clear(cli: Cli) -> None:
     scanner = Scanner({value: value.encode() for value in (MARK, sum_of(1), sum_of(2), sum_of(3))})
     assert scanner.find((done.out + done.err).encode()) == []
     assert scanner.scan([cli.folder]) == []
+
+
+def test_an_address_alone_registers_nobody(cli: Cli) -> None:
+    """It may be that of a person who was erased by another id; who is known by it goes on."""
+    words = ("ingest", "-", "--format", "xapi")
+    refused = cli.run(*words, stdin=json.dumps(statement(9, number=1)).encode())
+    known = cli.run(*words, "--register-addresses", stdin=json.dumps(statement(9, number=2)).encode())
+    after = cli.run(*words, stdin=json.dumps(statement(9, number=3, verb="completed")).encode())
+    wrong = cli.run("ingest", "-", "--format", "openedx", "--register-addresses", stdin=b"")
+    assert (refused.code, refused.document["reasons"]) == (4, {"subject_unknown": 1})
+    assert (known.document["accepted"], after.document["accepted"]) == (1, 1)
+    assert wrong.code == 2

@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privacy_ledger.adapters.formats.mapped import Mapped
@@ -265,6 +265,7 @@ _JSON: Final[st.SearchStrategy[Any]] = st.recursive(
 _NAMES: Final = ("id", "eventname", "userid", "relateduserid", "courseid", "timecreated", "other")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(_NAMES), _JSON),
     st.sampled_from(["course_viewed", "video_played", "user_graded"]),

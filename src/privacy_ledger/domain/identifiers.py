@@ -10,12 +10,14 @@ import re
 import unicodedata
 from typing import Final, Literal
 
-__all__ = ["XapiName", "account_of", "has_control", "mbox_sha1sum_of", "openid_of", "xapi_name"]
+__all__ = ["ADDRESSES", "XapiName", "account_of", "has_control", "mbox_sha1sum_of", "openid_of", "xapi_name"]
 
 NAME_CHARS_MAX: Final = 255
 IRI_CHARS_MAX: Final = 1024
 ADDRESS_CHARS_MAX: Final = 320
 
+ADDRESSES: Final = frozenset({"xapi:mbox_sha1sum"})
+"""Namespaces of addresses. Anybody may state one, and who was erased by another id may have had it."""
 XapiName = tuple[Literal["account", "mbox_sha1sum", "openid"], str]
 """The kind of an identifier, and its canonical value."""
 

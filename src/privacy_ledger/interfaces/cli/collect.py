@@ -53,8 +53,12 @@ def register(group: click.Group) -> None:
     "--unknown-verbs", "unknown", type=click.Choice(["keep", "refuse"]),
     help="Of xapi: keep a verb of no known vocabulary by its name (the default), or refuse it.",
 )  # fmt: skip
+@click.option(
+    "--register-addresses", "registers_addresses", is_flag=True,
+    help="Of xapi: let an address alone register a person, who may have been erased by another id.",
+)  # fmt: skip
 @command
-async def ingest(
+async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
     shell: Shell,
     file: Path,
     name: str,
@@ -63,10 +67,14 @@ async def ingest(
     report: Path | None,
     consents: tuple[str, ...],
     unknown: str | None,
+    registers_addresses: bool,  # noqa: FBT001 - click passes options by name
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
-    if unknown is not None and name != XAPI:
-        raise click.UsageError("`--unknown-verbs` is for `--format xapi`: other formats have no verbs.")
+    if name != XAPI and (unknown is not None or registers_addresses):
+        raise click.UsageError(
+            "`--unknown-verbs` and `--register-addresses` are for `--format xapi`: no other format has "
+            "verbs, or people who are known by an address alone."
+        )
     named = format_named(name)
     with ExitStack() as stack:
         stream = _open(file, stack)
@@ -84,6 +92,7 @@ async def ingest(
             parse = named.parser(received_at=runtime.clock.now(), takes_unknown=unknown != "refuse")
             origin = Source(
                 name=source or named.name, parse=parse, is_import=is_import,
+                registers_addresses=registers_addresses,
                 default_consents=consents,
             )  # fmt: skip
             with progress_bar(shell) as bar:

@@ -180,7 +180,8 @@ def test_an_action_is_a_plain_word(value: object, *, is_taken: bool) -> None:
     ("value", "key"),
     [
         (7, "course-7"), ("7", "course-7"), ("algebra-1", "course-algebra-1"), ("0b5f7a9c2d4e6f80", None),
-        ("12345678901", None), ("ada@example.com", None), (True, None), ({}, None), ("", None),
+        ("21070000000000565", "course-21070000000000565"), ("a12345678901", None),
+        ("ada@example.com", None), (True, None), ({}, None), ("", None),
     ],
 )  # fmt: skip
 def test_a_course_is_a_short_name_or_number(value: object, key: str | None) -> None:
@@ -204,6 +205,92 @@ def test_the_first_event_that_fits_counts_and_none_is_a_reason() -> None:
     assert isinstance(parse(text, kind=1, more={"flag": True}), Parsed)
     for said in ({"more": {"flag": 1}}, {"kind": True, "more": {"flag": True}}, {"kind": "1"}, {}):
         assert parse(text, **{"kind": "done", **said}) is Refusal.UNKNOWN_EVENT
+
+
+# Canvas -----------------------------------------------------------------------------------------
+
+CANVAS: Final = Mapped(
+    read((resources.files("privacy_ledger.adapters.formats") / "canvas.toml").read_bytes())
+)
+SHARD: Final = 7_000 * 10**13
+
+
+def live(event: str, body: dict[str, object], **metadata: object) -> bytes:
+    """Return a live event of a course's page, as one of its teachers."""
+    said = {
+        "event_name": event, "event_time": "2026-09-21T14:13:20.000Z", "producer": "canvas",
+        "root_account_id": str(SHARD + 1), "user_id": str(SHARD + 11), "user_login": "ada@example.com",
+        "context_type": "Course", "context_id": str(SHARD + 565), "client_ip": "203.0.113.9",
+        "session_id": "0123456789abcdef0123456789abcdef",
+        "url": "https://lms.example.com/courses/565/users/14320?user_id=987",
+    }  # fmt: skip
+    return json.dumps({"metadata": said | metadata, "body": body}).encode()
+
+
+@pytest.mark.parametrize(
+    ("event", "body", "types"),
+    [
+        ("asset_accessed", {"asset_name": "Ada"}, [(11, "usage.page_viewed.v1")]),
+        ("logged_in", {}, [(11, "account.logged_in.v1")]),
+        ("logged_out", {}, [(11, "usage.other.v1")]),
+        (
+            "user_created", {"user_id": "12", "name": "Bob"},
+            [(11, "usage.other.v1"), (12, "account.registered.v1")],
+        ),
+        ("user_created", {"user_id": "11", "name": "Ada"}, [(11, "account.registered.v1")]),
+        (
+            "enrollment_created",
+            {
+                "user_id": str(SHARD + 12), "type": "StudentEnrollment", "workflow_state": "active",
+                "course_id": "5",
+            },
+            [(11, "usage.other.v1"), (12, "course.enrolled.v1")],
+        ),
+        (
+            "enrollment_updated",
+            {"user_id": "12", "type": "StudentEnrollment", "workflow_state": "deleted", "course_id": "5"},
+            [(11, "usage.other.v1"), (12, "course.unenrolled.v1")],
+        ),
+        (
+            "enrollment_created",
+            {"user_id": "12", "type": "TeacherEnrollment", "workflow_state": "active", "course_id": "5"},
+            [(11, "usage.other.v1"), (12, "usage.other.v1")],
+        ),
+        ("grade_change", {"user_id": "12", "score": 5}, [(11, "usage.other.v1"), (12, "course.graded.v1")]),
+        ("quiz_submitted", {"quiz_id": "1121"}, [(11, "course.quiz_answered.v1")]),
+        (
+            "submission_created", {"user_id": "11", "assignment_id": "3", "attempt": 2},
+            [(11, "course.quiz_answered.v1")],
+        ),
+        (
+            "discussion_entry_created", {"user_id": "11", "text": "<p>Hello</p>"},
+            [(11, "course.post_created.v1")],
+        ),
+        ("group_membership_created", {"user_id": "12"}, [(11, "usage.other.v1"), (12, "usage.other.v1")]),
+        ("wiki_page_created", {"title": "Ada"}, [(11, "usage.other.v1")]),
+    ],
+)  # fmt: skip
+def test_a_live_event_of_canvas_is_what_it_says(
+    event: str, body: dict[str, object], types: list[tuple[int, str]]
+) -> None:
+    """Short ids and global ones are one person's; each person has what concerns them."""
+    found = CANVAS(live(event, body))
+    assert [(int(who) - SHARD, event_type(fact)) for who, fact in facts(found)] == types
+    paths = [path for _, fact in facts(found) if (path := getattr(fact, "path", None)) is not None]
+    assert paths == ["lms.example.com/courses/:id/users/:id"] * (event == "asset_accessed")
+
+
+def test_a_live_event_without_a_user_waits_and_one_of_nobodys_is_no_error() -> None:
+    """A background job, and a calendar that a reader fetches; the session links what a login tells."""
+    feed = json.loads(live("asset_accessed", {}))
+    del feed["metadata"]["user_id"], feed["metadata"]["context_type"]
+    found = CANVAS(json.dumps(feed).encode())
+    assert isinstance(found, Parsed)
+    assert (found.people, len(found.unattributed)) == ((), 1)
+    assert found.anonymous == "session:0123456789abcdef0123456789abcdef"
+    assert CANVAS(b'{"metadata": {"event_name": "x"}, "body": {}}') is Refusal.UNKNOWN_EVENT
+    broken = live("logged_in", {}, event_time="019-11-01T19:11:01.163Z")
+    assert CANVAS(broken) is Refusal.TIME_INVALID
 
 
 # The file ---------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ _PLACE_DIGITS_MAX: Final = 4
 _NUMBER_MAX: Final = 10**15
 _MICROSECONDS: Final = 10**6
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,255}")
-_COURSE: Final = re.compile(r"[0-9]{1,10}|[A-Za-z][A-Za-z0-9_.\-]{0,63}")
+_COURSE: Final = re.compile(r"[0-9]{1,19}|[A-Za-z][A-Za-z0-9_.\-]{0,63}")
 _COURSE_ID: Final = re.compile(r"[0-9]{11}|[0-9a-fA-F]{16}")
 _ADDRESS: Final = re.compile(r"[^@/:]+@[^@/:]+\.[A-Za-z]{2,}")
 
@@ -179,10 +179,20 @@ def _identities(root: dict[str, object], ids: Sequence[Id]) -> tuple[Identity, .
             return known
         if known is None:
             continue
-        mine = Identity(one.namespace, known.value)
+        mine = Identity(one.namespace, _in_block(known.value, one, root))
         if found.setdefault(one.namespace, mine) != mine:
             return Refusal.ID_INVALID  # a line that contradicts itself must not join two people
     return tuple(found.values())
+
+
+def _in_block(value: str, one: Id, root: dict[str, object]) -> str:
+    """Return the whole of a number that was given within the block of another one."""
+    if one.base is None or one.kind != "number" or int(value) >= one.unit:
+        return value
+    base = user_id_identity(_at(root, one.base))
+    if base is None or type(base) is Refusal:
+        return value
+    return str(int(base.value) // one.unit * one.unit + int(value))
 
 
 def _people(
@@ -262,6 +272,7 @@ def _course(value: object, prefix: str) -> str | None:
     if not prefix:
         return course_key(value)
     text = "" if isinstance(value, bool) else str(value)
-    if _COURSE.fullmatch(text) is None or _COURSE_ID.search(text) is not None:
+    is_word = _COURSE.fullmatch(text) is not None
+    if not is_word or (not text.isdecimal() and _COURSE_ID.search(text) is not None):
         return None
     return prefix + text

@@ -17,7 +17,7 @@ without identifiers, codes and actions as plain words, courses as a key or a num
 
 import re
 import tomllib
-from typing import Any, Final, Literal, cast, get_args
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -78,13 +78,16 @@ class Time(Struct, frozen=True, forbid_unknown_fields=True, rename={"kind": "is"
 class Id(Struct, frozen=True, forbid_unknown_fields=True, rename={"kind": "is"}):
     """Where an id of a person lies; the same id under the same namespace is the same person.
 
-    `nobody`: values that stand for nobody, such as the id of a guest.
+    `nobody`: values that stand for nobody, such as the id of a guest. `base` is where an id of the same
+    block lies: a number below `unit` counts from the multiple of `unit` at or below that one.
     """
 
     path: str
     namespace: str
     kind: Literal["number", "text"] = "number"
     nobody: tuple[str | int, ...] = ()
+    base: str | None = None
+    unit: Annotated[int, Meta(ge=1, le=10**18)] = 1
 
 
 class Member(Struct, frozen=True, forbid_unknown_fields=True):

@@ -42,12 +42,14 @@ _SEGMENTS_MAX: Final = 64
 _ID: Final = ":id"
 
 _PART: Final = r"[A-Za-z0-9_.~\-]{1,100}"
+# An organisation's name has letters: other platforms' addresses go on with numbers, also of people.
+_OLD_KEY: Final = rf"(?=[^/]*[A-Za-z]){_PART}/{_PART}/{_PART}"
 _COURSE_KEY: Final = re.compile(
     rf"course-v1:{_PART}\+{_PART}\+{_PART}|ccx-v1:{_PART}\+{_PART}\+{_PART}\+ccx@[0-9]{{1,10}}"
-    rf"|{_PART}/{_PART}/{_PART}"
+    rf"|{_OLD_KEY}"
 )
 _NEW_IN_PATH: Final = re.compile(r"/((?:course|ccx)-v1:[^/]+)")
-_OLD_IN_PATH: Final = re.compile(rf"(?:https?://[^/]+)?/courses/({_PART}/{_PART}/{_PART})(?=/|\Z)")
+_OLD_IN_PATH: Final = re.compile(rf"(?:https?://[^/]+)?/courses/({_OLD_KEY})(?=/|\Z)")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:+@/=~\-]{1,255}")
 _ACTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)*")
 _ACTION_ID: Final = re.compile(r"[0-9]{6}|[0-9a-fA-F]{16}")
@@ -132,7 +134,8 @@ def plain_path(path: str, *, names: Collection[str] = ()) -> str | None:
         return None
     kept: list[str] = []
     rest = segments
-    if segments[:2] == ["", "courses"] and course_key("/".join(segments[2:5])) is not None:
+    is_key = segments[:2] == ["", "courses"] and course_key("/".join(segments[2:5])) is not None
+    if is_key and _PERSON_FOLLOWS.isdisjoint(map(str.lower, segments[2:5])):
         kept, rest = segments[:5], segments[5:]  # the older form of a key has three segments
     before = ""
     for segment in rest:

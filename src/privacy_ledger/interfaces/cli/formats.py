@@ -38,12 +38,16 @@ __all__ = [
 XAPI: Final = "xapi"
 """The format whose lines may hold several events, and whose events may have no time of their own."""
 _ABOUT: Final = {
+    "canvas": "Canvas Live Events",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
 _PARSERS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
 """Formats each of whose lines is one event, by name."""
+_MAPPINGS: Final = frozenset({"canvas"})
+"""Formats that are mappings of the package's own."""
+_SHIPPED: Final = "privacy_ledger.adapters.formats"
 _SUFFIX: Final = ".toml"
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _TEMPLATE: Final = "mapping.toml"
@@ -186,6 +190,9 @@ def format_named(text: str) -> NamedFormat:
     Raises:
         BadInput: the mapping says something that cannot be meant.
     """
+    if text in _MAPPINGS:
+        document = (resources.files(_SHIPPED) / f"{text}{_SUFFIX}").read_bytes()
+        return NamedFormat(text, Mapped(read(document)))
     if text in _ABOUT:
         return NamedFormat(text, _PARSERS.get(text))
     return NamedFormat(Path(text).stem, mapped_in(Path(text)))

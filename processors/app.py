@@ -27,6 +27,7 @@ from privacy_ledger.bootstrap import (
     changelogs_of,
     engine_for,
     erasure_care_of,
+    expiry_of,
     forget_stores,
     free_slots,
     host_folder,
@@ -342,6 +343,7 @@ async def _look_after_erasures(runtime: Runtime, service: EngineService, rolled:
                 finalised = time.monotonic()
                 await erasure_care_of(runtime).finalise()
                 rolled.clear()
+                await expiry_of(runtime).tend()
         except LedgerError as error:
             log_line.warning("erasures not looked after", reason=str(error))
         finally:

@@ -20,6 +20,7 @@ from privacy_ledger.interfaces.cli import (
     projections,
     proof,
     replaying,
+    retaining,
     rights,
     story,
     studies,
@@ -101,7 +102,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, rights, correction, deletion, holding, proof, insight, keys, operate, projections,
+    collect, rights, correction, deletion, holding, retaining, proof, insight, keys, operate, projections,
     replaying, deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

@@ -24,6 +24,7 @@ from privacy_ledger.bootstrap import (
     declared_passes,
     declared_topics,
     erasure_care_of,
+    expiry_of,
     rebuild_of,
     replay_of,
     worker_host,
@@ -240,7 +241,7 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _tend(runtime: Runtime, *, with_final: bool) -> None:
-    """Look after erasures; what cannot be done now is done the next time."""
+    """Look after erasures and keys that are due; what cannot be done now is done the next time."""
     care = erasure_care_of(runtime)
     try:
         await care.tend()
@@ -248,6 +249,7 @@ async def _tend(runtime: Runtime, *, with_final: bool) -> None:
             await care.finalise()
             if await compact(runtime):
                 await care.look_for_bytes()
+            await expiry_of(runtime).tend()
     except LedgerError as error:
         log_line.warning("erasures not looked after", reason=type(error).__name__)
 
@@ -431,6 +433,10 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
     care = care_of(runtime.keystore, runtime.clock)
     if late := overdue(care.standing(), runtime.clock.now()):
         found.append(_finding(f"{len(late)} epochs of the keystore are older than 7 days", "keys rotate"))
+    if free := (await expiry_of(runtime).look()).keys:
+        found.append(
+            _finding(f"{free} keys are due by retention and not destroyed yet", "retention run")
+        )  # fmt: skip
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))

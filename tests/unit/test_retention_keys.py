@@ -16,7 +16,7 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app.retention_status import DueItem
-from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category
@@ -266,7 +266,7 @@ async def test_who_has_nothing_due_gets_no_receipt(tmp_path: Path) -> None:
     async with begun(tmp_path) as it:
         statements = await bootstrap.statements_of(it.runtime)
         status = await statements.status((it.ref("7"),))
-        with pytest.raises(BadInput) as caught:
+        with pytest.raises(RefusedByPolicy) as caught:
             await statements.receipt(it.ref("7"))
     assert (status.due, caught.value.refusal) == ((), Refusal.RECEIPT_UNKNOWN)
 

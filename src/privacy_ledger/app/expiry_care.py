@@ -8,7 +8,7 @@ anywhere, and two at once destroy each key once.
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, cast
 
 from msgspec import Struct
@@ -98,9 +98,9 @@ class ExpiryCare:
         """Destroy all that is free to go; raises what `tend` raises."""
         return await self._destroy(after=0, looks=None)
 
-    async def look(self) -> Expired:
-        """Return what is due and not destroyed; nothing changes."""
-        return _counted([judged async for judged in self._judged(after=0, looks=None)])
+    async def look(self, *, since: timedelta = timedelta(0)) -> Expired:
+        """Return what is due, for that long at least, and not destroyed; nothing changes."""
+        return _counted([judged async for judged in self._judged(after=0, looks=None, since=since)])
 
     async def of(self, ref: SubjectRef) -> tuple[Judged, ...]:
         """Return the keys of a reference that are due by their age and not destroyed, judged."""
@@ -126,17 +126,22 @@ class ExpiryCare:
 
     # Judging --------------------------------------------------------------------------------
 
-    async def _judged(self, *, after: int, looks: int | None) -> AsyncIterator[list[Judged]]:
-        """Yield keys whose age says that they are due, in slices."""
+    async def _judged(
+        self, *, after: int, looks: int | None, since: timedelta | None = None
+    ) -> AsyncIterator[list[Judged]]:
+        """Yield keys that are due by their age, in slices; `since`: as `look`, which moves no cursor."""
         moments = {partition: await self._moments(partition) for partition in range(self._partitions)}
-        before = _before([moment for some in moments.values() for moment in some])
+        before = _before(
+            [moment for some in moments.values() for moment in some], since=since or timedelta(0)
+        )
         place: int | None = after
         while before and place is not None and looks != 0:
             found = self._vault.aged_keys(before, after=place)
             for start in range(0, len(found.keys), SLICE):
                 yield await self._judge(found.keys[start : start + SLICE], moments)
             place = found.after
-            self._cursor["after"] = place or 0
+            if since is None:
+                self._cursor["after"] = place or 0
             looks = None if looks is None else looks - 1
             await asyncio.sleep(0)
 
@@ -191,14 +196,17 @@ class ExpiryCare:
         return found
 
 
-def _before(moments: Sequence[Moment]) -> dict[Category, datetime]:
-    """Return, for each category with a due date, before when a key was made that is due to any pass."""
+def _before(moments: Sequence[Moment], *, since: timedelta = timedelta(0)) -> dict[Category, datetime]:
+    """Return, for each category with a due date, before when a key was made that is due to any pass.
+
+    `since`: that was due so long before its last tick.
+    """
     found: dict[Category, datetime] = {}
     for moment in moments:
         if (tick := moment.last_tick) is None:
             continue
         for category in Category:
-            at = aged_before(category, moment.rules, at=tick)
+            at = aged_before(category, moment.rules, at=tick - since)
             if at is not None:
                 found[category] = max(at, found.get(category, at))
     return found

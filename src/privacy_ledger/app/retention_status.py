@@ -16,7 +16,7 @@ from privacy_ledger.app import _receipt
 from privacy_ledger.app.audit import AuditLog, Proof
 from privacy_ledger.app.expiry_care import ExpiryCare
 from privacy_ledger.app.retention import KeptItem, Retention, items_of
-from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.expiry import Hindrance
 from privacy_ledger.domain.holds import duties_of, held_categories
 from privacy_ledger.domain.key_release import Kind
@@ -188,12 +188,12 @@ class Statements:
         nothing to anybody else.
 
         Raises:
-            BadInput: nothing of it is due yet, or there was no tick.
+            RefusedByPolicy: nothing of it is due yet, or the person was erased.
             Fenced: others appended to the audit log again and again; ask again.
         """
         status = await self._status(ref)
         if status.as_of is None or not status.due:
-            raise BadInput(
+            raise RefusedByPolicy(
                 Refusal.RECEIPT_UNKNOWN,
                 "Nothing of this person is due: there is nothing to give a receipt of. "
                 "See `privacy-ledger retention status SUBJECT`.",
@@ -217,7 +217,7 @@ class Statements:
         await self._audit.append(bytes.fromhex(leaf))
         proof = await self._audit.prove(bytes.fromhex(leaf))
         if proof is None:
-            raise BadInput(Refusal.RECEIPT_UNKNOWN, "The audit log does not hold the receipt. Ask again.")
+            raise InvariantViolation("The audit log does not hold a leaf that was just appended to it.")
         return Evidence(receipt=document, leaf=leaf, proof=proof)
 
 

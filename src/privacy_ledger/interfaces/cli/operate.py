@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -71,6 +72,8 @@ TEND_S = 60.0
 """How often a home's worker looks for erasures that are to be taken up again."""
 FINAL_S = 3600.0
 """How often it looks which of them became final."""
+DUE_FOR = timedelta(days=1)
+"""So long the hourly care has to destroy keys that are due."""
 log_line = get_logger()
 
 
@@ -433,10 +436,9 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
     care = care_of(runtime.keystore, runtime.clock)
     if late := overdue(care.standing(), runtime.clock.now()):
         found.append(_finding(f"{len(late)} epochs of the keystore are older than 7 days", "keys rotate"))
-    if free := (await expiry_of(runtime).look()).keys:
-        found.append(
-            _finding(f"{free} keys are due by retention and not destroyed yet", "retention run")
-        )  # fmt: skip
+    if free := (await expiry_of(runtime).look(since=DUE_FOR)).keys:
+        text = f"{free} keys are due by retention for more than a day, and not destroyed yet"
+        found.append(_finding(text, "retention run"))
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))

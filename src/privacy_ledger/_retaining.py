@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.metadata import version as installed
 
-from privacy_ledger import _erasing, _passes
+from privacy_ledger import _passes
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.expiry_care import ExpiryCare
 from privacy_ledger.app.retention_status import Statements
@@ -37,6 +37,6 @@ def statements_over(parts: _passes.Parts, audit: AuditLog, rules: Rules) -> Stat
     """Return who says what retention did for a person."""
     return Statements(
         vault=parts.vaults.released_to(ERASE), views=parts.views, care=expiry_over(parts),
-        retention=_erasing.retention_over(parts), rules=rules, audit=audit, clock=parts.clock,
+        rules=rules, audit=audit, clock=parts.clock,
         partitions=parts.log.partitions(LEDGER_EVENTS), build=installed("privacy-ledger"),
     )  # fmt: skip

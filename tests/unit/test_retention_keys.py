@@ -1,8 +1,10 @@
 """Retention's last step in a home: keys go when all that they sealed is due, and nothing needs them."""
 
+import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,7 @@ from privacy_ledger import bootstrap, receipt_verifier
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.app.retention_status import DueItem
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
@@ -161,9 +164,7 @@ async def test_a_hold_keeps_the_keys_of_its_category_and_no_others(tmp_path: Pat
         await bootstrap.expiry_of(it.runtime).run()
         lifted = gone(it)
     assert (done.kept, held, lifted) == ({"held": 1}, {"patterns"}, {"patterns", f"usage+{PURPOSE}"})
-    assert {(item.category, item.ground) for item in status.held} == {
-        (Category.USAGE, "legal_claims"), (Category.EVIDENCE, "legal_claims"),
-    }  # fmt: skip
+    assert status.held == (KeptItem(category=Category.USAGE, records=1, ground="legal_claims"),)
 
 
 async def test_who_is_parked_in_any_pass_keeps_every_key(
@@ -285,3 +286,71 @@ async def test_a_restored_keystore_has_the_keys_destroyed_again(tmp_path: Path) 
         left = await bootstrap.expiry_of(it.runtime).look()
     assert [(key.is_expired, isinstance(opened[key.kid], DataKey)) for key in keys] == [(True, False)]
     assert left.due == 0
+
+
+async def test_whoever_has_a_receipt_of_retention_is_erased_as_others_are(tmp_path: Path) -> None:
+    """The key that salts it is the person's own, and goes with them."""
+    async with begun(tmp_path):
+        pass
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        await bootstrap.expiry_of(it.runtime).run()
+        statements, ref = await bootstrap.statements_of(it.runtime), it.ref("8")
+        await statements.receipt(ref)
+        (done,) = await it.erasure().erase((ref,))
+        groups = it.runtime.vault.live_groups(ref)
+        with pytest.raises(RefusedByPolicy):
+            await statements.receipt(ref)
+    assert (done.is_completed, groups) == (True, ())
+
+
+async def test_a_call_of_the_daily_care_is_bounded_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look of three rows at a time, from where the last one ended, and then from the beginning."""
+    monkeypatch.setattr("privacy_ledger.adapters.keystore._expiry.LOOKED_AT", 3)
+    monkeypatch.setattr("privacy_ledger.app.expiry_care.LOOKS_MAX", 1)
+    async with begun(tmp_path):
+        pass
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        await bootstrap.expiry_of(it.runtime).look()
+        found: list[int] = []
+        while await _is_left(it) and len(found) < 100:
+            found.append((await bootstrap.expiry_of(it.runtime).tend()).keys)
+        rows = [
+            key.row
+            for key in (*it.runtime.vault.keys_of(it.ref("7")), *it.runtime.vault.keys_of(it.ref("8")))
+        ]
+        cursor = it.runtime.parts.expiry_cursor["after"]
+        turns = [(await bootstrap.expiry_of(it.runtime).tend()).due for _ in range(30)]
+    assert (sum(found), len(found) > 1, len(found) <= max(rows)) == (2, True, True)
+    assert (cursor > 0, set(turns)) == (True, {0})
+
+
+async def _is_left(it: TestHome) -> bool:
+    return bool((await bootstrap.expiry_of(it.runtime).look()).due)
+
+
+async def test_two_who_look_at_once_destroy_each_key_once(tmp_path: Path) -> None:
+    """And a key is destroyed at one time only."""
+    async with begun(tmp_path):
+        pass
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        done = await asyncio.gather(*(bootstrap.expiry_of(it.runtime).run() for _ in range(2)))
+        journal = (it.runtime.keystore.places.keys / "journal.ndjson").read_bytes().splitlines()
+        left = await _is_left(it)
+    marks = [mark for entry in map(json.loads, journal) if entry["is_expiry"] for mark in entry["marks"]]
+    assert (len(marks), len(set(marks)), left) == (2, 2, False)
+    assert all(one.kept == {} for one in done)
+
+
+async def test_a_keystore_of_an_earlier_build_is_read(tmp_path: Path) -> None:
+    """It knows of no key that retention destroyed: what was destroyed before is told as it was."""
+    async with begun(tmp_path) as it:
+        it.runtime.vault.shred(it.ref("8"), now=it.runtime.clock.now(), group="patterns")
+    with closing(sqlite3.connect(tmp_path / "home" / "keystore.db")) as file:
+        file.execute("DROP TABLE expired")
+        file.commit()
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        await bootstrap.expiry_of(it.runtime).run()
+        found = gone(it), gone(it, "8")
+    assert found == ({"patterns"}, set())

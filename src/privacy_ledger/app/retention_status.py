@@ -15,10 +15,10 @@ from msgspec import Struct, structs
 from privacy_ledger.app import _receipt
 from privacy_ledger.app.audit import AuditLog, Proof
 from privacy_ledger.app.expiry_care import ExpiryCare
-from privacy_ledger.app.retention import KeptItem, Retention, items_of
+from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.expiry import Hindrance
-from privacy_ledger.domain.holds import duties_of, held_categories
+from privacy_ledger.domain.holds import held_categories
 from privacy_ledger.domain.key_release import Kind
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
@@ -69,7 +69,7 @@ class DueItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class RetentionStatus(Struct, frozen=True, kw_only=True):
     """What retention did for the references of a person, up to the tick `as_of`.
 
-    `held`: what holds keep, whether it is due or not. `as_of` None: there was no tick yet.
+    `held`: what each hold keeps, whether it is due or not. `as_of` None: there was no tick yet.
     """
 
     as_of: datetime | None
@@ -122,13 +122,12 @@ class Evidence(Struct, frozen=True, kw_only=True):
 class Statements:
     """Says what retention did for a person, and gives receipts of it."""
 
-    def __init__(  # noqa: PLR0913 - each is a port of its own, given by name
+    def __init__(
         self,
         *,
         vault: KeyVault,
         views: Views,
         care: ExpiryCare,
-        retention: Retention,
         rules: Rules,
         audit: AuditLog,
         clock: Clock,
@@ -139,7 +138,6 @@ class Statements:
         self._vault = vault
         self._views = views
         self._care = care
-        self._retention = retention
         self._rules = rules
         self._audit = audit
         self._clock = clock
@@ -159,13 +157,18 @@ class Statements:
 
     async def _status(self, ref: SubjectRef) -> RetentionStatus:
         tick = (await self._views.meta(partition_of(ref, self._partitions))).last_tick
-        kept = items_of((await self._retention.of(ref),))
-        held = tuple(item for item in kept if item.category not in dict(duties_of(self._rules)))
+        permissions = await self._views.get(PERMISSIONS, ref) or Permissions()
+        live = await self._views.live(ref)
+        held = tuple(
+            KeptItem(
+                category=hold.category, ground=hold.ground, until=hold.until,
+                records=sum(row.category is hold.category for row in live),
+            )
+            for hold in permissions.holds
+        )  # fmt: skip
         if tick is None:
             return RetentionStatus(as_of=None, ground=ARTICLE, due=(), held=held)
         judged = dict(await self._care.of(ref))
-        live = await self._views.live(ref)
-        permissions = await self._views.get(PERMISSIONS, ref) or Permissions()
         keys: dict[Category, list[KeyGeneration]] = {}
         for key in self._vault.keys_of(ref):
             keys.setdefault(key.category, []).append(key)

@@ -19,7 +19,7 @@ from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
 from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.app.retention_status import DueItem
-from privacy_ledger.domain.errors import RefusedByPolicy
+from privacy_ledger.domain.errors import KeyUnavailable, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category
@@ -354,3 +354,24 @@ async def test_a_keystore_of_an_earlier_build_is_read(tmp_path: Path) -> None:
         await bootstrap.expiry_of(it.runtime).run()
         found = gone(it), gone(it, "8")
     assert found == ({"patterns"}, set())
+
+
+async def test_an_end_between_journal_and_keystore_is_made_good_at_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal comes first, and says that it was retention."""
+
+    def ends(*_: object, **__: object) -> None:
+        raise KeyUnavailable("The process ends here.")
+
+    async with begun(tmp_path):
+        pass
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        with monkeypatch.context() as patched:
+            patched.setattr("privacy_ledger.adapters.keystore._recorder.Recorder.destroy", ends)
+            with pytest.raises(KeyUnavailable):
+                await bootstrap.expiry_of(it.runtime).run()
+        before = [key.destroyed_at for key in it.runtime.vault.keys_of(it.ref("7"))]
+    async with home(tmp_path) as it:
+        found, left = (gone(it), gone(it, "8")), await _is_left(it)
+    assert (set(before), found, left) == ({None}, ({"patterns"}, {"patterns"}), False)

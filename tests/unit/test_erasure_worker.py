@@ -10,6 +10,7 @@ import pytest
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.views import TailedLatest
+from privacy_ledger.app.expiry_care import Expired
 from privacy_ledger.domain.errors import LogUnavailable
 from privacy_ledger.domain.topics import view_topic
 from privacy_ledger.domain.values import partition_of
@@ -47,9 +48,10 @@ class Care:
         self.finalised += 1
         return 0
 
-    async def expire(self) -> None:
+    async def expire(self) -> Expired:
         """Destroy nothing."""
         self.expired += 1
+        return Expired()
 
     def forget(self) -> None:
         """Let go of what was read."""

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from msgspec import Raw
+from msgspec import Raw, structs
 from msgspec import json as msgspec_json
 
 from privacy_ledger import bootstrap, receipt_verifier
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app.expiry_care import ExpiryCare
 from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.app.retention_status import DueItem
 from privacy_ledger.domain.errors import KeyUnavailable, RefusedByPolicy
+from privacy_ledger.domain.key_release import ERASE
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.domain.topics import LEDGER_EVENTS
+from privacy_ledger.domain.rules import Rules
+from privacy_ledger.domain.topics import LEDGER_EVENTS, version_topics
 from privacy_ledger.domain.values import Category
+from privacy_ledger.ports.codec import StateCodec
 from privacy_ledger.ports.keys import DataKey
 from tests.unit.home import TestHome, break_progress, home, paid, played, registered, unreadable, viewed
 
@@ -375,3 +379,28 @@ async def test_an_end_between_journal_and_keystore_is_made_good_at_the_next_open
     async with home(tmp_path) as it:
         found, left = (gone(it), gone(it, "8")), await _is_left(it)
     assert (set(before), found, left) == ({None}, ({"patterns"}, {"patterns"}), False)
+
+
+async def test_one_pass_that_has_seen_nothing_keeps_every_key(tmp_path: Path) -> None:
+    """Such as a version that is being built."""
+    async with begun(tmp_path):
+        pass
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        runtime, states = it.runtime, [it.runtime.state_codec(one) for one in it.runtime.declared.values()]
+        late = runtime.state_codec(structs.replace(runtime.declared["core"], name="late"))
+        assert runtime.local is not None
+        runtime.local.declare(*version_topics("progress", 2, folded_by="late", role="core"))
+
+        async def all_states() -> dict[str, StateCodec]:
+            return {str(number): one for number, one in enumerate((*states, late))}
+
+        async def rules(digest: str) -> Rules:
+            await runtime.books.load(digest)
+            return runtime.books.known[digest]
+
+        care = ExpiryCare(
+            vault=runtime.released_to(ERASE), views=runtime.views, latest=runtime.latest, states=all_states,
+            rules=rules, clock=runtime.clock, partitions=runtime.partitions, cursor={},
+        )  # fmt: skip
+        done = await care.run()
+    assert (done.keys, done.kept) == (0, {"lagging": 2})

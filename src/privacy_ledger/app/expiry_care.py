@@ -100,7 +100,10 @@ class ExpiryCare:
 
     async def look(self, *, since: timedelta = timedelta(0)) -> Expired:
         """Return what is due, for that long at least, and not destroyed; nothing changes."""
-        return _counted([judged async for judged in self._judged(after=0, looks=None, since=since)])
+        reasons = Counter[Hindrance | None]()
+        async for judged in self._judged(after=0, looks=None, since=since):
+            reasons.update(why for _, why in judged)
+        return _counted(reasons)
 
     async def of(self, ref: SubjectRef) -> tuple[Judged, ...]:
         """Return the keys of a reference that are due by their age and not destroyed, judged."""
@@ -116,13 +119,13 @@ class ExpiryCare:
         return tuple(await self._judge(keys, {partition_of(ref, self._partitions): moments}))
 
     async def _destroy(self, *, after: int, looks: int | None) -> Expired:
-        found: list[Judged] = []
+        reasons = Counter[Hindrance | None]()
         async for judged in self._judged(after=after, looks=looks):
             free = [key for key, why in judged if why is None]
-            if free:  # nothing is awaited between the judgement and this
+            if free:  # a hold or a restriction that came meanwhile finds nothing live under them
                 self._vault.shred_expired(free, now=self._clock.now())
-            found += judged
-        return _counted([found])
+            reasons.update(why for _, why in judged)
+        return _counted(reasons)
 
     # Judging --------------------------------------------------------------------------------
 
@@ -153,9 +156,8 @@ class ExpiryCare:
             sealed = await self._latest.newest(states.topic(META), partition, key)
             meta = states.open_many(META, ((b"", sealed),))[0] or Meta()
             digest = meta.registry_digest
-            if digest is None:  # it knows no rules yet: to it nothing is due
-                return []
-            found.append(Moment(last_tick=meta.last_tick, rules=await self._rules(digest)))
+            rules = None if digest is None else await self._rules(digest)
+            found.append(Moment(last_tick=meta.last_tick, rules=rules))
         return found
 
     async def _judge(
@@ -203,7 +205,7 @@ def _before(moments: Sequence[Moment], *, since: timedelta = timedelta(0)) -> di
     """
     found: dict[Category, datetime] = {}
     for moment in moments:
-        if (tick := moment.last_tick) is None:
+        if (tick := moment.last_tick) is None or moment.rules is None:
             continue
         for category in Category:
             at = aged_before(category, moment.rules, at=tick - since)
@@ -216,7 +218,6 @@ def _record(row: IndexRow) -> LiveRecord:
     return LiveRecord(category=row.category, month=row.month, generation=row.generation)
 
 
-def _counted(slices: Sequence[Sequence[Judged]]) -> Expired:
-    reasons = Counter(why for judged in slices for _, why in judged)
+def _counted(reasons: Counter[Hindrance | None]) -> Expired:
     kept = {str(why): count for why, count in sorted(reasons.items(), key=str) if why is not None}
     return Expired(keys=reasons[None], kept=kept)

@@ -62,10 +62,21 @@ class Sealed(Struct, frozen=True, kw_only=True):
 
 
 class Moment(Struct, frozen=True, kw_only=True):
-    """How far one pass came in the person's partition: its last tick, and the rules in force there."""
+    """How far one pass came in the person's partition: its last tick, and the rules in force there.
 
-    last_tick: datetime | None
-    rules: Rules
+    None: it has seen no tick, or no rules; to it nothing is due.
+    """
+
+    last_tick: datetime | None = None
+    rules: Rules | None = None
+
+    def has_passed(self, category: Category, occurred_at: datetime) -> bool:
+        """Return whether the pass refuses what occurred then as past its retention."""
+        return (
+            self.last_tick is not None
+            and self.rules is not None
+            and is_past_retention(category, occurred_at, self.rules, at=self.last_tick)
+        )
 
 
 class LiveRecord(Struct, frozen=True, kw_only=True):
@@ -131,8 +142,10 @@ def hindrance(
 
 
 def _is_passed(key: Sealed, moment: Moment) -> bool:
-    return moment.last_tick is not None and is_wholly_due(
-        key.category, key.created_at, moment.rules, at=moment.last_tick
+    return (
+        moment.last_tick is not None
+        and moment.rules is not None
+        and is_wholly_due(key.category, key.created_at, moment.rules, at=moment.last_tick)
     )
 
 
@@ -142,7 +155,5 @@ def _is_sealed_by(key: Sealed, record: LiveRecord, moments: Sequence[Moment]) ->
         return False
     occurred_at = start_of(record.month)
     return record.generation == key.generation or any(
-        one.last_tick is not None
-        and is_past_retention(key.category, occurred_at, one.rules, at=one.last_tick)
-        for one in moments
+        one.has_passed(key.category, occurred_at) for one in moments
     )

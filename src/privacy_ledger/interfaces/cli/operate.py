@@ -252,7 +252,8 @@ async def _tend(runtime: Runtime, *, with_final: bool) -> None:
             await care.finalise()
             if await compact(runtime):
                 await care.look_for_bytes()
-            await expiry_of(runtime).tend()
+            if destroyed := (await expiry_of(runtime).tend()).keys:
+                log_line.info("keys destroyed by retention", count=destroyed)
     except LedgerError as error:
         log_line.warning("erasures not looked after", reason=type(error).__name__)
 

@@ -132,6 +132,9 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(
             "   NOT ERASED: {records} {category} ({ground}), until ".format(**item) + until + "\n"
         )
+    for item in receipt.get("due", ()):
+        why = ": " + item["why"] if "why" in item else ""
+        sys.stdout.write("  {outcome:<14} {category}, before {until}".format(**item) + why + "\n")
     for line in (*receipt["later"], *receipt["not_reached"]):
         sys.stdout.write("  note: " + line + "\n")
     return 0

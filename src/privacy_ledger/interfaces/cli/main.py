@@ -21,6 +21,7 @@ from privacy_ledger.interfaces.cli import (
     projections,
     proof,
     replaying,
+    retaining,
     rights,
     story,
     studies,
@@ -102,7 +103,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, formats, rights, correction, deletion, holding, proof, insight, keys, operate, projections,
-    replaying, deadletters, studies, story,
+    collect, formats, rights, correction, deletion, holding, retaining, proof, insight, keys, operate,
+    projections, replaying, deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

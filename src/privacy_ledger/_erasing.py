@@ -94,12 +94,9 @@ def stores_over(
     log, vault = parts.log, parts.vaults.released_to(ERASE)
     letters, retention = DeadLetterStore(log), retention_over(parts)
 
-    async def declared_passes() -> list[PassDeclaration]:
-        current = (await parts.line_up.current()).values()
-        return [one for one in current if not isinstance(one, VersionPass)]
-
     async def stores() -> Sequence[DerivedStore]:
-        declared = await declared_passes()
+        current = (await parts.line_up.current()).values()
+        declared = [one for one in current if not isinstance(one, VersionPass)]
         return (
             KeyStore(vault, parts.clock, retention),
             *(store for one in declared for store in _kept(parts, one, passes, wait_s=wait_s)),
@@ -114,7 +111,7 @@ def stores_over(
         vaults, partitions = parts.vaults.released_to(READ_VIEWS), log.partitions(LEDGER_EVENTS)
         return [
             TopicIndex(states=_passes.codec_of(one, vaults), latest=parts.latest, partitions=partitions)
-            for one in await declared_passes()
+            for one in (await parts.line_up.current()).values()
         ]
 
     return StoreRegistry(stores, indexes=indexes)

@@ -58,7 +58,8 @@ def test_a_mapping_that_is_wrong_says_where_and_one_that_is_not_there(cli: Cli) 
     bad = cli.run("ingest", "rows.ndjson", "--format", "bad.toml")
     missing = cli.run("formats", "check", "none.toml", "rows.ndjson")
     unknown = cli.run("ingest", "rows.ndjson", "--format", "lms")
-    assert bad.code == 2
+    named = cli.run("ingest", "rows.ndjson", "--format", "openedx", "--source", "Our LMS")
+    assert bad.code == named.code == 2
     assert bad.says("The mapping cannot be used", "formats check")
     assert missing.code == 2
     assert unknown.code == 2

@@ -95,7 +95,7 @@ class Sagas:
         return (await subjects_of(it)).find(f"openedx:user_id:{name}").refs
 
     async def run(self, name: str, stop_at: Point | None) -> tuple[Seam, tuple[ErasureOutcome, ...]]:
-        """Erase a person in a process of its own, up to a point; return its seam and what came of it."""
+        """Erase a person by a runtime of its own, up to a point; return its seam and what came of it."""
         asyncio.get_running_loop().set_exception_handler(_not_of_the_dead)
         seam = Seam(stop_at=stop_at, on_write=self._history.note)
         done: tuple[ErasureOutcome, ...] = ()

@@ -304,7 +304,7 @@ class Retaining(OnHome):
         remains = await remains_of(it.runtime.log, it.runtime.vault, it.ref("8"))
         left = await bootstrap.expiry_of(it.runtime).look()
         statements = await bootstrap.statements_of(it.runtime)
-        first, again = await statements.receipt(it.ref("7")), await statements.receipt(it.ref("7"))
+        (first,), (again,) = [await statements.receipts((it.ref("7"),)) for _ in range(2)]
         assert self.begins_at is not None
         late = await it.take([played("7", event="late", at=self.begins_at)], is_import=True)
         return [

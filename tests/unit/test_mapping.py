@@ -24,7 +24,11 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.formats import Parsed
 from privacy_ledger.ports.keys import Identity
 
-EXAMPLE: Final = (resources.files("privacy_ledger.interfaces.cli") / "mapping.toml").read_bytes()
+EXAMPLE: Final = (
+    (resources.files("privacy_ledger.interfaces.cli") / "mapping.toml")
+    .read_bytes()
+    .replace(b"NAME", b"our-lms")
+)
 AT: Final = datetime(2026, 9, 21, 14, 13, 20, tzinfo=UTC)
 SECONDS: Final = 1_790_000_000
 LMS: Final = Mapped(read(EXAMPLE))
@@ -52,6 +56,7 @@ def mapping(
     """Return a small mapping, with further lines before its one event."""
     return "\n".join([
         "format = 1",
+        'name = "ours"',
         'time = { path = "at" }',
         *lines,
         "[[person.actor]]",
@@ -110,9 +115,26 @@ def test_nobody_known_waits_in_the_lane() -> None:
     assert isinstance(known, Parsed)
     assert known.device is not None
     assert (known.anonymous, known.device.browser) == ("session:s-12345678", "Firefox")
-    guest = LMS(row("course_viewed", userid=1))
-    assert isinstance(guest, Parsed)
-    assert guest.people == ()
+    for one in (1, "1", "01"):
+        guest = LMS(row("course_viewed", userid=one))
+        assert isinstance(guest, Parsed)
+        assert guest.people == ()
+
+
+def test_what_concerns_somebody_unknown_is_never_the_acting_persons() -> None:
+    """No session of who acted may draw it to them at a login."""
+    text = mapping('session = "sid"', event='other = { type = "certificate.issued.v1", course = "course-1" }')
+    text = text.replace("[[event]]", '[[person.other]]\npath = "whose"\nnamespace = "lms:user_id"\n[[event]]')
+    found = parse(text, whose=0, sid="s-12345678")
+    assert isinstance(found, Parsed)
+    assert (found.people, len(found.unattributed), found.anonymous) == ((), 1, None)
+
+
+def test_an_address_is_no_id() -> None:
+    """It may be that of somebody who was erased by another one."""
+    text = mapping().replace('"lms:user_id"', '"lms:mail"\nis = "text"')
+    assert parse(text, who="ada@example.com") is Refusal.ID_INVALID
+    assert isinstance(parse(text, who="ada"), Parsed)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +278,10 @@ def live(event: str, body: dict[str, object], **metadata: object) -> bytes:
             {"user_id": "12", "type": "TeacherEnrollment", "workflow_state": "active", "course_id": "5"},
             [(11, "usage.other.v1"), (12, "usage.other.v1")],
         ),
-        ("grade_change", {"user_id": "12", "score": 5}, [(11, "usage.other.v1"), (12, "course.graded.v1")]),
+        (
+            "grade_change", {"user_id": "12", "assignment_id": "3", "score": 5, "points_possible": 10},
+            [(11, "usage.other.v1"), (12, "course.quiz_answered.v1")],
+        ),
         ("quiz_submitted", {"quiz_id": "1121"}, [(11, "course.quiz_answered.v1")]),
         (
             "submission_created", {"user_id": "11", "assignment_id": "3", "attempt": 2},
@@ -289,6 +314,7 @@ def test_a_live_event_without_a_user_waits_and_one_of_nobodys_is_no_error() -> N
     assert (found.people, len(found.unattributed)) == ((), 1)
     assert found.anonymous == "session:0123456789abcdef0123456789abcdef"
     assert CANVAS(b'{"metadata": {"event_name": "x"}, "body": {}}') is Refusal.UNKNOWN_EVENT
+    assert CANVAS(live("logged_in", {}, user_id="7", root_account_id=None)) is Refusal.ID_INVALID
     broken = live("logged_in", {}, event_time="019-11-01T19:11:01.163Z")
     assert CANVAS(broken) is Refusal.TIME_INVALID
 
@@ -303,6 +329,10 @@ def test_a_live_event_without_a_user_waits_and_one_of_nobodys_is_no_error() -> N
         (("format = 1", "format = 1\nsecret = 1"), "secret"),
         (('time = { path = "at" }', ""), "time"),
         (('"lms:user_id"', '"lane:lms"'), "$.person.actor[0].namespace"),
+        (('name = "ours"', 'name = "Übungen 1"'), "$.name"),
+        (('name = "ours"', ""), "name"),
+        (('"lms:user_id"', '"xapi:user"'), "$.person.actor[0].namespace"),
+        (('"lms:user_id"', '"lms:user_id"\nis = "text"'), "$.person.actor[0].is"),
         (('"lms:user_id"', '"Ada Example"'), "$.person.actor[0].namespace"),
         (('{ kind = "done" }', "{}"), "$.event[0].when"),
         (('"usage.other.v1"', '"usage.unheard.v1"'), "formats types"),
@@ -315,7 +345,7 @@ def test_a_live_event_without_a_user_waits_and_one_of_nobodys_is_no_error() -> N
         (('{ path = "what" }', '{ path = "what", prefix = "Ada " }'), "prefix"),
         (("actor = {", "other = {"), "person.other"),
         (("actor = {", "nobody = {"), "nobody"),
-        (("[[event]]", "[[event"), "line 6"),
+        (("[[event]]", "[[event"), "line 7"),
     ],
 )  # fmt: skip
 def test_a_mapping_that_cannot_be_meant_says_where(change: tuple[str, str], said: str) -> None:

@@ -19,7 +19,7 @@ from privacy_ledger.ports.keys import Shredded
 from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
 from privacy_ledger.streams import subject_view
 from tests.unit.home import COURSE, RECENT, Said, TestHome, home, line, paid, played, registered, videos_of
-from tests.unit.test_scope_erasure import profile_of, said_of_profile
+from tests.unit.test_scope_erasure import profile_of, said_of_profile, scopes
 
 ADA = "openedx:username:ada"
 WRONG = "ada.wrong@example.com"
@@ -76,21 +76,33 @@ class Meanwhile:
 
 
 class Overtaken(Meanwhile):
-    """A log on which somebody else corrects the name first, and fences who was about to write."""
+    """A log on which somebody else corrects something first, and fences who was about to write."""
 
-    def __init__(self, it: TestHome) -> None:
-        """Take the home."""
+    def __init__(self, it: TestHome, what: str, value: str | None, *, record: bytes | None = None) -> None:
+        """Take the home, and what somebody else corrects."""
         super().__init__(it, b"")
         self._late = []
         self._is_overtaken = False
+        self._theirs = what, value, record
 
     async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
         """Append, but the first time."""
         if not self._is_overtaken:
             self._is_overtaken = True
-            await correct(self._it, "account.name", "Ada E.")
+            what, value, record = self._theirs
+            await correct(self._it, what, value, record=record)
             raise Fenced("A newer owner of this writer exists.")
         await self._it.runtime.log.supersede(writes, writer=writer)
+
+
+class Erasing(Overtaken):
+    """A log on which somebody else erases the coursework first."""
+
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Fence."""
+        del writes, writer
+        await scopes(self._it).erase_scope(self._it.subjects.scopes(ADA, "category", "coursework"))
+        raise Fenced("A newer owner of this writer exists.")
 
 
 async def correct(
@@ -331,7 +343,7 @@ async def test_a_correction_that_was_fenced_starts_from_what_the_other_one_wrote
     """Nothing of either is lost, and nothing needs to be asked for again."""
     async with home(tmp_path) as it:
         await it.take(LINES)
-        use_case = await bootstrap.rectification_of(Overtaken(it).runtime())
+        use_case = await bootstrap.rectification_of(Overtaken(it, "account.name", "Ada E.").runtime())
         correction = Correction(category=Category.ACCOUNT, member="email", value=RIGHT)
         done = await use_case.rectify(it.subjects.find(ADA).refs, correction)
         await it.runtime.passes.settle()
@@ -339,3 +351,32 @@ async def test_a_correction_that_was_fenced_starts_from_what_the_other_one_wrote
         account = await account_of(it, "7")
         assert (account["name"], account["email"]) == ("Ada E.", RIGHT)
         assert not any(getattr(fact, "email", None) == WRONG for fact in await readable(it, "7"))
+
+
+async def test_a_fenced_correction_of_a_record_finds_it_again_where_it_stands(tmp_path: Path) -> None:
+    """Its neighbours under one key were stated again with new ids meanwhile, and so was it."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        rows = [row for row in await it.rows() if header(row.headers, "category") == b"coursework"]
+        mine, other = rows[0].key[16:], rows[1].key[16:]
+        overtaken = Overtaken(it, "coursework.letter", "C", record=other)
+        use_case = await bootstrap.rectification_of(overtaken.runtime())
+        correction = Correction(category=Category.COURSEWORK, member="letter", value="B", record=mine)
+        done = await use_case.rectify(it.subjects.find(ADA).refs, correction)
+        await it.runtime.passes.settle()
+        assert await use_case.lost(done) == 0
+        letters = [fact.letter for fact in await readable(it, "7") if isinstance(fact, CourseGraded)]
+        assert sorted(map(str, letters)) == ["B", "C"]
+
+
+async def test_a_fenced_correction_of_a_record_that_is_gone_is_told(tmp_path: Path) -> None:
+    """It is not reported as made."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        rows = [row for row in await it.rows() if header(row.headers, "category") == b"coursework"]
+        use_case = await bootstrap.rectification_of(Erasing(it, "", None).runtime())
+        correction = Correction(
+            category=Category.COURSEWORK, member="letter", value="B", record=rows[0].key[16:]
+        )
+        with pytest.raises(BadInput):
+            await use_case.rectify(it.subjects.find(ADA).refs, correction)

@@ -51,7 +51,7 @@ async def _plays(runtime: Runtime, ref: SubjectRef) -> int:
     return sum(video.plays for video in progress.merge(view)[COURSE].videos.values())
 
 
-async def _build(replay: Replay, name: str = "progress", *, rate: int | None = None) -> Folded:
+async def build(replay: Replay, name: str = "progress", *, rate: int | None = None) -> Folded:
     """Build a version to its end."""
     version = await replay.begin(name, rate=rate)
     await replay.follow(version)
@@ -81,7 +81,7 @@ async def _old_and_new(it: TestHome, monkeypatch: pytest.MonkeyPatch) -> tuple[R
     await it.take([played("7", event="e1"), played("8", event="e2")])
     monkeypatch.setattr(progress.Progress, "step", RIGHT)
     replay = replay_of(it.runtime)
-    return replay, await _build(replay)
+    return replay, await build(replay)
 
 
 # Built, compared, switched to ------------------------------------------------------------------
@@ -114,7 +114,7 @@ async def test_a_diff_tells_figures_and_random_references_only(
         await it.take([played("9", event="e0")])
         replay, _ = await _old_and_new(it, monkeypatch)
         differing = await replay.diff("progress")
-        await _build(replay, "subject_view")
+        await build(replay, "subject_view")
         equal = await replay.diff("subject_view")
         refs = {it.ref(name).hex() for name in ("7", "8")}
     assert (differing.keys, differing.only, differing.different, differing.moving) == ((3, 3), (0, 0), 2, 0)
@@ -129,7 +129,7 @@ async def test_a_diff_counts_who_is_in_one_version_only(tmp_path: Path) -> None:
         await it.take([played("7", event="e1"), played("8", event="e2")])
         await it.take([registered("9", event="e3", email="x@example.com")])
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         lost = it.ref("7")
         partition = partition_of(lost, it.runtime.partitions)
         await it.runtime.log.append(version.view, [NewRecord(partition, lost, None)])
@@ -142,7 +142,7 @@ async def test_a_version_is_compared_while_data_flows(tmp_path: Path) -> None:
     async with home(tmp_path) as it:
         await it.take([played(str(n), event=f"e{n}") for n in range(20)])
         replay = replay_of(it.runtime)
-        await _build(replay)
+        await build(replay)
 
         async def flow() -> None:
             for number in range(100, 10_000):
@@ -187,7 +187,7 @@ async def test_nothing_is_switched_to_that_is_not_there(tmp_path: Path) -> None:
         assert await _refused(replay.to_cancel("progress")) is Refusal.VERSION_UNKNOWN
         assert await _refused(replay.to_drop("progress", 2)) is Refusal.VERSION_UNKNOWN
         assert await _refused(replay.to_drop("progress", 1)) is Refusal.VERSION_SPEAKS
-        version = await _build(replay)
+        version = await build(replay)
         await replay.speak(version)
         assert await _refused(replay.to_drop("progress", 2)) is Refusal.VERSION_SPEAKS
         assert await _refused(replay.drop(version)) is Refusal.VERSION_SPEAKS
@@ -214,7 +214,7 @@ async def test_a_version_with_an_erased_person_is_refused(tmp_path: Path) -> Non
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1"), played("8", event="e2")])
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         ref = it.ref("7")
         row = await _raw(it.runtime, version, ref)
         await it.erasure().erase((ref,))
@@ -246,7 +246,7 @@ async def test_nothing_of_an_erased_person_can_be_read_in_any_version(tmp_path: 
             (_, status) = await replay.status("progress")
             assert status.state == "building"
         else:
-            version = await _build(replay)
+            version = await build(replay)
         if moment == "switched":
             await replay.speak(version)
         before = await _raw(it.runtime, version, ref)
@@ -271,14 +271,14 @@ async def test_an_erasure_is_not_complete_while_a_version_answers(
     """A row that no shred reaches keeps it open until the version's own pass has removed it."""
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1")])
-        version = await _build(replay_of(it.runtime))
+        version = await build(replay_of(it.runtime))
         ref = it.ref("7")
         unsealed = b"\0" + msgspec.msgpack.encode(await it.runtime.views.get(progress.TABLE, ref))
         partition = partition_of(ref, it.runtime.partitions)
         await it.runtime.log.append(version.view, [NewRecord(partition, ref, unsealed)])
         _release(it.runtime)
         with monkeypatch.context() as still:
-            _stop_versions(still)
+            stop_versions(still)
             (first,) = await it.erasure().erase((ref,))
             assert await it.runtime.views.answering(ref) == ("progress.v2",)
         (second,) = await it.erasure().erase((ref,))
@@ -295,7 +295,7 @@ async def test_a_withdrawal_rotates_the_keys_of_every_version(tmp_path: Path) ->
         now = it.runtime.clock.now
         await it.take([viewed("7", event="v1", at=now() + timedelta(seconds=1))])
         replay = replay_of(it.runtime)
-        version = await _build(replay, "subject_view")
+        version = await build(replay, "subject_view")
         old = await _raw(it.runtime, version, it.ref("7"))
         await it.runtime.passes.settle(await it.subjects.withdraw(ADA, PURPOSE))
         await replay.follow(version)
@@ -323,7 +323,7 @@ async def test_a_replay_leaves_nothing_outside(tmp_path: Path, monkeypatch: pyte
         before = {topic: len(await it.rows(topic)) for topic in (DLQ, "ledger.events.v1")}
         monkeypatch.setattr(progress.Progress, "step", broken)
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         (_, parked) = await replay.status("progress")
         after = {topic: len(await it.rows(topic)) for topic in (DLQ, "ledger.events.v1")}
         monkeypatch.setattr(progress.Progress, "step", RIGHT)
@@ -350,7 +350,7 @@ async def test_a_version_writes_nothing_but_its_own_topics(
     async with home(tmp_path, is_exact=False) as it:
         await it.take([played("7", event="e1"), played("8", event="e2"), played("7", event="e1")])
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         await it.erasure().erase((it.ref("7"),))
         await replay.follow(version)
         assert [row for row in await it.rows() if row.value is None] != []
@@ -380,7 +380,7 @@ async def test_a_cancelled_version_is_gone_and_its_number_is_not_used_again(tmp_
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1"), played("8", event="e2")])
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         held = [_live_keys(it.runtime, group) for group in version.groups]
         _release(it.runtime)
         destroyed = await replay.drop(await replay.to_cancel("progress"))
@@ -390,7 +390,7 @@ async def test_a_cancelled_version_is_gone_and_its_number_is_not_used_again(tmp_
         assert await _plays(it.runtime, it.ref("7")) == 1
         await it.take([played("7", event="e3")])
         assert await _rows(it, version) == 0
-        again = await _build(replay)
+        again = await build(replay)
         assert (again.version, (await replay.diff("progress")).is_empty) == (3, True)
         assert [one.version for one in await replay.status("progress")] == [1, 3]
 
@@ -400,7 +400,7 @@ async def test_the_declared_version_can_be_dropped_when_another_speaks(tmp_path:
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1"), played("8", event="e2")])
         replay = replay_of(it.runtime)
-        await replay.speak(await _build(replay))
+        await replay.speak(await build(replay))
         _release(it.runtime)
         first = await replay.to_drop("progress", 1)
         assert await replay.drop(first) == 2
@@ -408,7 +408,7 @@ async def test_the_declared_version_can_be_dropped_when_another_speaks(tmp_path:
         assert (await _rows(it, first), _live_keys(it.runtime, first.groups[0])) == (0, 0)
         assert await _plays(it.runtime, it.ref("7")) == 2
         assert await _refused(replay.previous("progress")) is Refusal.VERSION_UNKNOWN
-        third = await _build(replay)
+        third = await build(replay)
         assert (third.version, (await replay.diff("progress")).is_empty) == (3, True)
         (outcome,) = await it.erasure().erase((it.ref("8"),))
         assert outcome.is_completed
@@ -428,7 +428,7 @@ async def test_a_holder_of_the_home_lets_go_of_a_version_that_another_process_dr
     async with home(tmp_path) as it, bootstrap.open_runtime(settings(tmp_path)) as other:
         await it.take([played("7", event="e1")])
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         if which == 1:
             await replay.speak(version)
         assert await it.runtime.passes.advance()
@@ -562,7 +562,7 @@ async def test_a_version_folds_permissions_of_its_own(tmp_path: Path) -> None:
     async with home(tmp_path) as it:
         await it.take([played("7", event="e1"), played("8", event="e2")])
         replay = replay_of(it.runtime)
-        version = await _build(replay)
+        version = await build(replay)
         await it.erasure().erase((it.ref("7"),))
         await replay.follow(version)
         for name in ("7", "8"):
@@ -582,7 +582,7 @@ async def test_a_reader_goes_on_with_the_old_version_until_the_new_one_has_passe
         replay, version = await _old_and_new(it, monkeypatch)
         _release(it.runtime)
         with monkeypatch.context() as still:
-            _stop_versions(still)
+            stop_versions(still)
             await replay.speak(version)
             meta = await it.runtime.views.meta(0)
             held = await _plays(it.runtime, it.ref("7"))
@@ -591,7 +591,7 @@ async def test_a_reader_goes_on_with_the_old_version_until_the_new_one_has_passe
     assert (meta.versions, held, seen) == ({"progress": 2}, 2, 1)
 
 
-def _stop_versions(patch: pytest.MonkeyPatch) -> None:
+def stop_versions(patch: pytest.MonkeyPatch) -> None:
     """Let nobody run the passes of versions, nor wait for them."""
     current, required = HomeLanes.current, HomeLanes.required
 

@@ -244,11 +244,11 @@ async def test_a_receipt_says_which_and_is_verified(
     async with moved(tmp_path, MARCH + SECOND) as it:
         await bootstrap.expiry_of(it.runtime).run()
         statements = await bootstrap.statements_of(it.runtime)
-        one = await statements.receipt(it.ref("7"))
+        (one,) = await statements.receipts((it.ref("7"),))
         await it.runtime.registrar.tick(force=True)
         await it.runtime.passes.settle()
-        again = await statements.receipt(it.ref("7"))
-        other = await statements.receipt(it.ref("8"))
+        (again,) = await statements.receipts((it.ref("7"),))
+        (other,) = await statements.receipts((it.ref("8"),))
         leaves, key, ref = await it.leaves(), it.audit().verifier_key, it.ref("7").hex()
     file = msgspec_json.encode({"receipt": Raw(one.receipt), "proof": one.proof})
     receipt, _, _ = receipt_verifier.verify(file, key)
@@ -272,8 +272,24 @@ async def test_who_has_nothing_due_gets_no_receipt(tmp_path: Path) -> None:
         statements = await bootstrap.statements_of(it.runtime)
         status = await statements.status((it.ref("7"),))
         with pytest.raises(RefusedByPolicy) as caught:
-            await statements.receipt(it.ref("7"))
+            await statements.receipts((it.ref("7"),))
     assert (status.due, caught.value.refusal) == ((), Refusal.RECEIPT_UNKNOWN)
+
+
+async def test_a_person_with_two_references_gets_receipts_of_what_is_due(tmp_path: Path) -> None:
+    """Of the younger one nothing is due yet, and that hinders nothing."""
+    async with begun(tmp_path):
+        pass
+    async with moved(tmp_path, MARCH + SECOND) as it:
+        at = it.runtime.clock.now()
+        await it.take([played("bob2", event="q1", at=at)])
+        await it.take([played("7", "bob2", event="q2", at=at)])
+        refs = it.subjects.active(ADA).refs
+        made = await (await bootstrap.statements_of(it.runtime)).receipts(refs)
+        leaves = await it.leaves()
+    assert len(refs) == 2
+    assert leaves == [bytes.fromhex(one.leaf) for one in made]
+    assert len(leaves) == 1
 
 
 async def test_a_restored_keystore_has_the_keys_destroyed_again(tmp_path: Path) -> None:
@@ -299,11 +315,11 @@ async def test_whoever_has_a_receipt_of_retention_is_erased_as_others_are(tmp_pa
     async with moved(tmp_path, MARCH + SECOND) as it:
         await bootstrap.expiry_of(it.runtime).run()
         statements, ref = await bootstrap.statements_of(it.runtime), it.ref("8")
-        await statements.receipt(ref)
+        await statements.receipts((ref,))
         (done,) = await it.erasure().erase((ref,))
         groups = it.runtime.vault.live_groups(ref)
         with pytest.raises(RefusedByPolicy):
-            await statements.receipt(ref)
+            await statements.receipts((ref,))
     assert (done.is_completed, groups) == (True, ())
 
 

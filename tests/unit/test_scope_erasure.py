@@ -35,6 +35,7 @@ from tests.unit.home import (
     RECENT,
     Said,
     TestHome,
+    break_progress,
     home,
     line,
     parse,
@@ -45,6 +46,7 @@ from tests.unit.home import (
     viewed,
 )
 from tests.unit.test_holds import Stopped
+from tests.unit.test_replay import build, stop_versions
 
 ADA = "openedx:username:ada"
 CONSENT = "improve.analyse"
@@ -391,6 +393,55 @@ async def test_a_hold_keeps_the_keys_of_a_scope_until_it_is_lifted(tmp_path: Pat
     first = json.loads(held.receipt or b"{}")
     assert first["completed_at"] is None
     assert {(one["store"], one["outcome"]) for one in first["stores"]} >= {("ledger, held", "retained")}
+
+
+async def test_a_request_beside_one_that_rests_reaches_what_came_since(tmp_path: Path) -> None:
+    """Each keeps its own bound; when the hold is lifted nothing of either is left."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        hold, _ = await it.subjects.place_hold(
+            ADA, category=Category.PATTERNS, ground="legal_claims", until=None
+        )
+        await it.runtime.passes.settle()
+        wanted = it.subjects.scopes(ADA, "category", "patterns")
+        (first,) = await scopes(it).erase_scope(wanted)
+        now = it.runtime.clock.now()
+        assert (await it.take([played("7", event=f"n{n}", at=now) for n in range(2)])).accepted == 2
+        (second,) = await scopes(it).erase_scope(wanted)
+        assert first.request != second.request
+        await it.runtime.passes.settle(await it.subjects.lift_hold(ADA, hold))
+        care = bootstrap.erasure_care_of(it.runtime)
+        assert (await care.tend()).still_open == 0
+        assert {one.state for one in await care.status((it.ref("7"),))} == {"completed"}
+        assert not any(row.category == "patterns" for row in await it.runtime.views.live(it.ref("7")))
+
+
+async def test_a_version_that_speaks_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The person is parked in it alone: the erasure says so, and goes on when they do."""
+    broken = {"bad"}
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        replay = bootstrap.replay_of(it.runtime)
+        version = await build(replay)
+        await replay.check(version)
+        await replay.speak(version)
+        await it.runtime.passes.settle()
+        with monkeypatch.context() as still:
+            stop_versions(still)
+            await it.take([played("7", event="bad", video="bad")])
+        break_progress(broken, monkeypatch)
+        await it.runtime.passes.settle()
+        parked = await dead_letters_of(it.runtime).parked()
+        assert {one.pass_name for one in parked} == {"progress-v2"}
+        wanted = it.subjects.scopes(ADA, "category", "patterns")
+        (waits,) = await bootstrap.scope_erasure_of(it.runtime, wait_s=1.0).erase_scope(wanted)
+        assert not waits.is_done
+        assert "state progress-v2: unreachable" in waits.open_steps
+        broken.clear()
+        await dead_letters_of(it.runtime).redrive(parked)
+        (done,) = await scopes(it).resume()
+        assert done.is_completed
+        assert await videos_of(it, "7") == []
 
 
 async def test_a_hold_on_another_category_does_not_keep_a_scope(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def said(verb: str = f"{ADL}attended", thing: Members | None = None, **more: obj
     }  # fmt: skip
 
 
+def test_a_statement_without_a_time_is_refused_where_nobody_says_otherwise() -> None:
+    """As of now it would be new each time it is sent, also after an erasure."""
+    statement = said()
+    del statement["timestamp"]
+    assert parse(line_of(statement), received_at=None) is Refusal.TIME_MISSING
+    assert isinstance(parse(line_of(statement), received_at=NOW), Parsed)
+
+
 def line_of(statement: object) -> bytes:
     """Return a line."""
     return json.dumps(statement).encode()

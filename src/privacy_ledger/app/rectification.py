@@ -168,10 +168,7 @@ class Rectification:
         changes = [await self._change(ref, correction) for ref in refs]
         self._check(changes, correction)
         if self._shares_keys(correction.category):
-            for ref in refs:
-                self._vault.retire(ref, category=correction.category)
-            await asyncio.sleep(RETIRED_S)
-            await self._passes.settle()
+            await self._retire(refs, correction.category)
             changes = [await self._change(ref, correction) for ref in refs]
         done = Corrected(request=None, restated=0, offsets={}, kids=(), written=())
         for number, change in enumerate(changes):
@@ -186,9 +183,38 @@ class Rectification:
             try:
                 return await self._append(change, correction, done, is_eldest=is_eldest)
             except Fenced:
-                await self._passes.settle()
+                # What they stated again lies under the key that this was to be sealed under.
+                await self._retire((change.ref,), correction.category)
+                correction = await self._followed(change, correction)
                 change = await self._change(change.ref, correction)
         return await self._append(change, correction, done, is_eldest=is_eldest)
+
+    async def _retire(self, refs: Sequence[SubjectRef], category: Category) -> None:
+        """Let the keys that records of a category share seal nothing more; wait for what they sealed."""
+        if self._shares_keys(category):
+            for ref in refs:
+                self._vault.retire(ref, category=category)
+            await asyncio.sleep(RETIRED_S)
+        await self._passes.settle()
+
+    async def _followed(self, change: _Change, correction: Correction) -> Correction:
+        """Return a correction of the record that stands where the one that was named stood.
+
+        Raises:
+            BadInput: there is none any more.
+        """
+        places = {one.at.place for one in change.affected}
+        if correction.record is None or not places:
+            return correction
+        rows = [row for row in await self._views.live(change.ref) if row.category is correction.category]
+        record = next((row.record_id for row in rows if row.place in places), None)
+        if record is None:
+            raise BadInput(
+                Refusal.ENTRY_UNKNOWN,
+                "Somebody else corrected or erased that record meanwhile. `privacy-ledger export` lists what "
+                "is there now.",
+            )
+        return structs.replace(correction, record=record)
 
     def open_keys(self, done: Corrected) -> tuple[bytes, ...]:
         """Return the keys of superseded records that open: none, once the passes have folded it."""

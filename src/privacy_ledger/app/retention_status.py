@@ -100,8 +100,9 @@ class RetentionReceipt(Struct, frozen=True, kw_only=True):
     not_reached: tuple[str, ...] = _receipt.NOT_REACHED
     later: tuple[str, ...] = (
         (
-            "bytes gone: removed from the views at the tick, from the ledger by compaction within 25 hours "
-            "and the cleaner's time"
+            "bytes gone: no record that is due is kept, whether there ever was one or not; what there was "
+            "went from the views at the tick, and from the ledger by compaction within 25 hours and the "
+            "cleaner's time"
         ),
         (
             "key destroyed: keystore copies and backups are final within 8 days, when the epochs of their "
@@ -184,23 +185,29 @@ class Statements:
             )
         return RetentionStatus(as_of=tick, ground=ARTICLE, due=tuple(due), held=held)
 
-    async def receipt(self, ref: SubjectRef) -> Evidence:
-        """Return the receipt of one reference, and put its leaf into the audit log, once.
+    async def receipts(self, refs: Sequence[SubjectRef]) -> tuple[Evidence, ...]:
+        """Return the receipts of these references of one person, their leaves once in the audit log.
 
-        It is made from a key of the person's own: it goes with the person, and the receipt then says
-        nothing to anybody else.
+        A reference of which nothing is due has none. Each is made from a key of the person's own: it goes
+        with the person, and the receipt then says nothing to anybody else.
 
         Raises:
-            RefusedByPolicy: nothing of it is due yet, or the person was erased.
+            RefusedByPolicy: nothing of any of them is due yet, or the person was erased.
             Fenced: others appended to the audit log again and again; ask again.
         """
-        status = await self._status(ref)
-        if status.as_of is None or not status.due:
+        found = [(ref, await self._status(ref)) for ref in refs]
+        due = [
+            (ref, status, status.as_of) for ref, status in found if status.due and status.as_of is not None
+        ]
+        if not due:
             raise RefusedByPolicy(
                 Refusal.RECEIPT_UNKNOWN,
                 "Nothing of this person is due: there is nothing to give a receipt of. "
                 "See `privacy-ledger retention status SUBJECT`.",
             )
+        return tuple([await self._receipt(ref, status, as_of=as_of) for ref, status, as_of in due])
+
+    async def _receipt(self, ref: SubjectRef, status: RetentionStatus, *, as_of: datetime) -> Evidence:
         (key,) = self._vault.sealing_keys((KeyWant(ref, Kind.RECEIPT, 0),), now=self._clock.now())
         salt = _receipt.salt_of(key)
         gone = [key.kid.hex() for key in self._vault.keys_of(ref) if key.is_expired]
@@ -208,7 +215,7 @@ class Statements:
             receipt="",
             commitment=_receipt.commitment(salt, ref=ref, request=_REQUEST),
             salt=salt.hex(),
-            as_of=start_of(month_of(status.as_of)),  # periods are whole months: the same all month long
+            as_of=start_of(month_of(as_of)),  # periods are whole months: the same all month long
             due=status.due,
             keys=_receipt.salted(salt, gone),
             retained=status.held,
@@ -291,7 +298,7 @@ def item_text(item: DueItem) -> str:
     if item.outcome == "key destroyed":
         return f"{what} ({item.keys:,}, the last on {item.at:%Y-%m-%d})"
     if item.outcome == "bytes gone":
-        return f"{what}; {item.keys:,} of its keys still seal what is not due"
+        return f"{what}, none is kept; {item.keys:,} of its keys may still seal what is not due"
     counts = [f"{item.records:,} records"] if item.records else []
     counts += [f"{item.keys:,} keys"] if item.keys else []
     return f"{what} ({', '.join(counts)}): {item.why}"

@@ -49,8 +49,8 @@ class ScopeErasure(Erasure):
     ) -> tuple[ErasureOutcome, ...]:
         """Erase a scope of each reference: one saga each, with a receipt.
 
-        One that was begun goes on; after one that is complete it is asked for anew, for what was
-        collected since.
+        One that was begun goes on; after one that is complete, or rests on a hold, it is asked for anew,
+        for what was collected since.
         """
         sagas = await self._begin(wanted)
         for saga in sagas:
@@ -71,7 +71,7 @@ class ScopeErasure(Erasure):
         open_sagas = {
             (saga.ref, saga.scope): saga
             for saga in (await read_sagas(self._log)).values()
-            if self.is_mine(saga) and not saga.is_completed
+            if self.is_mine(saga) and not (saga.is_completed or saga.rests)
         }
         request = self._ids.token().hex()
         sagas, openings = [], []

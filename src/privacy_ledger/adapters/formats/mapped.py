@@ -49,6 +49,11 @@ class Mapped:
         """Take the mapping."""
         self._mapping = mapping
 
+    @property
+    def name(self) -> str:
+        """What its source is called where nobody says otherwise."""
+        return self._mapping.name
+
     def __call__(self, line: bytes, /) -> Parsed | Refusal:
         """Return the facts of one line, or the first refusal that applies; never raises."""
         decoded = decode_canonical(line)
@@ -82,9 +87,11 @@ class Mapped:
         people = _people(actor, other, deed=deed, fact=fact)
         if type(people) is Refusal:
             return people
-        nobodys = deed or fact
         has_actor = bool(actor) and bool(people) and people[0].identities[: len(actor)] == actor
         agent, session = _found(root, mapping.agent), _token(_found(root, mapping.session))
+        # What concerns somebody else who is not known is nobody's: no session tells who that was.
+        own = deed is not None and not people
+        nobodys = deed or fact
         return Parsed(
             people=people,
             unattributed=() if people or nobodys is None else (nobodys,),
@@ -93,7 +100,7 @@ class Mapped:
             else None,
             occurred_at=at,
             source_event_id=_token(_found(root, mapping.id)),
-            anonymous=f"session:{session}" if session is not None and (has_actor or not people) else None,
+            anonymous=f"session:{session}" if session is not None and (has_actor or own) else None,
             digest_input=canonical,
         )
 
@@ -172,26 +179,31 @@ def _identities(root: dict[str, object], ids: Sequence[Id]) -> tuple[Identity, .
     found: dict[str, Identity] = {}
     for one in ids:
         value = _at(root, one.path)
-        if isinstance(value, str | int) and (value in one.nobody or value in {0, "0"}):
+        if isinstance(value, str | int) and value in {0, "0"}:
             continue
         known = user_id_identity(value) if one.kind == "number" else username_identity(value)
         if type(known) is Refusal:
             return known
         if known is None:
             continue
-        mine = Identity(one.namespace, _in_block(known.value, one, root))
+        if known.value in map(str, one.nobody):
+            continue
+        whole = _in_block(known.value, one, root)
+        if whole is None or "@" in whole:
+            return Refusal.ID_INVALID  # an address is no id: it may be that of somebody who was erased
+        mine = Identity(one.namespace, whole)
         if found.setdefault(one.namespace, mine) != mine:
             return Refusal.ID_INVALID  # a line that contradicts itself must not join two people
     return tuple(found.values())
 
 
-def _in_block(value: str, one: Id, root: dict[str, object]) -> str:
-    """Return the whole of a number that was given within the block of another one."""
+def _in_block(value: str, one: Id, root: dict[str, object]) -> str | None:
+    """Return the whole of a number that was given within the block of another one; None: of none."""
     if one.base is None or one.kind != "number" or int(value) >= one.unit:
         return value
     base = user_id_identity(_at(root, one.base))
-    if base is None or type(base) is Refusal:
-        return value
+    if base is None or type(base) is Refusal or int(base.value) < one.unit:
+        return None
     return str(int(base.value) // one.unit * one.unit + int(value))
 
 

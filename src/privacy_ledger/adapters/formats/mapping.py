@@ -5,6 +5,7 @@ allow-list by its form. A member is taken only as its fact's field declares it: 
 without identifiers, codes and actions as plain words, courses as a key or a number behind a prefix.
 
     format = 1
+    name = "our-lms"
     time = { path = "timecreated", is = "epoch_s" }
     [[person.actor]]
     path = "userid"
@@ -37,6 +38,7 @@ from privacy_ledger.domain.refusals import Refusal
 __all__ = [
     "EVENTS",
     "MAPPING_BYTES_MAX",
+    "SOURCE_NAME",
     "Build",
     "Case",
     "Id",
@@ -59,8 +61,10 @@ EVENTS: Final[dict[str, type[Fact]]] = {
 _BY_LEDGER: Final = frozenset({"occurred_at", "is_assumed"})
 """Members of facts that no mapping sets."""
 _CODE_CHARS: Final = 255
-_NAMESPACE: Final = re.compile(r"(?!lane:|link:|ledger:)[a-z][a-z0-9-]{0,30}:[a-z][a-z0-9_]{0,30}")
+_NAMESPACE: Final = re.compile(r"(?!lane:|link:|ledger:|xapi:)[a-z][a-z0-9-]{0,30}:[a-z][a-z0-9_]{0,30}")
 _PREFIX: Final = re.compile(r"[a-z][a-z0-9-]{0,30}[:-]")
+SOURCE_NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,62}")
+"""What a source is called: a name that no header, log line or path can misread."""
 _PLACE: Final = re.compile(r"line [0-9]+, column [0-9]+")
 
 Scalar = str | int | float | bool
@@ -118,8 +122,9 @@ class Case(Struct, frozen=True):
 
 
 class Mapping(Struct, frozen=True):
-    """A mapping as it is used; `texts` are members that hold JSON as text."""
+    """A mapping as it is used; `name` is that of its source, `texts` are members that hold JSON as text."""
 
+    name: str
     time: Time
     actor: tuple[Id, ...]
     other: tuple[Id, ...]
@@ -143,6 +148,7 @@ class _People(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal[1]
+    name: str
     time: Time
     person: _People
     event: tuple[_Event, ...]
@@ -163,11 +169,16 @@ def read(document: bytes) -> Mapping:
         for number, one in enumerate(ids):
             if _NAMESPACE.fullmatch(one.namespace) is None:
                 raise _wrong("a namespace is such as `lms:user_id`", f"$.person.{name}[{number}].namespace")
+            if one.namespace.endswith(":user_id") and one.kind != "number":
+                raise _wrong("a `user_id` is a number", f"$.person.{name}[{number}].is")
+    if SOURCE_NAME.fullmatch(said.name) is None:
+        raise _wrong("a name is lower-case letters, digits and dashes, such as our-lms", "$.name")
     if not said.person.actor:
         raise _wrong("name who acts", "$.person.actor")
     if not said.event:
         raise _wrong("name at least one event", "$.event")
     return Mapping(
+        name=said.name,
         time=said.time,
         actor=said.person.actor,
         other=said.person.other,

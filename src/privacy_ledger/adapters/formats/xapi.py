@@ -80,11 +80,12 @@ def statements(
                 yield number, one
 
 
-def parse(line: bytes, *, received_at: datetime, takes_unknown: bool = True) -> Parsed | Refusal:
+def parse(line: bytes, *, received_at: datetime | None, takes_unknown: bool = True) -> Parsed | Refusal:
     """Return the facts of one statement, or the first refusal that applies; never raises.
 
-    `received_at` is the time of a statement without `timestamp` and `stored`, as a record store
-    would set it (2.4.7). `takes_unknown`: a verb of no known vocabulary is `usage.other`.
+    `received_at` is the time of a statement without `timestamp` and `stored`, as a record store would
+    set it (2.4.7); None: such a statement is refused. `takes_unknown`: a verb of no known vocabulary is
+    `usage.other`.
     """
     decoded = decode_canonical(line)
     if type(decoded) is Refusal:
@@ -143,8 +144,11 @@ def _items(line: bytes) -> list[bytes | Refusal]:
     return [bytes(one).strip() for one in found] or [line]
 
 
-def _time(statement: Statement, *, received_at: datetime) -> datetime | Refusal:
-    """Return when it happened: its timestamp, else when it was stored, else when it came (2.4.7)."""
+def _time(statement: Statement, *, received_at: datetime | None) -> datetime | Refusal:
+    """Return when it happened: its timestamp, else when it was stored, else when it came (2.4.7).
+
+    One that came is new each time: it is no time by which what was erased is told from what is new.
+    """
     found: datetime | Refusal | None = None
     for text in (statement.timestamp, statement.stored):
         if text is not UNSET:
@@ -152,7 +156,7 @@ def _time(statement: Statement, *, received_at: datetime) -> datetime | Refusal:
             if type(instant) is Refusal:
                 return instant
             found = found or instant
-    return found or received_at
+    return found or received_at or Refusal.TIME_MISSING
 
 
 def _immutable(root: Members) -> Members:

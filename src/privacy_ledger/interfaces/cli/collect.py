@@ -12,6 +12,7 @@ import msgspec
 
 from privacy_ledger.adapters.formats import xapi
 from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
+from privacy_ledger.adapters.formats.mapping import SOURCE_NAME
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
@@ -57,6 +58,10 @@ def register(group: click.Group) -> None:
     "--register-addresses", "registers_addresses", is_flag=True,
     help="Of xapi: let an address alone register a person, who may have been erased by another id.",
 )  # fmt: skip
+@click.option(
+    "--take-untimed", "takes_untimed", is_flag=True,
+    help="Of xapi: take a statement without a time as of now; sent again after an erasure, it comes back.",
+)  # fmt: skip
 @command
 async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
     shell: Shell,
@@ -68,12 +73,16 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
     consents: tuple[str, ...],
     unknown: str | None,
     registers_addresses: bool,  # noqa: FBT001 - click passes options by name
+    takes_untimed: bool,  # noqa: FBT001 - click passes options by name
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
-    if name != XAPI and (unknown is not None or registers_addresses):
+    if name != XAPI and (unknown is not None or registers_addresses or takes_untimed):
         raise click.UsageError(
-            "`--unknown-verbs` and `--register-addresses` are for `--format xapi`: no other format has "
-            "verbs, or people who are known by an address alone."
+            "`--unknown-verbs`, `--register-addresses` and `--take-untimed` are for `--format xapi` alone."
+        )
+    if source is not None and SOURCE_NAME.fullmatch(source) is None:
+        raise click.UsageError(
+            "A source's name is lower-case letters, digits, dots and dashes, such as our-lms."
         )
     named = format_named(name)
     with ExitStack() as stack:
@@ -89,7 +98,10 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
             await runtime.registrar.tick()
             use_case = await ingest_of(runtime)
             collector.calm()
-            parse = named.parser(received_at=runtime.clock.now(), takes_unknown=unknown != "refuse")
+            parse = named.parser(
+                received_at=runtime.clock.now() if takes_untimed else None,
+                takes_unknown=unknown != "refuse",
+            )
             origin = Source(
                 name=source or named.name, parse=parse, is_import=is_import,
                 registers_addresses=registers_addresses,

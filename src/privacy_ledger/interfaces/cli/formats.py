@@ -1,6 +1,5 @@
 """`formats`: what lines may be, and formats that an operator declares in a file."""
 
-import re
 from collections import Counter
 from datetime import datetime
 from functools import partial
@@ -15,7 +14,7 @@ from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.formats import ledger, openedx, xapi
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
-from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, members_of, read
+from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
 from privacy_ledger.domain.events import Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
@@ -49,7 +48,6 @@ _MAPPINGS: Final = frozenset({"canvas"})
 """Formats that are mappings of the package's own."""
 _SHIPPED: Final = "privacy_ledger.adapters.formats"
 _SUFFIX: Final = ".toml"
-_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _TEMPLATE: Final = "mapping.toml"
 
 
@@ -59,8 +57,12 @@ class NamedFormat(Struct, frozen=True):
     name: str
     line_parser: Format | None
 
-    def parser(self, *, received_at: datetime, takes_unknown: bool) -> Format:
-        """Return the parser of a run that begins then; `takes_unknown`: xAPI verbs of no known vocabulary."""
+    def parser(self, *, received_at: datetime | None, takes_unknown: bool) -> Format:
+        """Return the parser of a run.
+
+        Of xAPI: `received_at`, when a statement without a time happened (None: it is refused), and
+        `takes_unknown`, whether verbs of no known vocabulary are taken.
+        """
         if self.line_parser is None:
             return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
         return self.line_parser
@@ -133,7 +135,7 @@ async def formats_types(shell: Shell) -> None:
 @command
 async def formats_new(shell: Shell, name: str) -> None:
     """Begin a mapping: write NAME.toml with an example of everything, and leave the rest to you."""
-    if _NAME.fullmatch(name) is None:
+    if SOURCE_NAME.fullmatch(name) is None:
         raise click.UsageError("A format's name is lower-case letters, digits and dashes, such as our-lms.")
     path = Path(f"{name}{_SUFFIX}")
     text = (resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8").replace("NAME", name)
@@ -195,7 +197,8 @@ def format_named(text: str) -> NamedFormat:
         return NamedFormat(text, Mapped(read(document)))
     if text in _ABOUT:
         return NamedFormat(text, _PARSERS.get(text))
-    return NamedFormat(Path(text).stem, mapped_in(Path(text)))
+    mapped = mapped_in(Path(text))
+    return NamedFormat(mapped.name, mapped)
 
 
 def mapped_in(path: Path) -> Mapped:

@@ -59,7 +59,7 @@ async def retention_receipt(shell: Shell, subject: str, output: Path) -> None:
         await shell.settle(runtime)
         refs = (await subjects_of(runtime)).active(subject).refs
         statements = await statements_of(runtime)
-        made = [await statements.receipt(ref) for ref in refs]
+        made = await statements.receipts(refs)
     files = {
         f"retention-{one.leaf[:16]}.json": msgspec.json.encode(
             {"receipt": msgspec.Raw(one.receipt), "proof": one.proof}

@@ -141,6 +141,7 @@ _FRACTION_WHOLE_DIGITS: Final = 5
 _PHONE_DIGITS_MAX: Final = 13
 _CARD_DIGITS_MIN: Final = 13
 _INT_GROUP_MIN: Final = 4
+_INT_PARTS_MIN: Final = 3
 
 
 class _Found(NamedTuple):
@@ -214,8 +215,8 @@ def holds_card_number(text: str, *, name: str = "", has_card: bool = False) -> b
 def holds_split_number(parts: Sequence[tuple[str, bool]]) -> bool:
     """Return whether neighbours make a card's number: the digits of each, and whether they were text.
 
-    Numbers of less than four digits are no parts: scores and answers stand side by side, too. Text
-    of one or two digits, and numbers, must be the whole of their row.
+    Scores, answers and ids stand side by side, too. So text of less than four digits must be the
+    whole of its row, and numbers must be that and have four digits or more in three parts or more.
     """
     sizes = [len(digits) for digits, _ in parts]
     joined = "".join(digits for digits, _ in parts)
@@ -223,13 +224,14 @@ def holds_split_number(parts: Sequence[tuple[str, bool]]) -> bool:
     for first, size in enumerate(sizes):
         for last in _ends(sizes, first, prefix=joined[at : at + 2]):
             used = parts[first : last + 1]
-            if not all(is_text for _, is_text in used) and not (
-                (first, last) == (0, len(parts) - 1)
-                and all(is_text or len(digits) >= _INT_GROUP_MIN for digits, is_text in used)
+            is_text = all(is_text for _, is_text in used)
+            is_row = len(used) == len(parts) >= _INT_PARTS_MIN and min(sizes[:-1]) >= _INT_GROUP_MIN
+            if (is_text or (is_row and not any(is_text for _, is_text in used))) and (
+                size <= _INT_GROUP_MIN or len(used) > _INT_PARTS_MIN or sizes[first : last + 1] == [8, 8]
             ):
-                continue
-            if is_card_number(joined[at : at + sum(sizes[first : last + 1])]):
-                return True
+                total = sum(sizes[first : last + 1])
+                if is_card_number(joined[at : at + total]):
+                    return True
         at += size
     return False
 

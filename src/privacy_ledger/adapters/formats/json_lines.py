@@ -100,7 +100,7 @@ def decode_canonical(
     format reads its lines by this. Never raises.
     """
     found = _object(line, size_max=size_max, depth_max=depth_max)
-    return found if type(found) is Refusal else screen(*found) or found
+    return found if type(found) is Refusal else screen(found[0]) or found
 
 
 def _object(line: bytes, *, size_max: int, depth_max: int) -> tuple[dict[str, object], bytes] | Refusal:

@@ -10,6 +10,7 @@ walked. Pure and total. The look is linear in the event, and the walk has a boun
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final, cast
 
 import msgspec
@@ -43,9 +44,9 @@ _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
 _BASE64_DIGITS: Final = re.compile(
     rb"[MNO][CDSTijyz][AEIMQUYcgkosw048][g-z0-9+/_-][I-P][CDSTijyz][AEIMQUYcgkosw048][g-z0-9+/_-]"
 )
-_PART: Final = rb'(?:"[0-9][0-9 \-]{0,18}"|[0-9]{1,19})'
+_PART: Final = rb'(?:"[0-9][0-9\-]{0,18}"|[0-9]{1,19})'
 _PARTS: Final = (
-    re.compile(rb'"[0-9][0-9 \-]{0,18}"[\]},\[{]'),
+    re.compile(rb'"[0-9][0-9\-]{0,18}"[\]},\[{]'),
     re.compile(rb'[,:\[][0-9]{4,16}[\]},\[{]{1,4}(?:"[^"]{0,64}":)?[0-9]'),
     re.compile(rb"=[0-9]{1,19}&[A-Za-z_]"),
 )
@@ -79,7 +80,7 @@ _CARD_WORDS: Final = frozenset(
     ("card", "cardholder", "cardnumber", "creditcard", "cvc", "cvv", "pan")
 )
 _FORM_VALUE: Final = re.compile(r"=([^&]{0,64})")
-_SPLIT_PART: Final = re.compile(r"[0-9](?:[ .\-]{0,2}[0-9]){0,17}[ .\-]?")
+_SPLIT_PART: Final = re.compile(r"[0-9](?:[ \-]{0,2}[0-9]){0,17}[ \-]?")
 _NOT_DIGITS: Final = re.compile(r"[^0-9]+")
 _JSON_STARTS: Final = frozenset('{["')
 
@@ -87,23 +88,16 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
-def screen(root: object, canonical: bytes) -> Refusal | None:
+def screen(root: object) -> Refusal | None:
     """Return why a decoded event must not be taken, or None; never raises.
 
-    `canonical`: its JSON with sorted keys. Order: `CARD_NUMBER`, `SECRET`; `TOO_DEEP` comes before
-    both when the event is wrapped more often, or is longer unwrapped, than the screen reads.
+    Order: `CARD_NUMBER`, `SECRET`; `TOO_DEEP` instead of either when the event is wrapped more often,
+    or is longer when it is unwrapped, than the screen reads.
     """
     try:
-        if not _may_hold(_encode(root)):
-            return None
-        walk = _Walk(len(canonical))
-        found = walk.read(root)
-        if found is not Refusal.CARD_NUMBER and walk.has_parts:
-            # The same again with sorted keys: what is split may stand in order by its names only.
-            found = _Walk(len(canonical)).read(_decode(canonical)) or found
+        return _Walk(len(written)).read(root) if _may_hold(written := _encode(root)) else None
     except WrappedTooDeep:
         return Refusal.TOO_DEEP
-    return found
 
 
 def _may_hold(written: bytes) -> bool:
@@ -133,7 +127,7 @@ def _shows(data: bytes) -> bool:
             data = data.replace(mark, b" ")
     if _shows_number(data):
         return True
-    data = data.translate(None, b"\\")
+    data = data.translate(None, b"\\ ")
     for parts in _PARTS:
         if parts.search(data) is not None:
             return any(
@@ -162,7 +156,6 @@ class _Walk:
         self._row: list[tuple[str, bool]] = []
         self._has_secret = False
         self._has_number = False
-        self.has_parts = False
 
     def read(self, root: object) -> Refusal | None:
         """Return the first refusal that applies.
@@ -183,11 +176,14 @@ class _Walk:
                     stack.append((name, inner, nested + 1, has_card))
             elif isinstance(value, dict):
                 members = cast("dict[str, object]", value)
+                self._neighbours(members.values())
+                self._neighbours(members[key] for key in sorted(members))
                 has_card = any(words_of(key) & _CARD_WORDS for key in members)
                 for key in members:
                     self._key(key, nested=nested)
                 stack += [(key, members[key], nested, has_card) for key in reversed(members)]
             elif isinstance(value, list):
+                self._neighbours(value)
                 stack += [(name, item, nested, has_card) for item in reversed(value)]
             else:
                 self._number(name, value, has_card=has_card)
@@ -272,13 +268,22 @@ class _Walk:
 
     def _form(self, text: str) -> None:
         """Read the values of form data as neighbours."""
-        row, self._row = self._row, []
-        for value in _FORM_VALUE.findall(text):
-            self._part(value, is_text=True)
-        self._end_row()
-        self._row = row
+        self._neighbours(_FORM_VALUE.findall(text))
 
     # Neighbours ---------------------------------------------------------------------------
+
+    def _neighbours(self, values: Iterable[object]) -> None:
+        """Read the digits of one object, list or form as rows of their own, apart from what is around it."""
+        row, self._row = self._row, []
+        for value in values:
+            if isinstance(value, str):
+                self._part(plain(value), is_text=True)
+            elif type(value) is int:
+                self._part(str(abs(value)), is_text=False)
+            else:
+                self._end_row()
+        self._end_row()
+        self._row = row
 
     def _part(self, text: str, *, is_text: bool) -> None:
         """Take a leaf as the next of its row when it is digits only; anything else ends the row."""
@@ -286,8 +291,6 @@ class _Walk:
             self._end_row()
             return
         self._row.append((_NOT_DIGITS.sub("", text), is_text))
-        if len(self._row) > 1:
-            self.has_parts = True
 
     def _end_row(self) -> None:
         if len(self._row) > 1 and holds_split_number(self._row):

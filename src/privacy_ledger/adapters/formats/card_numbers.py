@@ -52,6 +52,7 @@ BRANDS: Final = (
         _FROM_14,
     ),
     Brand("jcb", ((352800, 358999),), _FROM_16),
+    Brand("jcb", ((180000, 180099), (213100, 213199)), frozenset((15,))),
     Brand("unionpay", ((620000, 629999), (810000, 817199)), _FROM_16),
     Brand("mir", ((220000, 220499),), _FROM_16),
     # As wide as Mastercard's rules allow it: the ranges in use change, and a miss is worse.
@@ -141,7 +142,7 @@ _FRACTION_WHOLE_DIGITS: Final = 5
 _PHONE_DIGITS_MAX: Final = 13
 _CARD_DIGITS_MIN: Final = 13
 _INT_GROUP_MIN: Final = 4
-_INT_PARTS_MIN: Final = 3
+_SPLIT_GROUP_MAX: Final = 5
 
 
 class _Found(NamedTuple):
@@ -199,6 +200,8 @@ def holds_card_number(text: str, *, name: str = "", has_card: bool = False) -> b
     it. `has_card`: other fields beside this one are about a card, so that no name excuses a number.
     Work is linear in the text.
     """
+    if len(text) < DIGITS_MIN:
+        return False
     groups = [match.span() for match in _DIGITS.finditer(text)]
     if sum(end - start for start, end in groups) < DIGITS_MIN:
         return False
@@ -216,27 +219,32 @@ def holds_split_number(parts: Sequence[tuple[str, bool]]) -> bool:
     """Return whether neighbours make a card's number: the digits of each, and whether they were text.
 
     Scores, answers and ids stand side by side, too. So text of less than four digits must be the
-    whole of its row, and numbers must be that and have four digits or more in three parts or more.
+    whole of its row, and numbers must be that and have four digits or more each.
     """
     sizes = [len(digits) for digits, _ in parts]
     joined = "".join(digits for digits, _ in parts)
     at = 0
     for first, size in enumerate(sizes):
         for last in _ends(sizes, first, prefix=joined[at : at + 2]):
-            used = parts[first : last + 1]
-            is_text = all(is_text for _, is_text in used)
-            is_row = len(used) == len(parts) >= _INT_PARTS_MIN and min(sizes[:-1]) >= _INT_GROUP_MIN
-            if (is_text or (is_row and not any(is_text for _, is_text in used))) and (
-                size <= _INT_GROUP_MIN or len(used) > _INT_PARTS_MIN or sizes[first : last + 1] == [8, 8]
+            used, shape = parts[first : last + 1], sizes[first : last + 1]
+            if _may_be_split(used, shape, is_row=len(used) == len(parts)) and is_card_number(
+                joined[at : at + sum(shape)]
             ):
-                total = sum(sizes[first : last + 1])
-                if is_card_number(joined[at : at + total]):
-                    return True
+                return True
         at += size
     return False
 
 
 # Candidates ------------------------------------------------------------------------------
+
+
+def _may_be_split(parts: Sequence[tuple[str, bool]], shape: Sequence[int], *, is_row: bool) -> bool:
+    """Return whether parts of such sizes may be one number: all of them text, or all numbers."""
+    if shape[0] > _SPLIT_GROUP_MAX:
+        return len(shape) == 2 and shape[0] == 8 and all(is_text for _, is_text in parts)  # noqa: PLR2004
+    if all(is_text for _, is_text in parts):
+        return True
+    return is_row and min(shape[:-1]) >= _INT_GROUP_MIN and not any(is_text for _, is_text in parts)
 
 
 def _outside(groups: list[tuple[int, int]], opaque: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

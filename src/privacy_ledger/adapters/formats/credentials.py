@@ -49,6 +49,8 @@ _MASK: Final = re.compile(
     r"[\s*•x.#\-_?]*|[\[<({]*(?:redacted|filtered|masked|hidden|removed|none|null|true|false)[\])>}]*",
     re.IGNORECASE,
 )
+# A payment's own secret goes to the payer's browser and comes with every message about the payment.
+_FOR_BROWSERS: Final = re.compile(r"(?:pi|seti)_[A-Za-z0-9]{8,64}_secret_[A-Za-z0-9]{8,64}")
 _SERVICE_KEY: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])"
     r"|(?:sk|rk)_(?:live|test)_[0-9A-Za-z]{10}|gh[pousr]_[0-9A-Za-z]{30}|github_pat_[0-9A-Za-z_]{22}"
@@ -71,6 +73,8 @@ def is_secret_field(name: str, value: str) -> bool:
     """Return whether a field is named as one that holds a secret, and its value is one and no mask."""
     words = words_of(name)
     if not words or not value or words & _ONLY_ABOUT or _MASK.fullmatch(value) is not None:
+        return False
+    if value == name or _FOR_BROWSERS.fullmatch(value) is not None:
         return False
     if words & _PASSWORDS:
         return True

@@ -35,8 +35,10 @@ WORK_FREE_CHARS: Final = 1 << 16
 
 # The look at the bytes -------------------------------------------------------------------
 
-_BETWEEN_DIGITS: Final = b" \t\r\n-._/+,*~|'\"()#;\\[]{}"
-_LINE_ENDS: Final = (b"\\n", b"\\t", b"\\r")
+# The three letters are line ends and tabs, as JSON escapes them.
+_BETWEEN_DIGITS: Final = b" -_/+,*~|'\"()#;\\[]{}ntr"
+_BETWEEN_DIGITS_AND_DOTS: Final = _BETWEEN_DIGITS + b"."
+_DOTTED: Final = re.compile(rb"\.[ \-]?[0-9]{4,6}[ .\-]|\.(?:[0-9]{1,3}\.){4}")
 # Any issuer's number begins so; one that is written as hex digits does, too. The patterns here are
 # written out where they begin, so that the search skips to the next byte that could begin a match.
 _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
@@ -47,18 +49,24 @@ _BASE64_DIGITS: Final = re.compile(
 _PART: Final = rb'(?:"[0-9][0-9\-]{0,18}"|[0-9]{1,19})'
 _PARTS: Final = (
     re.compile(rb'"[0-9][0-9\-]{0,18}"[\]},\[{]'),
-    re.compile(rb'[,:\[][0-9]{4,16}[\]},\[{]{1,4}(?:"[^"]{0,64}":)?[0-9]'),
+    re.compile(rb':[0-9]{4,16}[\]},\[{]{1,4}"[^"]{0,64}":\[?[0-9]'),
+    re.compile(rb",[0-9]{4,16}[\],]"),
     re.compile(rb"=[0-9]{1,19}&[A-Za-z_]"),
 )
 _PARTS_ROW: Final = re.compile(
     rb"[:=\[,](?:" + _PART + rb'[\]}{\[,&]{1,4}(?:"[^"]{0,64}":|[A-Za-z_][A-Za-z0-9_.\-]{0,63}=)?)+'
     + _PART + rb'(?=[",&}\]])'
 )  # fmt: skip
-_FRACTION: Final = re.compile(rb"(?<![0-9.])[0-9]{1,5}\.[0-9]{5,18}(?![0-9.])")
+# Positions in videos and shares of points have long fractions; times count milli-, micro- or
+# nanoseconds, and no issuer's number begins as they do. Neither is ever one group of a card's number.
+_DULL: Final = (
+    re.compile(rb"\.(?<=[0-9]\.)(?<![0-9]{6}\.)[0-9]{7,18}(?![0-9.])"),
+    re.compile(rb"1(?<![0-9]1)(?<![0-9][^0-9A-Za-z]1)[4-9][0-9]{11}(?:[0-9]{3}){0,2}(?![0-9])"),
+)
 _WRAPPED: Final = re.compile(rb"%[0-9A-Fa-f]{2}|\\\\u|&(?:#|[A-Za-z]{2,8};)")
 _GROUP: Final = re.compile(rb"[0-9]+")
 _LETTERS: Final = bytes(range(256)).lower()
-_NO_LETTERS: Final = b"0123456789_-. "
+_NO_LETTERS: Final = b"0123456789_-. \\,:;/+?=&%{}[]()"
 _WORDS: Final = tuple(
     word.encode() for word in (*TRIGGERS, "card", "cv", "securitycode", 'pan"')
 )
@@ -122,9 +130,6 @@ def _shows(data: bytes) -> bool:
             return True
     if _BASE64_DIGITS.search(data) is not None:
         return True
-    for mark in _LINE_ENDS:
-        if mark in data:
-            data = data.replace(mark, b" ")
     if _shows_number(data):
         return True
     data = data.translate(None, b"\\ ")
@@ -138,11 +143,13 @@ def _shows(data: bytes) -> bool:
 
 def _shows_number(data: bytes) -> bool:
     """Return whether there are as many digits, with nothing but separators between, as a card has."""
-    if _NUMBER.search(data.translate(None, _BETWEEN_DIGITS)) is None:
+    between = _BETWEEN_DIGITS if _DOTTED.search(data) is None else _BETWEEN_DIGITS_AND_DOTS
+    if _NUMBER.search(data.translate(None, between)) is None:
         return False
-    # Positions in videos and shares of points have long fractions, and no card's number has one.
-    whole = _FRACTION.sub(b"x", data)
-    return len(whole) == len(data) or _NUMBER.search(whole.translate(None, _BETWEEN_DIGITS)) is not None
+    rest = data
+    for dull in _DULL:
+        rest = dull.sub(b"x", rest)
+    return len(rest) == len(data) or _NUMBER.search(rest.translate(None, between)) is not None
 
 
 # The walk --------------------------------------------------------------------------------
@@ -230,6 +237,10 @@ class _Walk:
 
     def _text(self, name: str, text: str, *, nested: int, has_card: bool) -> None:
         """Read text in all its layers, and what it hides."""
+        if len(text) < DIGITS_MIN and text.isascii():
+            self._judge(name, text, has_card=has_card)
+            self._part(text, is_text=True)
+            return
         for layer in layers_of(text):
             self._spend(layer)
             self._judge(name, layer, has_card=has_card)

@@ -26,8 +26,6 @@ _HEX_RUN: Final = re.compile(r"(?:[23][0-9a-fA-F]){12,}")
 _TEXTLIKE: Final = re.compile(rb"[\t\n\r -~]{11,}|(?:[0-9][^0-9]{1,9}){11,}")
 _QUANTUM: Final = 4
 _WRAPS: Final = str.maketrans("-_", "+/")
-_NO_LINE_ENDS: Final = str.maketrans("", "", "\r\n")
-_NO_BACKSLASHES: Final = str.maketrans("", "", "\\")
 _BLANKS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _INVISIBLE: Final = frozenset("\u034f\u180b\u180c\u180d\u20e3")
 _DOTS: Final = frozenset("\u00b7\u2022\u2024\u2027\u2219\u22c5\u3002\u30fb\uff61\uff65")
@@ -61,7 +59,7 @@ def layers_of(text: str) -> Iterator[str]:
         if "&" in inner and _ENTITY.search(inner) is not None:
             inner = plain(html.unescape(inner))
         if "\\" in inner:
-            inner = plain(_ESCAPED.sub(_unescaped, inner).translate(_NO_BACKSLASHES))
+            inner = plain(_ESCAPED.sub(_unescaped, inner).replace("\\", ""))
         if inner == text:
             return
         text = inner
@@ -74,7 +72,8 @@ def hidden_in(text: str) -> Iterator[str]:
 
     What decodes to no text is left out. At most four texts of three quarters a run of characters.
     """
-    for match in _RUN.finditer(text.translate(_NO_LINE_ENDS)):
+    joined = text.replace("\r", "").replace("\n", "") if "\n" in text else text
+    for match in _RUN.finditer(joined):
         run = match.group().translate(_WRAPS)
         for start in range(_QUANTUM):
             if (found := _from_base64(run[start:])) is not None:

@@ -42,10 +42,12 @@ _DOTTED: Final = re.compile(rb"\.[ \-]?[0-9]{4,6}[ .\-]|\.(?:[0-9]{1,3}\.){4}")
 # Any issuer's number begins so; one that is written as hex digits does, too. The patterns here are
 # written out where they begin, so that the search skips to the next byte that could begin a match.
 _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
-# Digits, spaces and marks in base64: each three bytes of 0x20 to 0x3f are four of these characters.
-_BASE64_DIGITS: Final = re.compile(
-    rb"[MNO][CDSTijyz][AEIMQUYcgkosw048][g-z0-9+/_-][I-P][CDSTijyz][AEIMQUYcgkosw048][g-z0-9+/_-]"
-)
+# What base64 makes of twelve digits has sixteen letters and digits in a row, of both cases; ids in hex
+# have one case. The other pattern is four digits and a separator in hex.
+_RUN_CHARS_MIN: Final = 16
+_RUNS: Final = bytes(b"a"[0] if bytes((byte,)).isalnum() else b" "[0] for byte in range(256))
+_RUN: Final = b"a" * _RUN_CHARS_MIN
+_HEX: Final = re.compile(rb"3[0-9]3[0-9]3[0-9]3[0-9][2c-eC-E]")
 _PART: Final = rb'(?:"[0-9][0-9\-]{0,18}"|[0-9]{1,19})'
 _PARTS: Final = (
     re.compile(rb'"[0-9][0-9\-]{0,18}"[\]},\[{]'),
@@ -100,10 +102,14 @@ def screen(root: object) -> Refusal | None:
     """Return why a decoded event must not be taken, or None; never raises.
 
     Order: `CARD_NUMBER`, `SECRET`; `TOO_DEEP` instead of either when the event is wrapped more often,
-    or is longer when it is unwrapped, than the screen reads.
+    or is longer when it is unwrapped, than the screen reads; `NOT_JSON` for what JSON cannot say.
     """
     try:
-        return _Walk(len(written)).read(root) if _may_hold(written := _encode(root)) else None
+        written = _encode(root)
+    except (UnicodeError, OverflowError, RecursionError, TypeError):
+        return Refusal.NOT_JSON
+    try:
+        return _Walk(len(written)).read(root) if _may_hold(written) else None
     except WrappedTooDeep:
         return Refusal.TOO_DEEP
 
@@ -128,7 +134,7 @@ def _shows(data: bytes) -> bool:
     for start in KEY_STARTS:
         if start.search(data) is not None:
             return True
-    if _BASE64_DIGITS.search(data) is not None:
+    if _shows_base64(data) or _HEX.search(data) is not None:
         return True
     if _shows_number(data):
         return True
@@ -138,6 +144,19 @@ def _shows(data: bytes) -> bool:
             return any(
                 sum(map(len, _GROUP.findall(row.group()))) >= DIGITS_MIN for row in _PARTS_ROW.finditer(data)
             )
+    return False
+
+
+def _shows_base64(data: bytes) -> bool:
+    """Return whether letters of both cases stand in a row that is as long as a card's number in base64."""
+    runs = data.translate(_RUNS)
+    at = runs.find(_RUN)
+    while at >= 0:
+        end = runs.find(b" ", at)
+        run = data[at:end] if end >= 0 else data[at:]
+        if not (run.islower() or run.isupper() or run.isdigit()):
+            return True
+        at = runs.find(_RUN, at + len(run))
     return False
 
 

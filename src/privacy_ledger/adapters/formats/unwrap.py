@@ -22,8 +22,9 @@ _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 _ENTITY: Final = re.compile(r"&(?:#|[A-Za-z]{2,8};)")
 _ESCAPED: Final = re.compile(r"\\+u([0-9a-fA-F]{4})|\\+[nrt]")
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_\-]{16,}")
-_HEX_RUN: Final = re.compile(r"(?:[23][0-9a-fA-F]){12,}")
-_TEXTLIKE: Final = re.compile(rb"[\t\n\r -~]{11,}|(?:[0-9][^0-9]{1,9}){11,}")
+_HEX_RUN: Final = re.compile(r"(?:[0-9a-fA-F]{2}){12,}")
+_TEXTLIKE: Final = re.compile(rb"[\t\n\r -~]{11,}")
+_DIGITS_MIN: Final = 12
 _QUANTUM: Final = 4
 _WRAPS: Final = str.maketrans("-_", "+/")
 _BLANKS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -79,7 +80,8 @@ def hidden_in(text: str) -> Iterator[str]:
             if (found := _from_base64(run[start:])) is not None:
                 yield found
     for match in _HEX_RUN.finditer(text):
-        yield plain(bytes.fromhex(match.group()).decode(errors="replace"))
+        if (found := _text_of(bytes.fromhex(match.group()))) is not None:
+            yield found
 
 
 def _from_base64(run: str) -> str | None:
@@ -87,8 +89,17 @@ def _from_base64(run: str) -> str | None:
     rest = len(run) % _QUANTUM
     run = run[:-1] if rest == 1 else run + "A" * (-len(run) % _QUANTUM)
     # Text in two-byte units has a zero byte beside each ASCII character.
-    raw = binascii.a2b_base64(run).replace(b"\0", b"")
-    return plain(raw.decode(errors="replace")) if _TEXTLIKE.search(raw) is not None else None
+    return _text_of(binascii.a2b_base64(run).replace(b"\0", b""))
+
+
+def _text_of(raw: bytes) -> str | None:
+    """Return bytes as plain text, or None when they hold neither a word's worth of text nor many digits."""
+    if _TEXTLIKE.search(raw) is not None:
+        return plain(raw.decode(errors="replace"))
+    if raw.isascii():
+        return None
+    text = plain(raw.decode(errors="ignore"))
+    return text if sum(map(text.count, "0123456789")) >= _DIGITS_MIN else None
 
 
 def _unescaped(match: re.Match[str]) -> str:

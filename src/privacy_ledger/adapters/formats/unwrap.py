@@ -76,6 +76,8 @@ def hidden_in(text: str) -> Iterator[str]:
     joined = text.replace("\r", "").replace("\n", "") if "\n" in text else text
     for match in _RUN.finditer(joined):
         run = match.group().translate(_WRAPS)
+        if run.islower() or run.isupper():
+            continue
         for start in range(_QUANTUM):
             if (found := _from_base64(run[start:])) is not None:
                 yield found

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table reads by its rows
 """The screen: no card number passes in any disguise and place, and no usual event is refused."""
 
 import json
@@ -8,24 +9,21 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_ledger.adapters.formats.card_numbers import (
     Naming,
-    holds_card_number,
     is_card_number,
     naming_of,
     passes_luhn,
 )
-from privacy_ledger.adapters.formats.json_lines import decode_canonical, decode_object
+from privacy_ledger.adapters.formats.json_lines import decode_canonical
 from privacy_ledger.adapters.formats.screen import NESTED_MAX, screen
 from privacy_ledger.adapters.formats.unwrap import LAYERS_MAX
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.collect import FORMATS
-from privacy_ledger.ports.formats import Parsed
 from privacy_ledger.testing.generator import generate
 from tests.unit.screening import (
     DISGUISES,
@@ -41,18 +39,21 @@ from tests.unit.screening import (
 SEED: Final = int(os.environ.get("PRIVACY_LEDGER_SCREEN_SEED", "1"))
 PAN: Final = "4111111111111111"
 AMEX: Final = "378282246310005"
-SAMPLED_EACH: Final = 24
-SAMPLED_INNOCENT: Final = 3_000
+SAMPLED_EACH: Final = 20
+SAMPLED_INNOCENT: Final = 1_500
 FULL_NUMBERS: Final = 5_000
 FULL_INNOCENT: Final = 1_000_000
 FALSE_PER_MILLION_MAX: Final = 100
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(("card", "cvc", "password")), inner),
-    max_leaves=20,
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(("card", "cvc", "password")), inner)
+    ),
+    max_leaves=10,
 )
 TEXTS = st.text(
-    st.sampled_from("0123456789 -.%&#;=+\\u{}[]\":,/xaMTEx\u0660\uff11\u200b\u00a0") | st.characters(), max_size=60
+    st.sampled_from('0123456789 -.%&#;=+\\u{}[]":,/xaMTEx\u0660\uff11\u200b\u00a0') | st.characters(),
+    max_size=60,
 )
 
 
@@ -69,7 +70,9 @@ def lines_with(seed: int, count: int) -> Iterator[tuple[tuple[str, str, str], by
                 yield (disguise, place, named), json.dumps(build_split(split(digits))).encode()
 
 
-def passed(lines: Iterator[tuple[tuple[str, str, str], bytes]]) -> tuple[int, Counter[tuple[str, str]], list[str]]:
+def passed(
+    lines: Iterator[tuple[tuple[str, str, str], bytes]],
+) -> tuple[int, Counter[tuple[str, str]], list[str]]:
     """Return how many lines there were, and those that were not refused: by disguise and place, and a few."""
     count = 0
     missed: Counter[tuple[str, str]] = Counter()
@@ -173,7 +176,9 @@ def test_epoch_times_are_no_card_numbers(unit: int) -> None:
     start = 1_700_000_000
     times = [(start + n * 7_919) * unit + n for n in range(2_000)]
     assert sum(passes_luhn(str(at)) for at in times) > 50
-    events = ({"timestamp": at, "event": json.dumps({"at": str(at)}), "page": f"/info?t={at}"} for at in times)
+    events = (
+        {"timestamp": at, "event": json.dumps({"at": str(at)}), "page": f"/info?t={at}"} for at in times
+    )
     assert [event for event in events if screen(event) is not None] == []
 
 
@@ -189,7 +194,9 @@ def test_tracking_logs_are_not_refused() -> None:
         seed=SEED, learners=60, courses=4, events=3_000, start=end - timedelta(days=9), end=end, quirks=True
     )
     found = [decode_canonical(line) for line in lines]
-    assert not {Refusal.CARD_NUMBER, Refusal.SECRET, Refusal.TOO_DEEP}.intersection(f for f in found if type(f) is Refusal)
+    assert not {Refusal.CARD_NUMBER, Refusal.SECRET, Refusal.TOO_DEEP}.intersection(
+        f for f in found if type(f) is Refusal
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_numbers_that_look_long_are_let_through(value: object) -> None:
     [
         {"cvc": "123"}, {"cvv": 1234}, {"cvv2": "123"}, {"securityCode": "123"}, {"security_code": " 1 2 3 "},
         {"card": {"brand": "visa"}, "cid": "1234"}, {"event": "a=1&cvc=123"}, {"event": '{"card": {"cvc": "123"}}'},
-        {"body": "the cvv is 123"}, {"body": "CVC: 123, thanks"}, {"page": "/pay?card[cvc]=123"}, {"cvc": "１２３"},
+        {"body": "the cvv is 123"}, {"body": "CVC: 123, thanks"}, {"page": "/pay?card[cvc]=123"}, {"cvc": "\uff11\uff12\uff13"},
         {"body": "Security code number 1234"}, {"form": ["card_cvc=123"]}, {"cvc": ["123"]}, {"page": "/x?cvc%3D123"},
     ],
 )  # fmt: skip
@@ -332,7 +339,7 @@ def test_what_is_wrapped_deeper_than_the_screen_reads_is_refused() -> None:
     assert screen({"event": text}) is Refusal.TOO_DEEP
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(), JSON))
 def test_any_event_has_an_answer(event: dict[str, object]) -> None:
     """It never raises."""
@@ -341,7 +348,9 @@ def test_any_event_has_an_answer(event: dict[str, object]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, TEXTS)
-def test_any_text_around_a_number_has_an_answer_and_a_space_on_both_sides_hides_none(before: str, after: str) -> None:
+def test_any_text_around_a_number_has_an_answer_and_a_space_on_both_sides_hides_none(
+    before: str, after: str
+) -> None:
     """Where the number stands apart in text, whatever else does."""
     event = {"event": {"body": f"{before} x {PAN} x {after}"}}
     assert screen(event) in {Refusal.CARD_NUMBER, Refusal.TOO_DEEP}
@@ -370,7 +379,12 @@ def test_hostile_text_is_read_in_linear_time(text: str) -> None:
     took = []
     for part in (text[: len(text) // 4], text):
         start = time.process_time()
-        assert screen({"value": part, "card": None}) in {None, Refusal.TOO_DEEP, Refusal.CARD_NUMBER, Refusal.SECRET}
+        assert screen({"value": part, "card": None}) in {
+            None,
+            Refusal.TOO_DEEP,
+            Refusal.CARD_NUMBER,
+            Refusal.SECRET,
+        }
         took.append(time.process_time() - start)
     assert took[1] < 16 * took[0] + 1
 

@@ -115,8 +115,8 @@ _PHONE_WORDS: Final = frozenset(
 )  # fmt: skip
 _THING_WORDS: Final = frozenset(
     (
-        "basket", "device", "invoice", "learner", "order", "orders", "receipt", "request", "session", "student",
-        "ticket", "tracking", "transaction", "txn", "user",
+        "basket", "device", "invoice", "learner", "order", "orders", "receipt", "request", "session",
+        "student", "ticket", "tracking", "transaction", "txn", "user",
     )
 )  # fmt: skip
 _THING_ENDS: Final = frozenset(("id", "ids", "key", "ref", "reference", "code", *_NUMBER_WORDS))
@@ -190,7 +190,9 @@ def is_card_number(digits: str) -> bool:
     if ranges is None:
         return False
     iin = int(digits[:IIN_DIGITS])
-    return any(low <= iin <= high and size in lengths for low, high, lengths in ranges) and passes_luhn(digits)
+    return any(low <= iin <= high and size in lengths for low, high, lengths in ranges) and passes_luhn(
+        digits
+    )
 
 
 def holds_card_number(text: str, *, name: str = "", has_card: bool = False) -> bool:
@@ -205,7 +207,9 @@ def holds_card_number(text: str, *, name: str = "", has_card: bool = False) -> b
     groups = [match.span() for match in _DIGITS.finditer(text)]
     if sum(end - start for start, end in groups) < DIGITS_MIN:
         return False
-    opaque = [match.span() for match in _OPAQUE.finditer(text) if match.end() - match.start() in _OPAQUE_CHARS]
+    opaque = [
+        match.span() for match in _OPAQUE.finditer(text) if match.end() - match.start() in _OPAQUE_CHARS
+    ]
     naming = naming_of(name)
     is_strict = naming in {Naming.CARD, Naming.NUMBER}
     for run in _runs(text, _outside(groups, opaque)):

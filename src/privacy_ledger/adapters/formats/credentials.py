@@ -13,7 +13,8 @@ from privacy_ledger.adapters.formats.card_numbers import words_of
 __all__ = ["TRIGGERS", "holds_secret", "is_secret_field"]
 
 TRIGGERS: Final = (
-    "pass", "pwd", "secret", "token", "privatekey", "apikey", "accesskey", "authoriz", "bearer", "basic", "eyj",
+    "pass", "pwd", "secret", "token", "privatekey", "apikey", "accesskey", "authoriz", "bearer", "basic",
+    "eyj",
 )  # fmt: skip
 KEY_STARTS: Final = (
     re.compile(rb"A(?:KIA|SIA|Iza)"),
@@ -40,8 +41,8 @@ _SECRET_PAIRS: Final = (
 )  # fmt: skip
 _ONLY_ABOUT: Final = frozenset(
     (
-        "at", "changed", "count", "error", "errors", "expires", "expiry", "has", "hint", "is", "length", "method",
-        "name", "reset", "score", "strength", "type", "updated", "url", "uri", "version",
+        "at", "changed", "count", "error", "errors", "expires", "expiry", "has", "hint", "is", "length",
+        "method", "name", "reset", "score", "strength", "type", "updated", "url", "uri", "version",
     )
 )  # fmt: skip
 _SECRET_CHARS_MIN: Final = 8
@@ -56,9 +57,13 @@ _SERVICE_KEY: Final = re.compile(
     r"|(?:sk|rk)_(?:live|test)_[0-9A-Za-z]{10}|gh[pousr]_[0-9A-Za-z]{30}|github_pat_[0-9A-Za-z_]{22}"
     r"|glpat-[0-9A-Za-z_\-]{20}|xox[abeoprs]-[0-9A-Za-z\-]{10}|AIza[0-9A-Za-z_\-]{35})"
 )
-_JWT: Final = re.compile(r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{4,65536}\.[A-Za-z0-9_\-]{8}")
+_JWT: Final = re.compile(
+    r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{4,65536}\.[A-Za-z0-9_\-]{8}"
+)
 _PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY")
-_BEARER: Final = re.compile(r"\bbearer[ +:]{1,3}(?=[A-Za-z._\-]{0,256}[0-9])[A-Za-z0-9._~+/=\-]{16}", re.IGNORECASE)
+_BEARER: Final = re.compile(
+    r"\bbearer[ +:]{1,3}(?=[A-Za-z._\-]{0,256}[0-9])[A-Za-z0-9._~+/=\-]{16}", re.IGNORECASE
+)
 _BASIC: Final = re.compile(r"\bbasic[ +:]{1,3}([A-Za-z0-9+/]{8,1024}={0,2})", re.IGNORECASE)
 _IN_FORM: Final = re.compile(
     r"(password|passwd|pwd|passphrase|secret|api[_\-]?key|secret[_\-]?key|(?:access|refresh|auth)[_\-]?token)"

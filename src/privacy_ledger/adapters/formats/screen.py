@@ -69,13 +69,13 @@ _WRAPPED: Final = re.compile(rb"%[0-9A-Fa-f]{2}|\\\\u|&(?:#|[A-Za-z]{2,8};)")
 _GROUP: Final = re.compile(rb"[0-9]+")
 _LETTERS: Final = bytes(range(256)).lower()
 _NO_LETTERS: Final = b"0123456789_-. \\,:;/+?=&%{}[]()"
-_WORDS: Final = tuple(
-    word.encode() for word in (*TRIGGERS, "card", "cv", "securitycode", 'pan"')
-)
+_WORDS: Final = tuple(word.encode() for word in (*TRIGGERS, "card", "cv", "securitycode", 'pan"'))
 
 # Codes -----------------------------------------------------------------------------------
 
-_CODE_WORDS: Final = frozenset(("cvc", "cvc2", "cvv", "cvv2", "cvccode", "cvvcode", "securitycode", "cardcode"))
+_CODE_WORDS: Final = frozenset(
+    ("cvc", "cvc2", "cvv", "cvv2", "cvccode", "cvvcode", "securitycode", "cardcode")
+)
 _CODE_PAIRS: Final = (
     frozenset(("security", "code")), frozenset(("card", "code")), frozenset(("card", "verification")),
 )  # fmt: skip
@@ -86,9 +86,7 @@ _CODE_IN_TEXT: Final = re.compile(
     r"[^0-9A-Za-z]{0,8}(?:(?:code|number|no|nr|is|value)[^0-9A-Za-z]{0,8}){0,2}[0-9]{3,4}(?![0-9A-Za-z])",
     re.IGNORECASE,
 )
-_CARD_WORDS: Final = frozenset(
-    ("card", "cardholder", "cardnumber", "creditcard", "cvc", "cvv", "pan")
-)
+_CARD_WORDS: Final = frozenset(("card", "cardholder", "cardnumber", "creditcard", "cvc", "cvv", "pan"))
 _FORM_VALUE: Final = re.compile(r"=([^&]{0,64})")
 _SPLIT_PART: Final = re.compile(r"[0-9](?:[ \-]{0,2}[0-9]){0,17}[ \-]?")
 _NOT_DIGITS: Final = re.compile(r"[^0-9]+")
@@ -279,9 +277,9 @@ class _Walk:
         inner = self._json_in(text) if nested == 0 else None
         if isinstance(inner, dict | list):
             walk = _Walk(0)
-            walk._left = self._left  # noqa: SLF001 - its own kind
+            walk._left = self._left
             found = walk.read(inner)
-            self._left = walk._left  # noqa: SLF001 - its own kind
+            self._left = walk._left
             self._has_number |= found is Refusal.CARD_NUMBER
             self._has_secret |= found is Refusal.SECRET
             return
@@ -339,7 +337,7 @@ class _Walk:
 
 
 def _is_code(name: str, text: str, *, has_card: bool) -> bool:
-    """Return whether a card's verification code stands in a field of that name, or in text beside its name."""
+    """Return whether a card's verification code stands in a field so named, or in text beside its name."""
     if name and _CODE.fullmatch(text) is not None:
         words = words_of(name)
         if words & _CODE_WORDS or any(pair <= words for pair in _CODE_PAIRS):

@@ -41,12 +41,12 @@ class WrappedTooDeep(Exception):
 
 
 def plain(text: str) -> str:
-    """Return text with the digits of every script, spaces, dashes and dots as ASCII, and no invisible marks."""
+    """Return text with digits, spaces, dashes and dots of all scripts as ASCII, and no invisible marks."""
     return text if text.isascii() else _NOT_ASCII.sub(_plain_run, text)
 
 
 def layers_of(text: str) -> Iterator[str]:
-    """Yield plain text, and then the same with percent signs, entities and backslashes undone, while it changes.
+    """Yield plain text, then it with percent signs, entities and backslashes undone, while that changes it.
 
     Raises:
         WrappedTooDeep: it still changes after `LAYERS_MAX` layers.

@@ -130,7 +130,7 @@ _NAME_BEFORE: Final = re.compile(
 _NAME_CHARS_MAX: Final = 80
 _OPAQUE: Final = re.compile(
     r"(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
-    r"|[0-9]*[a-fA-F][0-9a-fA-F]*)(?![0-9A-Za-z])"
+    r"|[0-9]*[a-fA-F][0-9]*[a-fA-F][0-9a-fA-F]*)(?![0-9A-Za-z])"
 )
 _OPAQUE_CHARS: Final = frozenset((16, 24, 32, 36, 40, 48, 56, 64, 96, 128))
 _EVEN_GROUPS: Final = frozenset((1, 2, 3, 4, 5, 8))

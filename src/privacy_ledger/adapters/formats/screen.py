@@ -17,8 +17,10 @@ import msgspec
 
 from privacy_ledger.adapters.formats.card_numbers import (
     DIGITS_MIN,
+    Naming,
     holds_card_number,
     holds_split_number,
+    naming_of,
     words_of,
 )
 from privacy_ledger.adapters.formats.credentials import KEY_STARTS, TRIGGERS, holds_secret, is_secret_field
@@ -36,7 +38,7 @@ WORK_FREE_CHARS: Final = 1 << 16
 # The look at the bytes -------------------------------------------------------------------
 
 # The three letters are line ends and tabs, as JSON escapes them.
-_BETWEEN_DIGITS: Final = b" -_/+,*~|'\"()#;\\[]{}ntr"
+_BETWEEN_DIGITS: Final = b" \t\r\n-_/+,*~|'\"()#;\\[]{}ntr"
 _BETWEEN_DIGITS_AND_DOTS: Final = _BETWEEN_DIGITS + b"."
 _DOTTED: Final = re.compile(rb"\.[ \-]?[0-9]{4,6}[ .\-]|\.(?:[0-9]{1,3}\.){4}")
 # Any issuer's number begins so; one that is written as hex digits does, too. The patterns here are
@@ -258,8 +260,13 @@ class _Walk:
             self._judge(name, text, has_card=has_card)
             self._part(text, is_text=True)
             return
+        is_named = has_card or naming_of(name) in {Naming.CARD, Naming.NUMBER}
         for layer in layers_of(text):
             self._spend(layer)
+            if not (is_named or _shows(layer.encode(errors="replace"))):
+                self._has_number |= _is_code(name, layer, has_card=has_card)
+                self._has_secret |= is_secret_field(name, layer)
+                continue
             self._judge(name, layer, has_card=has_card)
             if "&" in layer and "=" in layer:
                 self._form(layer)

@@ -22,7 +22,7 @@ _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 _ENTITY: Final = re.compile(r"&(?:#|[A-Za-z]{2,8};)")
 _ESCAPED: Final = re.compile(r"\\+u([0-9a-fA-F]{4})|\\+[nrt]")
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_\-]{16,}")
-_HEX_RUN: Final = re.compile(r"(?:[0-9a-fA-F]{2}){12,}")
+_HEX_RUN: Final = re.compile(r"[0-9a-fA-F]{24,}")
 _TEXTLIKE: Final = re.compile(rb"[\t\n\r -~]{11,}")
 _DIGITS_MIN: Final = 12
 _QUANTUM: Final = 4
@@ -71,7 +71,7 @@ def layers_of(text: str) -> Iterator[str]:
 def hidden_in(text: str) -> Iterator[str]:
     """Yield the texts that base64, of either alphabet and from any character on, or hex hides in plain text.
 
-    What decodes to no text is left out. At most four texts of three quarters a run of characters.
+    What decodes to no text is left out. At most six texts for a run of characters, each shorter than it.
     """
     joined = text.replace("\r", "").replace("\n", "") if "\n" in text else text
     for match in _RUN.finditer(joined):
@@ -82,8 +82,9 @@ def hidden_in(text: str) -> Iterator[str]:
             if (found := _from_base64(run[start:])) is not None:
                 yield found
     for match in _HEX_RUN.finditer(text):
-        if (found := _text_of(bytes.fromhex(match.group()))) is not None:
-            yield found
+        for run in (match.group(), match.group()[1:]):
+            if (found := _text_of(bytes.fromhex(run[: len(run) // 2 * 2]))) is not None:
+                yield found
 
 
 def _from_base64(run: str) -> str | None:

@@ -127,6 +127,15 @@ def test_a_number_is_found_whatever_its_type(value: object) -> None:
     assert screen({"value": value}) is Refusal.CARD_NUMBER
 
 
+@pytest.mark.parametrize(
+    "digits", ["5555555555554444", "4444444444444448", "6759000000000000005", "6011000990139424", PAN, AMEX]
+)
+def test_numbers_whose_base64_has_capitals_only_are_found(digits: str) -> None:
+    """Published test numbers have few different digits, and look like ids in capitals then."""
+    found = {disguise: screen({"value": write(digits)}) for disguise, write in DISGUISES.items()}
+    assert found == dict.fromkeys(DISGUISES, Refusal.CARD_NUMBER)
+
+
 # Names -----------------------------------------------------------------------------------
 
 

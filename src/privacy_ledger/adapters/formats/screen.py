@@ -44,11 +44,12 @@ _DOTTED: Final = re.compile(rb"\.[ \-]?[0-9]{4,6}[ .\-]|\.(?:[0-9]{1,3}\.){4}")
 # Any issuer's number begins so; one that is written as hex digits does, too. The patterns here are
 # written out where they begin, so that the search skips to the next byte that could begin a match.
 _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
-# What base64 makes of twelve digits has sixteen letters and digits in a row, of both cases; ids in hex
-# have one case. The other pattern is four digits and a separator in hex.
+# What base64 makes of twelve digits has sixteen letters and digits in a row. The other pattern is four
+# digits and a separator in hex.
 _RUN_CHARS_MIN: Final = 16
 _RUNS: Final = bytes(b"a"[0] if bytes((byte,)).isalnum() else b" "[0] for byte in range(256))
 _RUN: Final = b"a" * _RUN_CHARS_MIN
+_HEX_DIGITS: Final = b"0123456789ABCDEF"
 _HEX: Final = re.compile(rb"3[0-9]3[0-9]3[0-9]3[0-9][2c-eC-E]")
 _PART: Final = rb'(?:"[0-9][0-9\-]{0,18}"|[0-9]{1,19})'
 _PARTS: Final = (
@@ -148,13 +149,16 @@ def _shows(data: bytes) -> bool:
 
 
 def _shows_base64(data: bytes) -> bool:
-    """Return whether letters of both cases stand in a row that is as long as a card's number in base64."""
+    """Return whether there is a row of letters and digits that a card's number in base64 may be.
+
+    Such a row is long and has capitals beyond F; ids in hex have none.
+    """
     runs = data.translate(_RUNS)
     at = runs.find(_RUN)
     while at >= 0:
         end = runs.find(b" ", at)
         run = data[at:end] if end >= 0 else data[at:]
-        if not (run.islower() or run.isupper() or run.isdigit()):
+        if not run.islower() and run.strip(_HEX_DIGITS):
             return True
         at = runs.find(_RUN, at + len(run))
     return False

@@ -76,7 +76,7 @@ def hidden_in(text: str) -> Iterator[str]:
     joined = text.replace("\r", "").replace("\n", "") if "\n" in text else text
     for match in _RUN.finditer(joined):
         run = match.group().translate(_WRAPS)
-        if run.islower() or run.isupper():
+        if run.islower():  # an id in hex: what base64 makes of a digit begins with a capital
             continue
         for start in range(_QUANTUM):
             if (found := _from_base64(run[start:])) is not None:

@@ -10,12 +10,15 @@ from typing import Final
 
 from privacy_ledger.adapters.formats.card_numbers import words_of
 
-__all__ = ["TRIGGERS", "holds_secret", "is_secret_field"]
+__all__ = ["TRIGGERS", "TRIGGER_PATTERNS", "holds_secret", "is_secret_field"]
 
-TRIGGERS: Final = (
-    "pass", "pwd", "secret", "token", "privatekey", "apikey", "accesskey", "authoriz", "bearer", "basic",
-    "eyj",
-)  # fmt: skip
+TRIGGERS: Final = ("authoriz", "token", "eyj")
+TRIGGER_PATTERNS: Final = (
+    re.compile(rb"p(?:ass|wd)"),
+    re.compile(rb"secret"),
+    re.compile(rb"b(?:asic|earer)"),
+    re.compile(rb"key(?:(?<=apikey)|(?<=accesskey)|(?<=privatekey))"),
+)
 KEY_STARTS: Final = (
     re.compile(rb"A(?:KIA|SIA|Iza)"),
     re.compile(rb"k_(?:live|test)_"),
@@ -23,8 +26,8 @@ KEY_STARTS: Final = (
     re.compile(rb"xox[abeoprs]-"),
     re.compile(rb"://[^/\s:@?#\"']{1,256}:[^/\s@?#\"']{1,256}@"),
 )
-"""Wherever there is something to find, one of the triggers stands among the letters, in lower case, or
-one of the starts matches."""
+"""Wherever there is something to find, a trigger or a match of their patterns stands among the letters, in
+lower case and nothing between them, or one of the starts matches."""
 
 _PASSWORDS: Final = frozenset(
     (

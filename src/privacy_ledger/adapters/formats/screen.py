@@ -23,7 +23,13 @@ from privacy_ledger.adapters.formats.card_numbers import (
     naming_of,
     words_of,
 )
-from privacy_ledger.adapters.formats.credentials import KEY_STARTS, TRIGGERS, holds_secret, is_secret_field
+from privacy_ledger.adapters.formats.credentials import (
+    KEY_STARTS,
+    TRIGGER_PATTERNS,
+    TRIGGERS,
+    holds_secret,
+    is_secret_field,
+)
 from privacy_ledger.adapters.formats.unwrap import WrappedTooDeep, hidden_in, layers_of, plain
 from privacy_ledger.domain.refusals import Refusal
 
@@ -43,6 +49,8 @@ _BETWEEN_DIGITS_AND_DOTS: Final = _BETWEEN_DIGITS + b"."
 _DOTTED: Final = re.compile(rb"\.[ \-]?[0-9]{4,6}[ .\-]|\.(?:[0-9]{1,3}\.){4}")
 # Any issuer's number begins so; one that is written as hex digits does, too. The patterns here are
 # written out where they begin, so that the search skips to the next byte that could begin a match.
+_DIGITS: Final = bytes(b"0"[0] if bytes((byte,)).isdigit() else b" "[0] for byte in range(256))
+_LONG: Final = b"0" * DIGITS_MIN
 _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
 # What base64 makes of twelve digits has sixteen letters and digits in a row. The other pattern is four
 # digits and a separator in hex.
@@ -62,10 +70,11 @@ _PARTS_ROW: Final = re.compile(
     rb"[:=\[,](?:" + _PART + rb'[\]}{\[,&]{1,4}(?:"[^"]{0,64}":|[A-Za-z_][A-Za-z0-9_.\-]{0,63}=)?)+'
     + _PART + rb'(?=[",&}\]])'
 )  # fmt: skip
-# Positions in videos and shares of points have long fractions; times count milli-, micro- or
-# nanoseconds, and no issuer's number begins as they do. Neither is ever one group of a card's number.
+# Positions in videos and shares of points have long fractions; sessions are ids in hex; times count
+# milli-, micro- or nanoseconds, and no issuer's number begins as they do. None is a part of a number.
 _DULL: Final = (
     re.compile(rb"\.(?<=[0-9]\.)(?<![0-9]{6}\.)[0-9]{7,18}(?![0-9.])"),
+    re.compile(rb'"(?=[0-9]*[a-f][0-9]*[a-f])[0-9a-f]{32}"'),
     re.compile(rb"1(?<![0-9]1)(?<![0-9][^0-9A-Za-z]1)[4-9][0-9]{11}(?:[0-9]{3}){0,2}(?![0-9])"),
 )
 _WRAPPED: Final = re.compile(rb"%[0-9A-Fa-f]{2}|\\\\u|&(?:#|[A-Za-z]{2,8};)")
@@ -132,6 +141,9 @@ def _shows(data: bytes) -> bool:
     for word in _WORDS:
         if word in letters:
             return True
+    for pattern in TRIGGER_PATTERNS:
+        if pattern.search(letters) is not None:
+            return True
     for start in KEY_STARTS:
         if start.search(data) is not None:
             return True
@@ -167,7 +179,7 @@ def _shows_base64(data: bytes) -> bool:
 def _shows_number(data: bytes) -> bool:
     """Return whether there are as many digits, with nothing but separators between, as a card has."""
     between = _BETWEEN_DIGITS if _DOTTED.search(data) is None else _BETWEEN_DIGITS_AND_DOTS
-    if _NUMBER.search(data.translate(None, between)) is None:
+    if _LONG not in data.translate(_DIGITS, between) or _NUMBER.search(data.translate(None, between)) is None:
         return False
     rest = data
     for dull in _DULL:

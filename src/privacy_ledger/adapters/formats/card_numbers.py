@@ -219,11 +219,12 @@ def holds_card_number(text: str, *, name: str = "", has_card: bool = False) -> b
     return False
 
 
-def holds_split_number(parts: Sequence[tuple[str, bool]]) -> bool:
+def holds_split_number(parts: Sequence[tuple[str, bool]], *, is_one_place: bool) -> bool:
     """Return whether neighbours make a card's number: the digits of each, and whether they were text.
 
     Scores, answers and ids stand side by side, too. So text of less than four digits must be the
-    whole of its row, and numbers must be that and have four digits or more each.
+    whole of its row, which must lie in one object, list or form (`is_one_place`), and numbers must be
+    the whole of theirs and have four digits or more each.
     """
     sizes = [len(digits) for digits, _ in parts]
     joined = "".join(digits for digits, _ in parts)
@@ -231,8 +232,10 @@ def holds_split_number(parts: Sequence[tuple[str, bool]]) -> bool:
     for first, size in enumerate(sizes):
         for last in _ends(sizes, first, prefix=joined[at : at + 2]):
             used, shape = parts[first : last + 1], sizes[first : last + 1]
-            if _may_be_split(used, shape, is_row=len(used) == len(parts)) and is_card_number(
-                joined[at : at + sum(shape)]
+            if (
+                (is_one_place or size > _SHORT_GROUP)
+                and _may_be_split(used, shape, is_row=len(used) == len(parts))
+                and is_card_number(joined[at : at + sum(shape)])
             ):
                 return True
         at += size

@@ -66,9 +66,9 @@ _PARTS: Final = (
     re.compile(rb",[0-9]{4,16}[\],]"),
     re.compile(rb"=[0-9]{1,19}&[A-Za-z_]"),
 )
+_BETWEEN_PARTS: Final = rb'(?:[\]}{\[,&]{1,4}(?:"[^"]{0,64}":|[A-Za-z_][A-Za-z0-9_.\-]{0,63}=)?){1,3}'
 _PARTS_ROW: Final = re.compile(
-    rb"[:=\[,](?:" + _PART + rb'[\]}{\[,&]{1,4}(?:"[^"]{0,64}":|[A-Za-z_][A-Za-z0-9_.\-]{0,63}=)?)+'
-    + _PART + rb'(?=[",&}\]])'
+    rb"[:=\[,](?:" + _PART + _BETWEEN_PARTS + rb")+" + _PART + rb'(?=[",&}\]])'
 )  # fmt: skip
 # Positions in videos and shares of points have long fractions; sessions are ids in hex; times count
 # milli-, micro- or nanoseconds, and no issuer's number begins as they do. None is a part of a number.
@@ -196,6 +196,7 @@ class _Walk:
     def __init__(self, size: int) -> None:
         self._left = WORK_FREE_CHARS + WORK_FACTOR * size
         self._row: list[tuple[str, bool]] = []
+        self._is_one_place = False
         self._has_secret = False
         self._has_number = False
 
@@ -326,6 +327,7 @@ class _Walk:
     def _neighbours(self, values: Iterable[object]) -> None:
         """Read the digits of one object, list or form as rows of their own, apart from what is around it."""
         row, self._row = self._row, []
+        self._is_one_place = True
         for value in values:
             if isinstance(value, str):
                 self._part(plain(value), is_text=True)
@@ -334,6 +336,7 @@ class _Walk:
             else:
                 self._end_row()
         self._end_row()
+        self._is_one_place = False
         self._row = row
 
     def _part(self, text: str, *, is_text: bool) -> None:
@@ -344,7 +347,7 @@ class _Walk:
         self._row.append((_NOT_DIGITS.sub("", text), is_text))
 
     def _end_row(self) -> None:
-        if len(self._row) > 1 and holds_split_number(self._row):
+        if len(self._row) > 1 and holds_split_number(self._row, is_one_place=self._is_one_place):
             self._has_number = True
         self._row = []
 

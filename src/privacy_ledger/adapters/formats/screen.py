@@ -102,6 +102,7 @@ _CARD_WORDS: Final = frozenset(("card", "cardholder", "cardnumber", "creditcard"
 _FORM_VALUE: Final = re.compile(r"=([^&]{0,64})")
 _SPLIT_PART: Final = re.compile(r"[0-9](?:[ \-]{0,2}[0-9]){0,17}[ \-]?")
 _NOT_DIGITS: Final = re.compile(r"[^0-9]+")
+_ESCAPES: Final = frozenset("%&\\")
 _JSON_STARTS: Final = frozenset('{["')
 
 _decode = msgspec.json.Decoder().decode
@@ -273,7 +274,7 @@ class _Walk:
 
     def _text(self, name: str, text: str, *, nested: int, has_card: bool) -> None:
         """Read text in all its layers, and what it hides."""
-        if len(text) < DIGITS_MIN and text.isascii():
+        if len(text) < DIGITS_MIN and text.isascii() and not _ESCAPES.intersection(text):
             self._judge(name, text, has_card=has_card)
             self._part(text, is_text=True)
             return

@@ -27,6 +27,7 @@ from privacy_ledger.bootstrap import (
     changelogs_of,
     engine_for,
     erasure_care_of,
+    expiry_of,
     forget_stores,
     free_slots,
     host_folder,
@@ -342,6 +343,8 @@ async def _look_after_erasures(runtime: Runtime, service: EngineService, rolled:
                 finalised = time.monotonic()
                 await erasure_care_of(runtime).finalise()
                 rolled.clear()
+                if destroyed := (await expiry_of(runtime).tend()).keys:
+                    log_line.info("keys destroyed by retention", count=destroyed)
         except LedgerError as error:
             log_line.warning("erasures not looked after", reason=str(error))
         finally:

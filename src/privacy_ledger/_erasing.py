@@ -11,6 +11,7 @@ from privacy_ledger.app._topic_stores import (
     LaneStore,
     LedgerStore,
     PassStore,
+    TopicIndex,
     VersionStore,
 )
 from privacy_ledger.app.audit import AuditLog
@@ -18,7 +19,7 @@ from privacy_ledger.app.erasure import WAIT_S, Erasure
 from privacy_ledger.app.erasure_care import ErasureCare
 from privacy_ledger.app.retention import Retention
 from privacy_ledger.app.scope_erasure import ScopeErasure
-from privacy_ledger.app.stores import DerivedStore, StoreRegistry
+from privacy_ledger.app.stores import DerivedStore, PassIndex, StoreRegistry
 from privacy_ledger.domain.key_release import ERASE, READ_VIEWS
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.topics import LEDGER_EVENTS
@@ -93,9 +94,12 @@ def stores_over(
     log, vault = parts.log, parts.vaults.released_to(ERASE)
     letters, retention = DeadLetterStore(log), retention_over(parts)
 
-    async def stores() -> Sequence[DerivedStore]:
+    async def declared_passes() -> list[PassDeclaration]:
         current = (await parts.line_up.current()).values()
-        declared = [one for one in current if not isinstance(one, VersionPass)]
+        return [one for one in current if not isinstance(one, VersionPass)]
+
+    async def stores() -> Sequence[DerivedStore]:
+        declared = await declared_passes()
         return (
             KeyStore(vault, parts.clock, retention),
             *(store for one in declared for store in _kept(parts, one, passes, wait_s=wait_s)),
@@ -106,7 +110,14 @@ def stores_over(
             LedgerStore(log, vault, passes, retention=retention, wait_s=wait_s),
         )
 
-    return StoreRegistry(stores)
+    async def indexes() -> Sequence[PassIndex]:
+        vaults, partitions = parts.vaults.released_to(READ_VIEWS), log.partitions(LEDGER_EVENTS)
+        return [
+            TopicIndex(states=_passes.codec_of(one, vaults), latest=parts.latest, partitions=partitions)
+            for one in await declared_passes()
+        ]
+
+    return StoreRegistry(stores, indexes=indexes)
 
 
 def _kept(

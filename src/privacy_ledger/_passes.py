@@ -99,6 +99,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     meters: Meters
     first_seen: dict[SubjectRef, int] = {}
     """Where sealed records of the erased lay when they were looked for; a new one for each instance."""
+    expiry_cursor: dict[str, int] = {}
+    """Where the daily care of keys that are due goes on."""
 
 
 def parts_of(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from privacy_ledger import _erasing, _passes
+from privacy_ledger import _erasing, _passes, _retaining
 from privacy_ledger._runtime import Runtime
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.codec import LedgerCodec
@@ -12,11 +12,13 @@ from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.dead_letters import DeadLetters
 from privacy_ledger.app.erasure import WAIT_S, Erasure
 from privacy_ledger.app.erasure_care import ErasureCare
+from privacy_ledger.app.expiry_care import ExpiryCare
 from privacy_ledger.app.export import Export
 from privacy_ledger.app.ingest import Ingest
 from privacy_ledger.app.rectification import Rectification
 from privacy_ledger.app.release import CurrentCatalogue, Release
 from privacy_ledger.app.replay import Replay
+from privacy_ledger.app.retention_status import Statements
 from privacy_ledger.app.scope_erasure import ScopeErasure
 from privacy_ledger.app.stores import DerivedStore, StoreRegistry
 from privacy_ledger.app.studies import Studies
@@ -32,6 +34,7 @@ __all__ = [
     "dead_letters_of",
     "erasure_care_of",
     "erasure_of",
+    "expiry_of",
     "export_of",
     "ingest_of",
     "rebuild_of",
@@ -40,6 +43,7 @@ __all__ = [
     "replay_of",
     "rules_in_force",
     "scope_erasure_of",
+    "statements_of",
     "stores_of",
     "studies_of",
     "subjects_of",
@@ -94,7 +98,9 @@ async def studies_of(runtime: Runtime) -> Studies:
         document = registry.encode(book)
         return document, registry.digest(document)
 
-    return Studies(runtime.registrar, await rules_in_force(runtime), encode=encode)
+    return Studies(
+        runtime.registrar, await rules_in_force(runtime), decode=registry.decode, encode=encode
+    )  # fmt: skip
 
 
 async def ingest_of(runtime: Runtime) -> Ingest:
@@ -135,6 +141,16 @@ def erasure_care_of(runtime: Runtime) -> ErasureCare:
     """Return what looks after all erasures: those that are open, and those that become final."""
     smaller = scope_erasure_of(runtime)
     return _erasing.care_over(runtime.parts, runtime.keystore.keeper, erasure_of(runtime), smaller)
+
+
+def expiry_of(runtime: Runtime) -> ExpiryCare:
+    """Return what destroys keys whose records are all past their retention."""
+    return _retaining.expiry_over(runtime.parts)
+
+
+async def statements_of(runtime: Runtime) -> Statements:
+    """Return who says what retention did for a person."""
+    return _retaining.statements_over(runtime.parts, audit_of(runtime), await rules_in_force(runtime))
 
 
 def stores_of(runtime: Runtime) -> StoreRegistry:

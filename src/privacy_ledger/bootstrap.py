@@ -17,6 +17,7 @@ from privacy_ledger._use_cases import (
     dead_letters_of,
     erasure_care_of,
     erasure_of,
+    expiry_of,
     export_of,
     ingest_of,
     rebuild_of,
@@ -25,6 +26,7 @@ from privacy_ledger._use_cases import (
     replay_of,
     rules_in_force,
     scope_erasure_of,
+    statements_of,
     stores_of,
     studies_of,
     subjects_of,
@@ -73,6 +75,7 @@ __all__ = [
     "engine_for",
     "erasure_care_of",
     "erasure_of",
+    "expiry_of",
     "export_of",
     "forget_stores",
     "free_slots",
@@ -87,6 +90,7 @@ __all__ = [
     "restorer_for",
     "rules_in_force",
     "scope_erasure_of",
+    "statements_of",
     "stores_of",
     "studies_of",
     "subjects_of",
@@ -196,7 +200,9 @@ async def _prepare(runtime: Runtime) -> None:
     meta = await runtime.views.meta(0)
     if meta.registry_digest is None:
         document = registry.encode(registry.seed())
-        await runtime.registrar.adopt(document, registry.digest(document))
+        seed = document, registry.digest(document)
+        # The view may lag behind a registry that somebody else put in force.
+        await runtime.registrar.amend(lambda current: seed if current is None else None)
     embedded = runtime.embedded
     if embedded is not None:
         embedded.on_acquire = runtime.registrar.tick

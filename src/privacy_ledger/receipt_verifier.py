@@ -122,14 +122,19 @@ def main(arguments: Sequence[str]) -> int:
     for store in receipt["stores"]:
         count = "not counted" if store["count"] is None else store["count"]
         sys.stdout.write("  {:>11}  {outcome:<14} {store}\n".format(count, **store))
-        if "ground" in store:
+        if store["outcome"] == "retained":
             until = str(store.get("until") or "a hold is lifted")
-            sys.stdout.write("            kept: " + store["ground"] + ", until " + until + "\n")
+            sys.stdout.write("            kept: " + store.get("ground", "by law") + ", until " + until + "\n")
+        elif "ground" in store:
+            sys.stdout.write("            " + store["ground"] + "\n")
     for item in receipt.get("retained", ()):
         until = str(item.get("until") or "a hold is lifted")
         sys.stdout.write(
             "   NOT ERASED: {records} {category} ({ground}), until ".format(**item) + until + "\n"
         )
+    for item in receipt.get("due", ()):
+        why = ": " + item["why"] if "why" in item else ""
+        sys.stdout.write("  {outcome:<14} {category}, before {until}".format(**item) + why + "\n")
     for line in (*receipt["later"], *receipt["not_reached"]):
         sys.stdout.write("  note: " + line + "\n")
     return 0

@@ -244,10 +244,16 @@ def test_a_jump_of_the_clock_is_confirmed_by_an_operator(cli: Cli) -> None:
     waiting = cli.run("doctor")
     kept = cli.run("subject", "show", ONE)
     accepted = cli.run("doctor", "--accept-time")
+    planned = cli.run("retention", "run", "--plan")
+    destroyed = cli.run("retention", "run")
+    well = cli.run("doctor")
     after = cli.run("subject", "show", ONE)
     assert (waiting.code, waiting.document["findings"][0]["mend"]) == (1, "doctor --accept-time")
     assert kept.document["references"][0]["counts"] == {"course.enrolled.v1": 1}
-    assert (accepted.code, accepted.document) == (0, {"findings": []})
+    assert (accepted.code, accepted.document["findings"][0]["mend"]) == (1, "retention run")
+    assert (planned.code, planned.document) == (3, {"keys": 1, "kept": {}})
+    assert (destroyed.code, destroyed.document) == (0, {"keys": 1, "kept": {}})
+    assert (well.code, well.document) == (0, {"findings": []})
     assert after.document["references"][0]["counts"] == {}
     assert cli.run("replay", "verify").document["equal"]
 

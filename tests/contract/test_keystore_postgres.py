@@ -21,6 +21,7 @@ from privacy_ledger.domain.key_release import RIGHTS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityStatus, KeyVault, KeyWant, Shredded
 from privacy_ledger.testing.contracts.key_backups import KeyBackupsContract
+from privacy_ledger.testing.contracts.key_expiry import KeyExpiryContract
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
@@ -163,7 +164,7 @@ class TestPostgresSharing(KeySharingContract, KeyLanesContract):
         return keystore
 
 
-class TestPostgresKeeper(KeyKeeperContract, KeyBackupsContract, KeySparingContract):
+class TestPostgresKeeper(KeyKeeperContract, KeyBackupsContract, KeySparingContract, KeyExpiryContract):
     """The contract of the whole, kept by the keystore in PostgreSQL."""
 
     @pytest.fixture

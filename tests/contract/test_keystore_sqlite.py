@@ -37,6 +37,7 @@ from privacy_ledger.ports.keys import (
     Shredded,
 )
 from privacy_ledger.testing.contracts.key_backups import KeyBackupsContract
+from privacy_ledger.testing.contracts.key_expiry import KeyExpiryContract
 from privacy_ledger.testing.contracts.key_keeper import KeyKeeperContract, Place
 from privacy_ledger.testing.contracts.key_lanes import KeyLanesContract
 from privacy_ledger.testing.contracts.key_release import KeyReleaseContract, OpenVault
@@ -172,7 +173,7 @@ class TestSqliteSharing(KeySharingContract, KeyLanesContract):
         return home
 
 
-class TestSqliteKeeper(KeyKeeperContract, KeyBackupsContract, KeySparingContract):
+class TestSqliteKeeper(KeyKeeperContract, KeyBackupsContract, KeySparingContract, KeyExpiryContract):
     """The contract of the whole, kept by the SQLite keystore."""
 
     @pytest.fixture

@@ -10,17 +10,24 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Final
 
+from msgspec import structs
+
+from privacy_ledger.adapters.keystore.address import place_of
 from privacy_ledger.logging import configure
 from privacy_ledger.testing.broker import BrokerUnavailable, running_broker
 from privacy_ledger.testing.crashes import Crashes, Report, Run, enumerate_crashes, scratch
 from privacy_ledger.testing.faults import Point
+from privacy_ledger.testing.postgres import PostgresUnavailable, running_postgres
 from tests.crash.kafka import NAME as ENGINE
 from tests.crash.kafka import Engines
+from tests.crash.kafka_erasure import NAME as SAGAS
+from tests.crash.kafka_erasure import Sagas
 from tests.crash.scenarios import HOME_SCENARIOS, OnHome
 from tests.integration.cluster import Cluster
 
-NAMES = (*(kind.name for kind in HOME_SCENARIOS), ENGINE)
+NAMES = (*(kind.name for kind in HOME_SCENARIOS), ENGINE, SAGAS)
 SLICES = 2
 """Parts of a scenario that run apart, so that the processors are busy to the end."""
 PAIRS = 2000
@@ -35,16 +42,18 @@ def main() -> int:
     points = [Point.read(text) for text in asked.at or ()]
     if points:
         (name,) = wanted
-        report = _engines(points) if name == ENGINE else _repeated(kinds[0], points)
+        report = _on_kafka(name, points) if name in KAFKA_SCENARIOS else _repeated(kinds[0], points)
         return 1 if _told(report) or shortfalls([report], pairs=0) else 0
     started = time.monotonic()
     reports = homes(kinds, jobs=asked.jobs, pairs=asked.pairs, seed=asked.seed, every=True)
     code = 0
-    if ENGINE in wanted:
+    for name in KAFKA_SCENARIOS:
+        if name not in wanted:
+            continue
         try:
-            reports.append(_engines(()))
-        except BrokerUnavailable as unavailable:
-            print(f"KAFKA: NOT RUN: {unavailable.reason}")
+            reports.append(_on_kafka(name, ()))
+        except (BrokerUnavailable, PostgresUnavailable) as unavailable:
+            print(f"{name}: NOT RUN: {unavailable}")
             code = 1
     code = max([code, *map(_told, reports)])
     for sentence in shortfalls(reports, pairs=asked.pairs if kinds else 0):
@@ -143,17 +152,31 @@ def _repeated(kind: type[OnHome], points: Sequence[Point]) -> Report:
     )
 
 
-def _engines(points: Sequence[Point]) -> Report:
-    """End engines on a broker of our own at these points, or at every one of theirs."""
+async def _engines(bootstrap: str, folder: Path, points: Sequence[Point]) -> Report:
+    """End engines on a broker of our own."""
+    cluster = Cluster(bootstrap, folder, partitions=1)
+    await cluster.create()
+    async with Engines.opened(cluster) as engines:
+        return await engines.enumerated(points)
 
-    async def run(bootstrap: str, folder: Path) -> Report:
-        cluster = Cluster(bootstrap, folder, partitions=1)
+
+async def _sagas(bootstrap: str, folder: Path, points: Sequence[Point]) -> Report:
+    """End erasures on a broker and a keystore server of our own."""
+    cluster = Cluster(bootstrap, folder, partitions=2)
+    with running_postgres() as server:
+        cluster.settings = structs.replace(cluster.settings, keystore=place_of(server.url()))
         await cluster.create()
-        async with Engines.opened(cluster) as engines:
-            return await engines.enumerated(points)
+        async with Sagas.opened(cluster) as sagas:
+            return await sagas.enumerated(points)
 
+
+KAFKA_SCENARIOS: Final = {ENGINE: _engines, SAGAS: _sagas}
+
+
+def _on_kafka(name: str, points: Sequence[Point]) -> Report:
+    """Run a scenario on a broker of our own at these points, or at every one of its."""
     with running_broker() as broker, scratch() as folder:
-        return asyncio.run(run(broker.bootstrap, folder))
+        return asyncio.run(KAFKA_SCENARIOS[name](broker.bootstrap, folder, points))
 
 
 def _commit() -> str:

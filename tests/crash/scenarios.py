@@ -269,7 +269,7 @@ def _broken_step(victim: SubjectRef) -> Iterator[None]:
 
 
 class Retaining(OnHome):
-    """A tick after more than a year: what is past its retention goes, by months."""
+    """A tick after more than two years: what is past its retention goes by months, and then its keys."""
 
     name = "retention"
     begins_at = NOW - timedelta(days=900)
@@ -295,10 +295,29 @@ class Retaining(OnHome):
         await it.runtime.registrar.tick()
         await it.runtime.registrar.confirm_time()
         await it.runtime.passes.settle()
+        await bootstrap.expiry_of(it.runtime).run()
 
     async def claims(self, it: TestHome) -> list[str]:
-        """Account and evidence stay while the account lives; who is restricted is frozen."""
+        """Account and evidence stay while the account lives; who is restricted is frozen, keys and all."""
+        mine = {key.group: key.is_expired for key in it.runtime.vault.keys_of(it.ref("7"))}
+        other = {key.group for key in it.runtime.vault.keys_of(it.ref("8")) if key.destroyed_at is not None}
+        remains = await remains_of(it.runtime.log, it.runtime.vault, it.ref("8"))
+        left = await bootstrap.expiry_of(it.runtime).look()
+        statements = await bootstrap.statements_of(it.runtime)
+        first, again = await statements.receipt(it.ref("7")), await statements.receipt(it.ref("7"))
+        assert self.begins_at is not None
+        late = await it.take([played("7", event="late", at=self.begins_at)], is_import=True)
         return [
+            *_differ(
+                "destroyed",
+                mine,
+                {"account": False, "evidence": False, "patterns": True, f"usage+{PURPOSE}": True},
+            ),
+            *_differ("destroyed of 8", other, set()),
+            *_differ("readable of 8", (remains.live, remains.readable), (2, 2)),
+            *_differ("left", (left.keys, left.kept), (0, {"restricted": 1})),
+            *_differ("receipts", (first, len(set(await it.leaves()))), (again, 1)),
+            *_differ("accepted late", late.reasons, {"past_retention": 1}),
             *_differ("of 7", await _counts(it, "7"), {"account.registered.v1": 1, "consent.granted.v1": 1}),
             *_differ("of 8", (await _counts(it, "8")).get("video.played.v1"), 1),
         ]

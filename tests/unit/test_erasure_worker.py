@@ -10,6 +10,7 @@ import pytest
 
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.views import TailedLatest
+from privacy_ledger.app.expiry_care import Expired
 from privacy_ledger.domain.errors import LogUnavailable
 from privacy_ledger.domain.topics import view_topic
 from privacy_ledger.domain.values import partition_of
@@ -29,7 +30,7 @@ class Care:
     def __init__(self, failure: Exception | None = None) -> None:
         """Take how it fails."""
         self.failure = failure
-        self.tended = self.finalised = self.forgot = 0
+        self.tended = self.finalised = self.forgot = self.expired = 0
 
     async def tend(self) -> None:
         """Fail, or go on for ever."""
@@ -46,6 +47,11 @@ class Care:
         """Say nothing."""
         self.finalised += 1
         return 0
+
+    async def expire(self) -> Expired:
+        """Destroy nothing."""
+        self.expired += 1
+        return Expired()
 
     def forget(self) -> None:
         """Let go of what was read."""
@@ -72,6 +78,7 @@ def a_worker(
     monkeypatch.setattr(app, "TEND_S", tend_s)
     monkeypatch.setattr(app, "FINAL_S", final_s)
     monkeypatch.setattr(app, "erasure_care_of", lambda _: care)
+    monkeypatch.setattr(app, "expiry_of", lambda _: SimpleNamespace(tend=care.expire))
     monkeypatch.setattr(app.EngineService, "engines", [SimpleNamespace(is_registrar=True)])
     registrar = Registrar()
     latest = SimpleNamespace(forget=care.forget)
@@ -102,7 +109,7 @@ async def test_on_a_cluster_an_erasure_that_is_not_done_holds_no_tick_up(
 @pytest.mark.parametrize(
     ("is_rolled", "final_s", "is_asked"), [(False, 3600.0, False), (False, 0.0, True), (True, 3600.0, True)]
 )
-async def test_on_a_cluster_finality_is_asked_for_hourly_and_after_each_roll(
+async def test_on_a_cluster_finality_and_what_is_due_are_looked_at_hourly_and_after_each_roll(
     monkeypatch: pytest.MonkeyPatch, *, is_rolled: bool, final_s: float, is_asked: bool
 ) -> None:
     """Once for a roll."""
@@ -117,7 +124,7 @@ async def test_on_a_cluster_finality_is_asked_for_hourly_and_after_each_roll(
         await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert (care.finalised > 0, rolled.is_set()) == (is_asked, False)
+    assert (care.finalised > 0, care.expired, rolled.is_set()) == (is_asked, care.finalised, False)
 
 
 async def test_on_a_cluster_a_foreign_error_in_looking_after_erasures_takes_the_worker_down(

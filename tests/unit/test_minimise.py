@@ -30,6 +30,8 @@ WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
         ("/courses/course-v1%3AExampleX%2BCS101%2B2026_T1/info", f"/courses/{COURSE}/info"),
         ("/courses/ExampleX/6002/2026_T1/progress/", "/courses/ExampleX/6002/2026_T1/progress/"),
         (f"/courses/{COURSE}/progress/42/", f"/courses/{COURSE}/progress/:id/"),
+        ("/courses/1234/users/14320", "/courses/:id/users/:id"),
+        ("/courses/ExampleX/users/ada", "/courses/ExampleX/users/:id"),
         ("/u/ada", "/u/:id"),
         ("/user/ada/posts", "/user/:id/posts"),
         ("/api/user/v1/accounts/ada", "/api/user/:id/accounts/:id"),
@@ -96,7 +98,7 @@ def test_a_key_of_the_platform_is_a_course(key: str) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None, 3, "", "course-v1:ExampleX+CS101", "ExampleX/CS101", "a/b/c/d", f"{COURSE}\n",
+        None, 3, "", "course-v1:ExampleX+CS101", "ExampleX/CS101", "1234/users/14320", "a/b/c/d", f"{COURSE}\n",
         "course-v1:ExampleX+CS101+ada@example.com", "course-v1:a+b+" + "c" * 300, f" {COURSE}",
     ],
 )  # fmt: skip

@@ -11,12 +11,12 @@ from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app.rectification import Corrected, Correction, Rectification
-from privacy_ledger.domain.errors import BadInput, RefusedByPolicy
+from privacy_ledger.domain.errors import BadInput, Fenced, RefusedByPolicy
 from privacy_ledger.domain.events import AccountUpdated, CourseGraded, Fact, event_type
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category
 from privacy_ledger.ports.keys import Shredded
-from privacy_ledger.ports.log import EventLog, Row, header
+from privacy_ledger.ports.log import EventLog, NewRecord, Row, header
 from privacy_ledger.streams import subject_view
 from tests.unit.home import COURSE, RECENT, Said, TestHome, home, line, paid, played, registered, videos_of
 from tests.unit.test_scope_erasure import profile_of, said_of_profile
@@ -73,6 +73,24 @@ class Meanwhile:
         while self._late:
             await self._it.take([self._late.pop()])
         return found
+
+
+class Overtaken(Meanwhile):
+    """A log on which somebody else corrects the name first, and fences who was about to write."""
+
+    def __init__(self, it: TestHome) -> None:
+        """Take the home."""
+        super().__init__(it, b"")
+        self._late = []
+        self._is_overtaken = False
+
+    async def supersede(self, writes: Sequence[tuple[str, NewRecord]], *, writer: str) -> None:
+        """Append, but the first time."""
+        if not self._is_overtaken:
+            self._is_overtaken = True
+            await correct(self._it, "account.name", "Ada E.")
+            raise Fenced("A newer owner of this writer exists.")
+        await self._it.runtime.log.supersede(writes, writer=writer)
 
 
 async def correct(
@@ -306,4 +324,18 @@ async def test_two_who_correct_the_same_record_at_once_are_told(tmp_path: Path) 
         await correct(it, "account.name", "Ada E.")
         assert (await account_of(it, "7"))["name"] == "Ada E."
         assert (await account_of(it, "7"))["email"] == RIGHT
+        assert not any(getattr(fact, "email", None) == WRONG for fact in await readable(it, "7"))
+
+
+async def test_a_correction_that_was_fenced_starts_from_what_the_other_one_wrote(tmp_path: Path) -> None:
+    """Nothing of either is lost, and nothing needs to be asked for again."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        use_case = await bootstrap.rectification_of(Overtaken(it).runtime())
+        correction = Correction(category=Category.ACCOUNT, member="email", value=RIGHT)
+        done = await use_case.rectify(it.subjects.find(ADA).refs, correction)
+        await it.runtime.passes.settle()
+        assert await use_case.lost(done) == 0
+        account = await account_of(it, "7")
+        assert (account["name"], account["email"]) == ("Ada E.", RIGHT)
         assert not any(getattr(fact, "email", None) == WRONG for fact in await readable(it, "7"))

@@ -1,11 +1,15 @@
 """Control records in every partition, and the registry, on the real embedded log."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from msgspec import Struct
 
+from privacy_ledger import bootstrap
+from privacy_ledger.adapters import registry
 from privacy_ledger.app.registrar import Registrar, RegistryReader
 from privacy_ledger.domain.errors import LogUnavailable, RefusedByPolicy
 from privacy_ledger.domain.refusals import Refusal
@@ -68,8 +72,15 @@ async def test_a_registry_is_published_and_adopted_once(tmp_path: Path) -> None:
     """By its content hash, with its own offset."""
     async with home(tmp_path) as it:
         use = registrar(it, ahead=timedelta())
-        assert await use.adopt(DOCUMENT, DIGEST)
-        assert not await use.adopt(DOCUMENT, DIGEST)
+        seen: list[bytes | None] = []
+
+        def amended(current: bytes | None) -> tuple[bytes, str]:
+            seen.append(current)
+            return DOCUMENT, DIGEST
+
+        assert await use.amend(amended)
+        assert not await use.amend(amended)
+        assert seen == [registry.encode(registry.seed()), DOCUMENT]
         reader = RegistryReader(it.runtime.log)
         offset, document = (await reader.documents())[DIGEST]
         assert document == DOCUMENT == await reader.load(DIGEST)
@@ -101,3 +112,16 @@ async def test_a_window_is_opened_and_sealed_in_every_partition(tmp_path: Path) 
         every = list(range(it.runtime.partitions))
         assert await controls(it, "window.opened.v1") == every
         assert await controls(it, "window.sealed.v1") == every
+
+
+async def test_registrars_at_once_all_write_their_ticks(tmp_path: Path) -> None:
+    """A command beside a worker: whoever is fenced has written nothing, and writes again."""
+    async with home(tmp_path) as it, AsyncExitStack() as stack:
+        await it.take([played("7", event="e1")])
+        before = len(await controls(it, "tick.v1"))
+        settings = it.runtime.settings
+        others = [await stack.enter_async_context(bootstrap.open_runtime(settings)) for _ in range(4)]
+        told = await asyncio.gather(*(one.registrar.tick(force=True) for one in others))
+        assert told == [True] * len(others)
+        found = await controls(it, "tick.v1")
+        assert len(found) == before + len(others) * it.runtime.partitions

@@ -11,16 +11,39 @@ from msgspec import structs
 
 from privacy_ledger import bootstrap
 from privacy_ledger.app._scopes import ScopeKind
+from privacy_ledger.app.ingest import Source
 from privacy_ledger.app.scope_erasure import ScopeErasure
+from privacy_ledger.bootstrap import dead_letters_of
 from privacy_ledger.domain.errors import RefusedByPolicy
-from privacy_ledger.domain.events import ProfileFieldCleared, ProfileFieldSet, UsagePageViewed, event_type
+from privacy_ledger.domain.events import (
+    DeviceObserved,
+    ProfileFieldCleared,
+    ProfileFieldSet,
+    UsagePageViewed,
+    event_type,
+)
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, Shredded
 from privacy_ledger.ports.log import EventLog, NewRecord, header
 from privacy_ledger.streams import subject_view
+from privacy_ledger.streams.analytics import CourseViews, WindowPart
+from privacy_ledger.streams.record import Record
 from privacy_ledger.streams.states import PERMISSIONS
-from tests.unit.home import COURSE, RECENT, Said, TestHome, home, line, played, registered, videos_of, viewed
+from tests.unit.home import (
+    COURSE,
+    RECENT,
+    Said,
+    TestHome,
+    home,
+    line,
+    parse,
+    played,
+    registered,
+    unwaiting,
+    videos_of,
+    viewed,
+)
 from tests.unit.test_holds import Stopped
 
 ADA = "openedx:username:ada"
@@ -149,7 +172,8 @@ async def test_a_category_goes_with_its_keys_and_nothing_else_does(tmp_path: Pat
     receipt = json.loads(done.receipt)
     assert (receipt["scope"], receipt["records"]) == ("category:patterns", {"patterns": 3})
     assert {store["store"]: (store["outcome"], store["count"]) for store in receipt["stores"]} == {
-        "ledger": ("erased", 3), "keystore": ("erased", 1),
+        "ledger": ("erased", 3), "keystore": ("erased", 1), "state core": ("erased", None),
+        "state analytics": ("erased", None),
     }  # fmt: skip
 
 
@@ -331,7 +355,7 @@ async def test_what_is_collected_after_a_minor_was_declared_keeps_its_key(tmp_pa
 
 
 async def test_a_hold_keeps_the_keys_of_a_scope_until_it_is_lifted(tmp_path: Path) -> None:
-    """Also where nobody has folded the hold yet; then the erasure goes on by itself."""
+    """Also where nobody has folded the hold yet; it rests without an alarm, and goes on by itself."""
     async with home(tmp_path) as it:
         await it.take(LINES)
         gone = await keys_of(it, "7", category="patterns")
@@ -342,16 +366,112 @@ async def test_a_hold_keeps_the_keys_of_a_scope_until_it_is_lifted(tmp_path: Pat
         wanted = it.subjects.scopes(ADA, "category", "patterns")
         (waits,) = await bootstrap.scope_erasure_of(still, wait_s=1.0).erase_scope(wanted)
         (held,) = await scopes(it).resume()
-        assert not waits.is_completed
+        care = bootstrap.erasure_care_of(it.runtime)
+        assert (await care.tend()).still_open == 0
+        (resting,) = await care.status((it.ref("7"),))
+        assert not waits.is_done
         assert not held.is_completed
+        assert held.is_done
+        assert [(one.category, one.records, one.ground) for one in held.retained] == [
+            ("patterns", 3, "legal_claims")
+        ]
+        assert (resting.state, resting.is_overdue) == ("retained", False)
         assert all(isinstance(key, DataKey) for key in it.runtime.vault.open_keys(gone).values())
         assert (
             len([row for row in await it.runtime.views.live(it.ref("7")) if row.category == "patterns"]) == 3
         )
-        await it.subjects.lift_hold(ADA, hold)
+        await it.runtime.passes.settle(await it.subjects.lift_hold(ADA, hold))
+        assert (await care.tend()).still_open == 0
+        (done,) = await care.status((it.ref("7"),))
+        again = await it.take(LINES)
+        assert (done.state, done.retained) == ("completed", ())
+        assert all(isinstance(key, Shredded) for key in it.runtime.vault.open_keys(gone).values())
+        assert again.reasons["scope_erased"] == 3
+        assert len(await it.leaves()) == 2
+    first = json.loads(held.receipt or b"{}")
+    assert first["completed_at"] is None
+    assert {(one["store"], one["outcome"]) for one in first["stores"]} >= {("ledger, held", "retained")}
+
+
+async def test_a_hold_on_another_category_does_not_keep_a_scope(tmp_path: Path) -> None:
+    """Nor does it keep of a purpose more than what is held."""
+    async with home(tmp_path) as it:
+        await it.take(LINES, consents=(CONSENT,))
+        await it.subjects.place_hold(ADA, category=Category.USAGE, ground="legal_claims", until=None)
+        await it.runtime.passes.settle()
+        (done,) = await scopes(it).erase_scope(it.subjects.scopes(ADA, "category", "patterns"))
+        (held,) = await scopes(it).erase_scope(it.subjects.scopes(ADA, "purpose", CONSENT))
+        assert done.is_completed
+        assert not held.is_completed
+        assert [one.category for one in held.retained] == ["usage"]
+
+
+async def test_a_scope_waits_for_whoever_is_parked_in_another_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That pass still knows the records: the erasure is incomplete and says where, until it goes on."""
+    right = CourseViews.step
+    async with home(tmp_path) as it:
+        await it.take(LINES, consents=(CONSENT,))
+        with monkeypatch.context() as patched:
+
+            def step(self: CourseViews, part: WindowPart | None, record: Record) -> WindowPart:
+                if record.occurred_at > RECENT + timedelta(seconds=50):
+                    raise ZeroDivisionError
+                return right(self, part, record)
+
+            patched.setattr(CourseViews, "step", step)
+            await it.take([viewed("7", event="x1", at=RECENT + timedelta(seconds=60))])
+            parked = await dead_letters_of(it.runtime).parked()
+            assert {one.pass_name for one in parked} == {"analytics"}
+            wanted = it.subjects.scopes(ADA, "category", "patterns")
+            (waits,) = await bootstrap.scope_erasure_of(it.runtime, wait_s=1.0).erase_scope(wanted)
+        assert not waits.is_done
+        assert "state analytics: unreachable" in waits.open_steps
+        assert "derived" in waits.open_steps
+        await dead_letters_of(it.runtime).redrive(parked)
         (done,) = await scopes(it).resume()
         assert done.is_completed
-        assert all(isinstance(key, Shredded) for key in it.runtime.vault.open_keys(gone).values())
+        indexes = await bootstrap.stores_of(it.runtime).indexes()
+        rows = [row for index in indexes for row in await index.rows(it.ref("7"))]
+        assert not any(row.category == "patterns" for row in rows)
+
+
+async def test_a_record_that_no_view_knows_yet_is_fenced_too(tmp_path: Path) -> None:
+    """A producer's clock runs ahead, and the views lag: its line brings nothing back after the erasure."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        ahead = played("7", event="ahead", at=it.runtime.clock.now() + timedelta(minutes=2), video="v5")
+        unsettled = await unwaiting(it.runtime)
+        summary = await unsettled.run(
+            [(1, ahead)], Source(name="test", parse=parse, is_authoritative=True)
+        )  # fmt: skip
+        assert summary.accepted == 1
+        (done,) = await scopes(it).erase_scope(it.subjects.scopes(ADA, "category", "patterns"))
+        assert done.is_completed
+        again = await it.take([ahead])
+        assert again.reasons == {"scope_erased": 1}
+
+
+async def test_a_purpose_is_final_when_nothing_of_it_opens(tmp_path: Path) -> None:
+    """A record that served another purpose, too, shares its key: its bytes are waited for."""
+    async with home(tmp_path) as it:
+        seen = line(Said(
+            id="d1", people=(("7",),), at=RECENT,
+            facts=({"type": event_type(DeviceObserved), "browser": "Firefox"},),
+        ))  # fmt: skip
+        await it.take([*LINES, seen], consents=(CONSENT,))
+        await it.runtime.passes.settle(await it.subjects.object_to(ADA, "security.protect"))
+        (done,) = await scopes(it).erase_scope(it.subjects.scopes(ADA, "purpose", CONSENT))
+        stores = {one["store"]: one["count"] for one in json.loads(done.receipt or b"{}")["stores"]}
+        assert done.is_completed
+        assert stores["ledger, sealed with records that stay"] == 1
+        bootstrap.care_of(it.runtime.keystore, it.runtime.clock).roll(is_final=True)
+        care = bootstrap.erasure_care_of(it.runtime)
+        assert await care.finalise() == 0
+        assert it.runtime.local is not None
+        await it.runtime.local.compact()
+        assert await care.finalise() == 1
 
 
 async def test_resuming_persons_leaves_smaller_erasures_alone_and_care_takes_both(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 """The screen: no card number passes in any disguise and place, and no usual event is refused."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy_ledger.adapters.formats import xapi
 from privacy_ledger.adapters.formats.card_numbers import (
     Naming,
     is_card_number,
@@ -22,7 +25,7 @@ from privacy_ledger.adapters.formats.json_lines import decode_canonical
 from privacy_ledger.adapters.formats.screen import NESTED_MAX, screen
 from privacy_ledger.adapters.formats.unwrap import LAYERS_MAX
 from privacy_ledger.domain.refusals import Refusal
-from privacy_ledger.interfaces.cli.collect import FORMATS
+from privacy_ledger.interfaces.cli.formats import FormatName, format_named
 from privacy_ledger.testing.generator import generate
 from tests.unit.screening import (
     DISGUISES,
@@ -36,6 +39,13 @@ from tests.unit.screening import (
 )
 
 SEED: Final = 1
+NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
+FORMATS: Final = [
+    name
+    for name in re.findall(r"[A-Za-z.]+", FormatName().get_metavar(click.Argument(["name"])))
+    if name.islower()
+]
+"""Every format that has a name."""
 PAN: Final = "4111111111111111"
 AMEX: Final = "378282246310005"
 SAMPLED_EACH: Final = 20
@@ -316,8 +326,23 @@ def test_what_only_resembles_a_secret_is_let_through(event: object) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_screens_before_it_reads(name: str) -> None:
     """So that one which is added later is screened, too: the line is no event of any format."""
-    assert FORMATS[name](json.dumps({"x": PAN}).encode()) is Refusal.CARD_NUMBER
-    assert FORMATS[name](json.dumps({"password": "hunter2"}).encode()) is Refusal.SECRET
+    parse = format_named(name).parser(received_at=NOW, takes_unknown=True)
+    assert parse(json.dumps({"x": PAN}).encode()) is Refusal.CARD_NUMBER
+    assert parse(json.dumps({"password": "hunter2"}).encode()) is Refusal.SECRET
+
+
+def test_the_formats_that_are_screened_are_all_that_there_are() -> None:
+    """As the command's help lists them."""
+    assert {"canvas", "ledger", "openedx", "xapi"} <= set(FORMATS)
+
+
+def test_each_statement_of_an_array_or_a_stores_answer_is_screened_for_itself() -> None:
+    """One that holds a number takes none of its neighbours with it."""
+    one, other = ({"x": PAN}, {"x": "y"})
+    for line in ([one, other], {"statements": [one, other], "more": ""}):
+        found = list(xapi.statements([(1, json.dumps(line).encode())]))
+        parsed = [xapi.parse(part, received_at=NOW) for _, part in found if not isinstance(part, Refusal)]
+        assert parsed == [Refusal.CARD_NUMBER, Refusal.SCHEMA_MISMATCH]
 
 
 @pytest.mark.parametrize(

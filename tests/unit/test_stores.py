@@ -11,7 +11,14 @@ import pytest
 from msgspec import structs
 
 from privacy_ledger import bootstrap
-from privacy_ledger.app.stores import FILES_OF_NOBODY, TOPICS_OF_NOBODY, DerivedStore, Found, StoreRegistry
+from privacy_ledger.app.stores import (
+    FILES_OF_NOBODY,
+    TOPICS_OF_NOBODY,
+    DerivedStore,
+    Found,
+    PassIndex,
+    StoreRegistry,
+)
 from privacy_ledger.domain.errors import InvariantViolation, KeyUnavailable, LogUnavailable, NotCaughtUp
 from privacy_ledger.domain.topics import AUDIT_LEAVES, DLQ, REQUESTS, TOPICS, Topic
 from privacy_ledger.domain.values import SubjectRef
@@ -71,7 +78,10 @@ def registry_of(*stores: DerivedStore) -> StoreRegistry:
     async def found() -> Sequence[DerivedStore]:
         return stores
 
-    return StoreRegistry(found)
+    async def none() -> Sequence[PassIndex]:
+        return ()
+
+    return StoreRegistry(found, indexes=none)
 
 
 # Completeness -----------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Studies and beta features: joined by consent, left with all that they alone collected."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from privacy_ledger import bootstrap
@@ -31,6 +34,36 @@ def answered(programme: str, *, event: str, it: TestHome) -> bytes:
         "response": "I read at night",
     }  # fmt: skip
     return line(Said(id=event, people=(("7",),), facts=(fact,), at=it.runtime.clock.now()))
+
+
+async def test_studies_that_are_opened_at_once_are_all_in_force(tmp_path: Path) -> None:
+    """By several processes, none of which has folded what the others put in force."""
+    names = [f"study.s{number}" for number in range(4)]
+    async with home(tmp_path) as it:
+        async with AsyncExitStack() as stack:
+            others = [
+                await stack.enter_async_context(bootstrap.open_runtime(it.runtime.settings)) for _ in names
+            ]
+            studies = [await bootstrap.studies_of(one) for one in others]
+            opened = await asyncio.gather(
+                *(one.open(name, source="ethics board") for one, name in zip(studies, names, strict=True))
+            )
+            assert all(opened)
+            assert not await studies[0].open(names[-1], source="ethics board")
+        await it.runtime.passes.settle()
+        assert list((await bootstrap.studies_of(it.runtime)).opened()) == names
+
+
+async def test_a_seed_never_replaces_a_registry_that_no_view_knows_yet(tmp_path: Path) -> None:
+    """A process that is opened before the first fold finds what another put in force."""
+    async with home(tmp_path) as it:
+        settings = msgspec.structs.replace(it.runtime.settings, home=tmp_path / "second")
+        async with bootstrap.open_runtime(settings) as first:
+            assert (await first.views.meta(0)).registry_digest is None
+            assert await (await bootstrap.studies_of(first)).open(READING, source="ethics board")
+            async with bootstrap.open_runtime(settings) as second:
+                await second.passes.settle()
+                assert (await bootstrap.studies_of(second)).opened() == (READING,)
 
 
 async def kids(it: TestHome, programme: str) -> list[bytes]:

@@ -1,5 +1,6 @@
 """Consents, restriction, return and show, on the real log, keystore and passes."""
 
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.unit.home import COURSE, NOW, TestHome, home, parse, played, register
 
 ADA = "openedx:username:ada"
 EMAIL = "ada@example.com"
+ADA_SHA1SUM = hashlib.sha1(b"mailto:ada@example.com", usedforsecurity=False).hexdigest()
 ANALYSE = "improve.analyse"
 VIEWED = event_type(UsagePageViewed).encode()
 RESTRICTED = event_type(RestrictionStarted).encode()
@@ -37,6 +39,11 @@ async def settled(it: TestHome, offsets: dict[int, int]) -> None:
         ("openedx:user_id:042", Identity("openedx:user_id", "42")),
         ("openedx:username:a:b", Identity("openedx:username", "a:b")),
         ("openedx:username:e\u0301", Identity("openedx:username", "\u00e9")),
+        ("xapi:mbox:ada@EXAMPLE.com", Identity("xapi:mbox_sha1sum", ADA_SHA1SUM)),
+        ("xapi:mbox:mailto:ada@example.com", Identity("xapi:mbox_sha1sum", ADA_SHA1SUM)),
+        (f"xapi:mbox_sha1sum:{ADA_SHA1SUM.upper()}", Identity("xapi:mbox_sha1sum", ADA_SHA1SUM)),
+        ("xapi:openid:HTTPS://Example.com/", Identity("xapi:openid", "https://example.com")),
+        ("xapi:account:https://L.example.com/ a b", Identity("xapi:account", "https://l.example.com a b")),
     ],
 )
 def test_a_subject_is_canonical(subject: str, identity: Identity) -> None:
@@ -44,7 +51,14 @@ def test_a_subject_is_canonical(subject: str, identity: Identity) -> None:
     assert identity_of(subject) == identity
 
 
-@pytest.mark.parametrize("subject", ["", "ada", "openedx:ada", "openedx:user_id:x", "openedx:username:"])
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "", "ada", "openedx:ada", "openedx:user_id:x", "openedx:username:", "xapi:mbox:ada",
+        "xapi:mbox_sha1sum:ada", "xapi:openid:ada", "xapi:account:https://lms.example.com",
+        "xapi:account:ada ada", "xapi:name:Ada", "xapi:mbox:\ud800@example.com",
+    ],
+)  # fmt: skip
 def test_what_is_no_subject_is_bad_input(subject: str) -> None:
     """And the message does not repeat it."""
     with pytest.raises(BadInput) as raised:

@@ -10,7 +10,7 @@ from msgspec import structs
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
 from privacy_ledger.domain.topics import state_topic, view_topic
-from privacy_ledger.domain.values import partition_of
+from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.log import EventLog, Row
 from privacy_ledger.streams.states import PERMISSIONS
 from tests.unit.home import home, played, registered, viewed
@@ -123,3 +123,23 @@ async def test_stores_that_are_tailed_count_what_those_of_a_home_count(tmp_path:
     assert counts == held
     assert {"state core", "state analytics", "view permissions"} <= counts.keys()
     assert len(begun) == len(set(begun))
+
+
+async def test_many_prefixes_are_answered_as_few_are(tmp_path: Path) -> None:
+    """Beyond a few the keys are put in order first: the answer is the same."""
+    async with home(tmp_path) as it:
+        await it.take(LINES, consents=(PURPOSE,))
+        place = partition_of(it.ref("7"), it.runtime.partitions)
+        local = it.runtime.local
+        assert local is not None
+        tailed, indexed = TailedLatest(it.runtime.log), IndexedLatest(local)
+        keys = [key for key, _ in await indexed.scan(STATE, place, b"")]
+        few = [b"", keys[0][:1], keys[-1]]
+        many = [*few, *(key[: 1 + number % 17] for number, key in enumerate(keys)), b"\xff", *few]
+        found = [await tailed.scan_each(STATE, place, some) for some in (few, many)]
+        wanted = [await indexed.scan_each(STATE, place, some) for some in (few, many)]
+        live = await it.runtime.views.live_each(place, [it.ref("7"), SubjectRef(it.ref("7")[:8] + bytes(8))])
+        alone = await it.runtime.views.live(it.ref("7"))
+    assert len(many) > len(few) + 8
+    assert found == wanted
+    assert list(live.values()) == [alone, ()]

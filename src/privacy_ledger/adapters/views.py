@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -24,6 +25,8 @@ __all__ = ["IndexedLatest", "LaterVersions", "LogViews", "TailedLatest"]
 T = TypeVar("T")
 FOLLOWED_S: Final = 60.0
 """So long a key is followed since it was last asked for."""
+FEW_PREFIXES: Final = 8
+"""For more of them the keys are put in order first."""
 _POSITION_KEY = b"\0pos"
 _CORE = "core"
 
@@ -123,12 +126,23 @@ class TailedLatest:
     ) -> list[Sequence[tuple[bytes, bytes]]]:
         """Return live pairs under each prefix, in key order, all as of one moment."""
         values, under_any = await self._caught_up(topic, partition), tuple(prefixes)
+        if len(under_any) > FEW_PREFIXES:
+            ordered = sorted(values)
+            return [[(key, values[key]) for key in _under(ordered, prefix)] for prefix in prefixes]
         pairs = sorted(pair for pair in values.items() if pair[0].startswith(under_any))
         return [[pair for pair in pairs if pair[0].startswith(prefix)] for prefix in prefixes]
 
     def forget(self) -> None:
         """Let go of the partitions that were read; keys that are followed stay so."""
         self._read.clear()
+
+
+def _under(ordered: Sequence[bytes], prefix: bytes) -> Iterator[bytes]:
+    """Yield the keys under a prefix, of keys in order."""
+    for place in range(bisect_left(ordered, prefix), len(ordered)):
+        if not ordered[place].startswith(prefix):
+            break
+        yield ordered[place]
 
 
 class LaterVersions:
@@ -240,6 +254,19 @@ class LogViews:
         partition = partition_of(ref, self._partitions)
         rows = await committed(self._latest, self._states, INDEX, partition, under=ref)
         return tuple(sorted((row for _, row in rows), key=lambda row: row.offset))
+
+    async def live_each(
+        self, partition: int, refs: Iterable[SubjectRef]
+    ) -> dict[SubjectRef, tuple[IndexRow, ...]]:
+        """Return where the live records of each subject of a partition lie, oldest first."""
+        wanted, states = tuple(refs), self._states
+        prefixes = [states.changelog_key(INDEX, ref) for ref in wanted]
+        found = await self._latest.scan_each(states.topic(INDEX), partition, prefixes)
+        rows = (states.open_many(INDEX, pairs) for pairs in found)
+        return {
+            ref: tuple(sorted((row for row in mine if row is not None), key=lambda row: row.offset))
+            for ref, mine in zip(wanted, rows, strict=True)
+        }
 
     async def meta(self, partition: int) -> Meta:
         """Return what the core pass knows of a partition."""

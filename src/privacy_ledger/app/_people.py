@@ -10,6 +10,7 @@ from privacy_ledger.app._members import BEGINNING, MINT_AGE, Member, Members, me
 from privacy_ledger.app._terms import TermsBook
 from privacy_ledger.domain.admission import admit
 from privacy_ledger.domain.events import Fact
+from privacy_ledger.domain.identifiers import ADDRESSES
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
@@ -64,14 +65,19 @@ class People:
         book: TermsBook,
         *,
         may_mint: bool,
+        registers_addresses: bool,
         is_import: bool,
         default_consents: Sequence[str],
     ) -> None:
-        """Take the run's subjects; `may_mint`: the source is authoritative."""
+        """Take the run's subjects; `may_mint`: the source is authoritative.
+
+        `registers_addresses`: also of who is known by an address alone.
+        """
         self._members = members
         self._lane = lane
         self._book = book
         self._may_mint = may_mint
+        self._registers_addresses = registers_addresses
         self._is_import = is_import
         self._defaults = tuple(default_consents)
         self._fenced: set[SubjectRef] = set()
@@ -191,7 +197,7 @@ class People:
             if len(known) == len(claim.identities) and len(refs) == 1:
                 (claim.ref,) = refs
                 continue
-            refusal = self._may_be_minted(claim.facts, parsed, now=now, bound=bound)
+            refusal = self._may_be_minted(claim, parsed, now=now, bound=bound)
             if refusal is None:
                 wanting.append(claim)
             elif known:
@@ -217,10 +223,14 @@ class People:
         return frozenset(ref for ref in refs_of_groups if ref is not None and ref not in taken)
 
     def _may_be_minted(
-        self, facts: Sequence[Fact], parsed: Parsed, *, now: datetime, bound: datetime
+        self, claim: Claim, parsed: Parsed, *, now: datetime, bound: datetime
     ) -> Refusal | None:
-        """Return why these facts may not mint or bind a reference; nobody is stored for nothing."""
-        if not self._may_mint:
+        """Return why a claim may not mint or bind a reference; nobody is stored for nothing.
+
+        An address alone mints none: it may be that of somebody who was erased by another id.
+        """
+        is_address = all(identity.namespace in ADDRESSES for identity in claim.identities)
+        if not self._may_mint or (is_address and not self._registers_addresses):
             return Refusal.SUBJECT_UNKNOWN
         if not self._is_import and parsed.occurred_at < now - MINT_AGE:
             return Refusal.TOO_OLD_TO_REGISTER
@@ -228,7 +238,7 @@ class People:
             is_registered=True, not_before=bound, grants=dict.fromkeys(self._defaults, BEGINNING)
         )
         refusal = Refusal.UNKNOWN_EVENT
-        for fact in facts:
+        for fact in claim.facts:
             terms = self._book.of(fact)
             if terms is None:
                 continue

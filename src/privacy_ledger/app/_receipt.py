@@ -98,7 +98,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     build: str
 
 
-def canonical(receipt: Receipt) -> bytes:
+def canonical(receipt: Struct) -> bytes:
     """Return the receipt's bytes: JSON with sorted members."""
     return msgspec.json.encode(receipt, order="sorted")
 

@@ -17,7 +17,17 @@ from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.log import EventLog, NewRecord
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["ALARM_AFTER", "RETRY_FIRST", "RETRY_MAX", "Progress", "Saga", "SagaNotes", "read_sagas", "record"]
+__all__ = [
+    "ALARM_AFTER",
+    "RETRY_FIRST",
+    "RETRY_MAX",
+    "Asked",
+    "Progress",
+    "Saga",
+    "SagaNotes",
+    "read_sagas",
+    "record",
+]
 
 RETRY_FIRST: Final = timedelta(minutes=5)
 """An erasure that nobody went on with for so long is taken up again: longer than any step waits."""
@@ -27,6 +37,13 @@ ALARM_AFTER: Final = timedelta(hours=24)
 _PAGE: Final = 2000
 
 Cause = Literal["request", "retention", "restore", "link"]
+
+
+class Asked(Struct, frozen=True):
+    """Where the request for an erasure of less than a person stands in the ledger, and up to when it goes."""
+
+    offset: int
+    until: datetime
 
 
 class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,6 +76,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: dict[str, int] = {}
     kept: tuple[KeptItem, ...] = ()
     spared: tuple[str, ...] | None = None
+    asked: Asked | None = None
 
 
 class Saga(Struct, kw_only=True):
@@ -94,6 +112,7 @@ class Saga(Struct, kw_only=True):
     spared: tuple[str, ...] = ()
     rests: bool = False
     handed: tuple[str | None, ...] = ()
+    asked: Asked | None = None
 
     @property
     def is_counted(self) -> bool:
@@ -206,6 +225,7 @@ def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> Non
     saga.tries += progress.step == "incomplete"
     saga.last_at = progress.at if saga.last_at is None else max(saga.last_at, progress.at)
     saga.groups = progress.groups or saga.groups
+    saga.asked = saga.asked or progress.asked
     saga.held = saga.held if progress.held is None else progress.held
     saga.epoch = max((e for e in (saga.epoch, progress.epoch) if e is not None), default=None)
     is_first = saga.receipt is None

@@ -52,6 +52,7 @@ class Run:
         source: str,
         parse: Format,
         may_mint: bool,
+        registers_addresses: bool,
         is_import: bool,
         default_consents: tuple[str, ...],
         with_reports: bool,
@@ -67,7 +68,8 @@ class Run:
         self._sealer = Sealer(ports, self._members, default_consents=default_consents, source=source)
         self._people = People(
             self._members, self._lane, ports.book,
-            may_mint=may_mint, is_import=is_import, default_consents=default_consents,
+            may_mint=may_mint, registers_addresses=registers_addresses, is_import=is_import,
+            default_consents=default_consents,
         )  # fmt: skip
         self._joiner = Joiner(ports, self._members)
         self._redactor = Redactor(ports, source=source)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from privacy_ledger.app._evidence import rows_of
 from privacy_ledger.domain.events import ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.permissions import scope_of
-from privacy_ledger.domain.values import Category, SubjectRef
+from privacy_ledger.domain.values import REF_BYTES, Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
 from privacy_ledger.ports.log import EventLog, Row, header
 from privacy_ledger.streams.states import IndexRow
@@ -20,6 +20,7 @@ __all__ = [
     "ScopeRemains",
     "instant_of",
     "newest",
+    "newest_of",
     "request_of",
     "scope_erased",
     "scope_named",
@@ -58,6 +59,12 @@ class Scope(Struct, frozen=True, kw_only=True):
     def takes(self, row: IndexRow) -> bool:
         """Return whether a live record goes with it: one that serves another purpose, too, stays for that."""
         return self.holds(row) and (self.kind != "purpose" or row.purposes == (self.value,))
+
+    def may_hold(self, row: Row) -> bool:
+        """Return whether a record of the log lies in it, whatever other purposes it serves."""
+        if self.kind == "purpose":
+            return self.value.encode() in (header(row.headers, "purposes") or b"").split(b",")
+        return self.has_collected(row)
 
     def has_collected(self, row: Row) -> bool:
         """Return whether a sealed record of the log was collected in it, and in nothing beside it."""
@@ -114,16 +121,26 @@ def instant_of(row: Row) -> datetime:
 
 
 async def scope_remains(
-    log: EventLog, vault: KeyVault, ref: SubjectRef, scope: Scope, *, request: str, below: int
+    log: EventLog,
+    vault: KeyVault,
+    ref: SubjectRef,
+    scope: Scope,
+    *,
+    request: str,
+    below: int,
+    but: frozenset[bytes] = frozenset(),
 ) -> ScopeRemains:
     """Return what the log still holds of a scope before the request at `below`, by an own reading.
 
-    A record counts that was collected in the scope alone, or that this request removed.
+    A record counts that was collected in the scope alone, or that this request removed. `but`: the ids of
+    records that are left out, because the law keeps them.
     """
     kids: dict[bytes, bytes] = {}
     live: set[bytes] = set()
     others: dict[bytes, bytes] = {}
     async for row in rows_of(log, ref):
+        if row.key[REF_BYTES:] in but:
+            continue
         if row.value is None:
             live.discard(row.key)
             if header(row.headers, "request") == request.encode() and row.key in others:
@@ -148,6 +165,15 @@ async def scope_remains(
 def newest(rows: Iterable[Row], *, now: datetime) -> datetime:
     """Return the latest time at which one of these records occurred, or now where that is later."""
     return max([now, *map(instant_of, rows)])
+
+
+async def newest_of(log: EventLog, ref: SubjectRef, scope: Scope, *, now: datetime) -> datetime:
+    """Return the latest time at which a record of a scope occurred, or now where that is later.
+
+    The log is read, and no view, which may lag: what it misses could come back after the erasure.
+    """
+    found = [row async for row in rows_of(log, ref) if row.value is not None and scope.may_hold(row)]
+    return newest(found, now=now)
 
 
 def _place(row: Row) -> int:

@@ -18,6 +18,7 @@ from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Latest, Passes, Views
 from privacy_ledger.ports.runtime import Clock
+from privacy_ledger.ports.tables import committed
 from privacy_ledger.streams.sparing import HOLDS
 from privacy_ledger.streams.states import (
     GENERATIONS,
@@ -29,6 +30,7 @@ from privacy_ledger.streams.states import (
     TIMERS,
     WINDOWS,
     WORK,
+    IndexRow,
     Table,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "LaneStore",
     "LedgerStore",
     "PassStore",
+    "TopicIndex",
     "VersionStore",
 ]
 
@@ -193,6 +196,23 @@ class PassStore:
         here = len(kept.records) * (INDEX.name in names) + len(kept.months) * (TIMERS.name in names)
         count = await self.count(ref)
         return retained(kept, left=max(0, count - here), kept_here=min(count, here))
+
+
+class TopicIndex:
+    """The index of one pass, as its topic has it."""
+
+    def __init__(self, *, states: StateCodec, latest: Latest, partitions: int) -> None:
+        """Take the pass's codec, and who reads its topics."""
+        self._topic = states.topic(INDEX)
+        self._states = states
+        self._latest = latest
+        self._partitions = partitions
+        self.name = self._topic.removesuffix(".v1").replace(".", " ", 1)
+
+    async def rows(self, ref: SubjectRef) -> list[IndexRow]:
+        """Return the rows of a reference, in the order of their keys."""
+        partition = partition_of(ref, self._partitions)
+        return [row for _, row in await committed(self._latest, self._states, INDEX, partition, under=ref)]
 
 
 def retained(kept: Kept, *, left: int, kept_here: int) -> Found:

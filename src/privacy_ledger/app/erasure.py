@@ -111,7 +111,7 @@ class Erasure:
         sagas = [
             saga
             for saga in (await read_sagas(self._log)).values()
-            if self._is_mine(saga)
+            if self.is_mine(saga)
             and not saga.is_completed
             and (not is_due_only or saga.rests or saga.due_at <= now)
             and not (saga.rests and await self._is_kept(saga))
@@ -134,21 +134,25 @@ class Erasure:
         sagas = (await read_sagas(self._log)).values()
         return sum(not saga.is_completed and not saga.rests for saga in sagas)
 
+    def is_mine(self, saga: Saga) -> bool:
+        """Return whether it is the erasure of a whole person."""
+        return saga.scope is None
+
+    async def is_unreadable(self, saga: Saga) -> bool:
+        """Return whether no key opens what a completed erasure removed: all of a person's are destroyed."""
+        return saga.is_completed
+
     async def _is_kept(self, saga: Saga) -> bool:
         """Return whether the law still keeps what the receipt says, for the same reasons."""
-        kept = (await self._retention.of(saga.ref)).items
+        kept = (await self._kept(saga)).items
         return [(i.category, i.ground) for i in kept] == [(i.category, i.ground) for i in saga.kept]
 
     # Opening --------------------------------------------------------------------------------
 
-    def _is_mine(self, saga: Saga) -> bool:
-        """Return whether it is the erasure of a whole person."""
-        return saga.scope is None
-
     async def _open(self, refs: Sequence[SubjectRef], *, cause: Cause) -> list[Saga]:
         """Return the saga of each reference: the one that was opened before, or a new one."""
         known: dict[SubjectRef, Saga] = {}
-        for saga in filter(self._is_mine, (await read_sagas(self._log)).values()):
+        for saga in filter(self.is_mine, (await read_sagas(self._log)).values()):
             best = known.get(saga.ref)
             if best is None or (saga.is_completed and not best.is_completed):
                 known[saga.ref] = saga

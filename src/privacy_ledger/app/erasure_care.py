@@ -111,7 +111,8 @@ class ErasureCare:
     async def finalise(self) -> int:
         """Say of each completed erasure, once, when no copy of its keys opens; return how many were said.
 
-        That is when every epoch is destroyed up to the newest one at the shred.
+        That is when every epoch is destroyed up to the newest one at the shred. Of less than a person a
+        record may have shared its key with records that stay: then it is when its bytes are gone, too.
         """
         waiting = [
             saga for saga in (await read_sagas(self._log)).values() if saga.is_completed and not saga.is_final
@@ -125,7 +126,7 @@ class ErasureCare:
             if epoch is None:  # shredded by a build that noted none: no copy made before now is missed
                 await self._notes.note(saga, "bounded", epoch=self._vault.standing_of(saga.ref).epoch)
                 continue
-            if any(number <= epoch for number in held):
+            if any(number <= epoch for number in held) or not await self._is_unreadable(saga):
                 continue
             if not await is_said(self._log, saga.ref, ErasureFinal, saga.request):
                 fact = ErasureFinal(request=saga.request, occurred_at=self._clock.now(), epoch=epoch)
@@ -133,6 +134,9 @@ class ErasureCare:
             await self._notes.note(saga, "final", epoch=epoch)
             said += 1
         return said
+
+    async def _is_unreadable(self, saga: Saga) -> bool:
+        return all([await one.is_unreadable(saga) for one in self._erasures if one.is_mine(saga)])
 
     # The end of the bytes -------------------------------------------------------------------
 

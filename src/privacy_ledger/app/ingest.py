@@ -33,7 +33,8 @@ BATCH_BYTES_MAX: Final = 1 << 25
 class Source(Struct, frozen=True, kw_only=True):
     """Who sends the lines, and what they may do.
 
-    `is_authoritative`: may mint references. `is_import`: a declared historical import, which
+    `is_authoritative`: may mint references, and with `registers_addresses` also for who is known by an
+    address alone, who may have been erased by another id. `is_import`: a declared historical import, which
     lifts the sixty-day rule and nothing else. `default_consents`: granted for every subject of
     the run, marked assumed, but never against a withdrawal or objection of theirs.
     """
@@ -41,6 +42,7 @@ class Source(Struct, frozen=True, kw_only=True):
     name: str
     parse: Format
     is_authoritative: bool = True
+    registers_addresses: bool = False
     is_import: bool = False
     default_consents: tuple[str, ...] = ()
 
@@ -97,6 +99,7 @@ class Ingest:
             await self._ports.passes.settle()
         run = Run(
             self._ports, source=source.name, parse=source.parse, may_mint=source.is_authoritative,
+            registers_addresses=source.registers_addresses,
             is_import=source.is_import, default_consents=source.default_consents,
             with_reports=on_line is not None,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 from privacy_ledger.app._own import OwnRecords
 from privacy_ledger.app._scopes import newest
 from privacy_ledger.app._terms import INDEX_GROUP, field_name
-from privacy_ledger.domain.errors import BadInput, RefusedByPolicy, SchemaMismatch
+from privacy_ledger.domain.errors import BadInput, Fenced, RefusedByPolicy, SchemaMismatch
 from privacy_ledger.domain.events import (
     AccountUpdated,
     Fact,
@@ -50,6 +50,7 @@ __all__ = ["ACCOUNT_MEMBERS", "Corrected", "Correction", "CorrectionPlan", "Rect
 ACCOUNT_MEMBERS: Final = ("email", "name", "username")
 SUPERSEDED_MAX: Final = 5000
 _PAGE: Final = 2000
+_ATTEMPTS: Final = 5
 _FIXED: Final = frozenset({"type", "occurred_at", "field", "programme"})
 """Members that the headers of a record repeat, or that say when it was."""
 RETIRED_S: Final = 2.0
@@ -174,8 +175,20 @@ class Rectification:
             changes = [await self._change(ref, correction) for ref in refs]
         done = Corrected(request=None, restated=0, offsets={}, kids=(), written=())
         for number, change in enumerate(changes):
-            done = await self._append(change, correction, done, is_eldest=number == 0)
+            done = await self._append_anew(change, correction, done, is_eldest=number == 0)
         return done
+
+    async def _append_anew(
+        self, change: _Change, correction: Correction, done: Corrected, *, is_eldest: bool
+    ) -> Corrected:
+        """Append; where somebody else corrects in this partition, look again: it may be the same record."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return await self._append(change, correction, done, is_eldest=is_eldest)
+            except Fenced:
+                await self._passes.settle()
+                change = await self._change(change.ref, correction)
+        return await self._append(change, correction, done, is_eldest=is_eldest)
 
     def open_keys(self, done: Corrected) -> tuple[bytes, ...]:
         """Return the keys of superseded records that open: none, once the passes have folded it."""

@@ -3,14 +3,15 @@
 One fenced writer. A control record is in all partitions or in none.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.domain.errors import LogUnavailable, RefusedByPolicy
+from privacy_ledger.domain.errors import Fenced, LogUnavailable, RefusedByPolicy
 from privacy_ledger.domain.events import (
     ControlRecord,
     RulesAdopted,
@@ -27,7 +28,15 @@ from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["CLOCK_TOLERANCE", "REGISTRAR", "TICK_PERIOD", "CourseAdded", "Registrar", "RegistryReader"]
+__all__ = [
+    "CLOCK_TOLERANCE",
+    "REGISTRAR",
+    "TICK_PERIOD",
+    "Amend",
+    "CourseAdded",
+    "Registrar",
+    "RegistryReader",
+]
 
 TICK_PERIOD: Final = timedelta(hours=1)
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
@@ -39,6 +48,9 @@ _COURSE: Final = b"course:"
 _CLOCK: Final = b"clock:"
 _PAGE: Final = 1000
 _TAIL: Final = 200
+_ATTEMPTS: Final = 5
+Amend = Callable[[bytes | None], tuple[bytes, str] | None]
+"""From the document in force (None: the first is to come) to another and its digest; None: let it be."""
 T = TypeVar("T", bound=ControlRecord)
 
 
@@ -120,26 +132,39 @@ class Registrar:
         self._views = views
         self._registry = RegistryReader(log)
         self._told: datetime | None = None
+        self._turn = asyncio.Lock()
 
     # Rules ----------------------------------------------------------------------------------
 
-    async def adopt(self, document: bytes, digest: str) -> bool:
-        """Publish a registry document and put it in force; return whether that changed anything."""
-        key = _DOCUMENT + digest.encode("ascii")
-        known = (await self._registry.documents()).get(digest)
-        offset = await self._publish(key, document) if known is None else known[0]
-        if all([await self._has_rules(partition, digest) for partition in self._all()]):
-            return False
-        now = self._clock.now()
-        await self._write(RulesAdopted(at=now, registry_offset=offset, digest=digest), now=now)
-        return True
+    async def amend(self, decide: Amend) -> bool:
+        """Put in force what `decide` makes of the registry in force; return whether that changed anything.
 
-    async def _has_rules(self, partition: int, digest: str) -> bool:
-        """Return whether a registry is the last one adopted in a partition."""
-        newest = await self._newest(partition, RulesAdopted)
-        if newest is not None:
-            return newest.digest == digest
-        return self._views is not None and (await self._views.meta(partition)).registry_digest == digest
+        It is asked under the registrar's writer, and again when another registrar came in between:
+        so two amendments never start from one document.
+
+        Raises:
+            LogUnavailable: the document in force is not in the registry's topic (yet).
+        """
+        return await self._as_registrar(lambda: self._amendment(decide))
+
+    async def _amendment(self, decide: Amend) -> ControlRecord | None:
+        """Return the adoption of what was decided, its document published; None: nothing is to change."""
+        adopted = await self._adopted()
+        wanted = decide(None if adopted is None else await self._registry.load(adopted))
+        if wanted is None or wanted[1] == adopted:
+            return None
+        document, digest = wanted
+        known = (await self._registry.documents()).get(digest)
+        key = _DOCUMENT + digest.encode("ascii")
+        offset = await self._publish(key, document) if known is None else known[0]
+        return RulesAdopted(at=self._clock.now(), registry_offset=offset, digest=digest)
+
+    async def _adopted(self) -> str | None:
+        """Return the registry that was adopted last, folded or not; None before the first."""
+        newest = await self._newest(0, RulesAdopted)
+        if newest is not None or self._views is None:
+            return None if newest is None else newest.digest
+        return (await self._views.meta(0)).registry_digest
 
     # Time -----------------------------------------------------------------------------------
 
@@ -155,7 +180,7 @@ class Registrar:
         if not force and last is not None and now - last <= TICK_PERIOD:
             return False
         await self._check_clock(now)
-        await self._write(Tick(at=now), now=now)
+        await self._write(Tick(at=now))
         self._told = now
         return True
 
@@ -163,7 +188,7 @@ class Registrar:
         """Confirm that a jump of more than forty days between two Ticks is right."""
         now = self._clock.now()
         await self._check_clock(now)
-        await self._write(TimeConfirmed(at=now), now=now)
+        await self._write(TimeConfirmed(at=now))
 
     async def _last_tick(self) -> datetime | None:
         """Return the time that the last Tick of partition 0 has told, confirmed or not.
@@ -187,9 +212,15 @@ class Registrar:
         return next((body for body in bodies if isinstance(body, Tick)), None)
 
     async def _newest(self, partition: int, kind: type[T]) -> T | None:
-        """Return the newest control record of a kind: in the tail, or anywhere where no view tells."""
+        """Return the newest control record of a kind: in the tail, or anywhere where no view tells.
+
+        The tail is at least what the core pass has not folded yet.
+        """
         end = await self._log.end(LEDGER_EVENTS, partition)
-        stop = max(0, end - _PAGE) if self._views is not None else 0
+        stop = 0
+        if self._views is not None:
+            folded = (await self._views.position(_CORE, partition)).offset + 1
+            stop = max(0, min(end - _PAGE, folded))
         while end > stop:
             start = max(0, end - _PAGE)
             rows = await self._log.read(LEDGER_EVENTS, partition, after=start - 1, limit=_PAGE)
@@ -230,7 +261,7 @@ class Registrar:
         """Open a window of a product for these cells."""
         now = self._clock.now()
         event = WindowOpened(at=now, product=product, window=window, policy=policy, keyset=tuple(keyset))
-        await self._write(event, now=now)
+        await self._write(event)
 
     async def seal_window(
         self,
@@ -249,7 +280,7 @@ class Registrar:
             at=now, product=product, window=window, policy=policy, keyset=tuple(keyset),
             release=release, is_early=is_early, was_opened=was_opened,
         )  # fmt: skip
-        await self._write(event, now=now)
+        await self._write(event)
 
     # Catalogue ------------------------------------------------------------------------------
 
@@ -277,12 +308,39 @@ class Registrar:
         (offset,) = await self._log.append(LEDGER_REGISTRY, (NewRecord(0, key, value),))
         return offset
 
-    async def _write(self, event: ControlRecord, *, now: datetime) -> None:
+    async def _write(self, event: ControlRecord) -> None:
         """Append one control record to every partition, in one transaction."""
-        writes = [
+
+        async def decided() -> ControlRecord:
+            return event
+
+        await self._as_registrar(decided)
+
+    async def _as_registrar(self, decide: Callable[[], Awaitable[ControlRecord | None]]) -> bool:
+        """Append what is decided, all partitions or none; return whether there was anything.
+
+        Commands and workers are registrars in turn: each takes the writer over before it decides,
+        and one that was fenced meanwhile has appended nothing and decides again.
+        """
+        for attempt in range(_ATTEMPTS):
+            async with self._turn:
+                await self._log.open_writer(REGISTRAR)
+                event = await decide()
+                if event is None:
+                    return False
+                try:
+                    await self._log.append_atomically(self._records(event), writer=REGISTRAR)
+                except Fenced:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                else:
+                    return True
+        return False
+
+    def _records(self, event: ControlRecord) -> list[tuple[str, NewRecord]]:
+        """Return a control record for each partition of the ledger."""
+        now = self._clock.now()
+        return [
             (LEDGER_EVENTS, self._codec.control_record(self._ids.token(), partition, event, received_at=now))
             for partition in self._all()
         ]
-        # Commands and workers are registrars in turn: each takes the writer over before it writes.
-        await self._log.open_writer(REGISTRAR)
-        await self._log.append_atomically(writes, writer=REGISTRAR)

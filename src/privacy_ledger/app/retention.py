@@ -4,7 +4,7 @@ Asked before an erasure for its plan, and after it for what is left: then these 
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ from privacy_ledger.domain.events.control import HoldGround
 from privacy_ledger.domain.key_release import Kind, class_of
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.rules import Rules
-from privacy_ledger.domain.values import Category, SubjectRef
+from privacy_ledger.domain.values import Category, SubjectRef, start_of
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog, header
 from privacy_ledger.ports.passes import Views
@@ -31,7 +31,6 @@ GROUNDS: Final[dict[HoldGround, str]] = {
 }
 """What the grounds are called in receipts."""
 _PLACED: Final = event_type(HoldPlaced).encode()
-_MONTHS: Final = 12
 
 RulesOf = Callable[[SubjectRef], Awaitable[Rules]]
 
@@ -86,9 +85,12 @@ class Retention:
         self._views = views
         self._rules = rules
 
-    async def of(self, ref: SubjectRef) -> Kept:
-        """Return what the law keeps of a reference, as far as the passes have folded it."""
-        rows = await self._views.live(ref)
+    async def of(self, ref: SubjectRef, *, among: Callable[[IndexRow], bool] | None = None) -> Kept:
+        """Return what the law keeps of a reference, as far as the passes have folded it.
+
+        `among`: only of these records.
+        """
+        rows = tuple(row for row in await self._views.live(ref) if among is None or among(row))
         if not rows:
             return NOTHING
         permissions = await self._views.get(PERMISSIONS, ref) or Permissions()
@@ -148,7 +150,7 @@ def _kept_of(rows: tuple[IndexRow, ...], permissions: Permissions, rules: Rules)
         ]
         if rules.duty(category) is not None:
             months = rules.retention_months(category) or 0
-            end = _first_of(max(row.month for row in mine) + months + 1)
+            end = start_of(max(row.month for row in mine) + months + 1)
             found.append(KeptItem(category=category, records=len(mine), ground="legal_obligation", until=end))
         items += found
         kept += mine if found else ()
@@ -175,8 +177,3 @@ def ground_text(item: KeptItem) -> str:
     """Return one item as a line for people."""
     end = "until the hold is lifted" if item.until is None else f"until {item.until:%Y-%m-%d}"
     return f"{item.records:,} {item.category}, for {GROUNDS[item.ground]}, {end}"
-
-
-def _first_of(month: int) -> datetime:
-    """Return the first instant of a month that is counted from year 0."""
-    return datetime(month // _MONTHS, month % _MONTHS + 1, 1, tzinfo=UTC)

@@ -6,32 +6,31 @@ by itself, and the person gets a receipt. What is collected after the request st
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from privacy_ledger.app._erasure_outcome import counted
 from privacy_ledger.app._receipt import StoreOutcome
-from privacy_ledger.app._requests import Progress, Saga, read_sagas, record
+from privacy_ledger.app._requests import Asked, Progress, Saga, read_sagas, record
 from privacy_ledger.app._scopes import (
     Scope,
     ScopeRemains,
     instant_of,
-    newest,
+    newest_of,
     request_of,
     scope_named,
     scope_remains,
 )
 from privacy_ledger.app.erasure import Erasure, ErasureOutcome, ErasurePlan, OnStep, Step
-from privacy_ledger.app.retention import NOTHING, Kept
+from privacy_ledger.app.retention import Kept
+from privacy_ledger.app.stores import PassIndex
+from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.holds import held_categories
 from privacy_ledger.domain.key_release import class_of
-from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
-from privacy_ledger.domain.values import Category, SubjectRef, partition_of
+from privacy_ledger.domain.topics import REQUESTS
+from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.streams.states import PERMISSIONS, IndexRow
 
 __all__ = ["ScopeErasure"]
-
-_PAGE: Final = 2000
 
 
 class ScopeErasure(Erasure):
@@ -58,16 +57,21 @@ class ScopeErasure(Erasure):
             await self._request(saga, on_step)
         return await self._run(sagas, on_step)
 
-    # Opening --------------------------------------------------------------------------------
-
-    def _is_mine(self, saga: Saga) -> bool:
+    def is_mine(self, saga: Saga) -> bool:
+        """Return whether it is the erasure of less than a person."""
         return saga.scope is not None
+
+    async def is_unreadable(self, saga: Saga) -> bool:
+        """Return whether no key opens what was removed, or nothing of it is in the log any more."""
+        return not (await self._left(saga)).readable
+
+    # Opening --------------------------------------------------------------------------------
 
     async def _begin(self, wanted: Sequence[tuple[SubjectRef, Scope]]) -> list[Saga]:
         open_sagas = {
             (saga.ref, saga.scope): saga
             for saga in (await read_sagas(self._log)).values()
-            if self._is_mine(saga) and not saga.is_completed
+            if self.is_mine(saga) and not saga.is_completed
         }
         request = self._ids.token().hex()
         sagas, openings = [], []
@@ -109,7 +113,7 @@ class ScopeErasure(Erasure):
             saga.groups = self._retire(saga, scope)
             await self._notes.note(saga, "retired", groups=saga.groups)
             await self._notes.fact(saga, fact)
-        await self._notes.note(saga, "requested")
+        await self._notes.note(saga, "requested", asked=await self._asked(saga))
         if on_step is not None:
             on_step(saga.ref, "requested")
 
@@ -123,11 +127,7 @@ class ScopeErasure(Erasure):
 
         A producer's clock may run ahead: what it said so far counts as before the request.
         """
-        partition = partition_of(saga.ref, self._log.partitions(LEDGER_EVENTS))
-        at, offsets = self._clock.now(), [row.offset for row in await self._rows(saga.ref, scope)]
-        for start in range(0, len(offsets), _PAGE):
-            rows = await self._log.read_at(LEDGER_EVENTS, partition, offsets[start : start + _PAGE])
-            at = newest(rows, now=at)
+        at = await newest_of(self._log, saga.ref, scope, now=self._clock.now())
         if scope.kind == "field":
             return FieldErasureRequested(request=saga.request, occurred_at=at, field=scope.value)
         if scope.kind == "purpose":
@@ -153,22 +153,32 @@ class ScopeErasure(Erasure):
         permissions = await self._views.get(PERMISSIONS, saga.ref)
         if permissions is None or permissions.is_ended:
             return True
-        asked = await request_of(self._log, saga.ref, saga.request)
-        return asked is not None and permissions.is_cleared(saga.scope or "", instant_of(asked))
+        asked = await self._asked(saga)
+        return asked is not None and permissions.is_cleared(saga.scope or "", asked.until)
 
     async def _shred(self, saga: Saga) -> bool:
-        """Destroy what the keystore had for the scope before the request."""
-        if "shredded" in saga.done:
+        """Destroy what the keystore had for the scope before the request.
+
+        What a hold keeps is spared, and goes the same way when that is lifted.
+        """
+        is_again = "shredded" in saga.done
+        if is_again and not saga.spared:
             return True
         if "fenced" not in saga.done:
             return False  # nobody knows yet what a hold keeps
-        now, held = self._clock.now(), await self._held(saga)
-        if any(class_of(group) in held for group in saga.groups):
-            return False  # until the hold is lifted
+        held = await self._held(saga)
+        spare = tuple(sorted(group for group in saga.groups if class_of(group) in held))
+        if is_again and set(spare) >= set(saga.spared):
+            return True
+        now, kids = self._clock.now(), saga.kids
         for group, bound in sorted(saga.groups.items()):
-            report = self._vault.shred(saga.ref, now=now, group=group, below=bound)
-            saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids)))
-        saga.epoch = self._vault.standing_of(saga.ref).epoch
+            if group not in spare:
+                report = self._vault.shred(saga.ref, now=now, group=group, below=bound)
+                saga.kids = tuple(dict.fromkeys((*saga.kids, *report.kids)))
+        saga.epoch, saga.spared = self._vault.standing_of(saga.ref).epoch, spare
+        if is_again:
+            new = tuple(kid for kid in saga.kids if kid not in kids)
+            await self._notes.note(saga, "released", kids=new, epoch=saga.epoch, spared=spare)
         # Each record of a field has a key of its own, which the passes destroy with it.
         is_field = scope_named(saga.scope or "").kind == "field"
         return not is_field or not (await self._left(saga)).readable
@@ -179,34 +189,42 @@ class ScopeErasure(Erasure):
         return frozenset() if permissions is None else frozenset(held_categories(permissions.holds))
 
     async def _kept(self, saga: Saga) -> Kept:
-        """Return nothing: what a hold keeps of a scope leaves its erasure open until the lift."""
-        del saga
-        return NOTHING
+        """Return what a hold keeps of the scope, as it stood before the request."""
+        scope, below = scope_named(saga.scope or ""), await self._below(saga)
+        return await self._retention.of(
+            saga.ref, among=lambda row: row.place < below and scope.holds(row)
+        )  # fmt: skip
 
     async def _derived(self, saga: Saga) -> bool:
         """Return whether no index names a record of the scope that stood before the request."""
         await self._passes.settle(timeout_s=self._wait_s)
+        kept = await self._kept(saga)
+        return not any([await self._named(index, saga, kept) for index in await self._stores.indexes()])
+
+    async def _named(self, index: PassIndex, saga: Saga, kept: Kept) -> int:
+        """Return how many records of the scope a pass still knows, beside those that the law keeps."""
         scope, below = scope_named(saga.scope or ""), await self._below(saga)
-        return not any(row.place < below for row in await self._rows(saga.ref, scope))
+        return sum(
+            row.place < below and scope.holds(row) and row.record_id not in kept.records
+            for row in await index.rows(saga.ref)
+        )
 
     async def _tombstones(self, saga: Saga) -> bool:
         return not (await self._left(saga)).live
 
     async def _verified(self, saga: Saga) -> tuple[StoreOutcome, ...]:
-        """Return what became of the records and their keys, by a reading of the log."""
-        remains = await self._left(saga)
+        """Return what became of the records and their keys, by a reading of the log and of each pass."""
+        remains, kept = await self._left(saga), await self._kept(saga)
+        has_held = any(saga.counts.values())
         counts = {
             "ledger": remains.records - remains.readable,
             "keystore": len({*saga.kids, *remains.kids}),
         }
         found = [
-            StoreOutcome(
-                store=store,
-                count=count,
-                outcome="erased" if count or any(saga.counts.values()) else "nothing held",
-            )
+            StoreOutcome(store=store, count=count, outcome="erased" if count or has_held else "nothing held")
             for store, count in counts.items()
         ]
+        found += [await self._outcome_of(index, saga, kept) for index in await self._stores.indexes()]
         if remains.readable:
             found.append(
                 StoreOutcome(
@@ -214,16 +232,46 @@ class ScopeErasure(Erasure):
                     ground="removed; the bytes go with the next compaction, their key stays",
                 )
             )  # fmt: skip
+        if kept.items:
+            found.append(
+                StoreOutcome(
+                    store="ledger, held", outcome="retained", count=len(kept.records), ground=kept.ground,
+                    until=kept.until,
+                )
+            )  # fmt: skip
         return tuple(found)
+
+    async def _outcome_of(self, index: PassIndex, saga: Saga, kept: Kept) -> StoreOutcome:
+        """Return whether a pass has let go of the scope; where the person is parked it has not yet."""
+        try:
+            left = await self._named(index, saga, kept)
+        except (NotCaughtUp, KeyUnavailable, LogUnavailable):
+            return StoreOutcome(store=index.name, outcome="unreachable", count=0)
+        if left:
+            return StoreOutcome(store=index.name, outcome="unreachable", count=left)
+        has_held = any(saga.counts.values())
+        return StoreOutcome(
+            store=index.name, outcome="erased" if has_held else "nothing held", count=None if has_held else 0
+        )
 
     async def _destroyed(self, saga: Saga) -> tuple[str, ...]:
         return (await self._left(saga)).kids
 
     async def _left(self, saga: Saga) -> ScopeRemains:
-        scope, below = scope_named(saga.scope or ""), await self._below(saga)
-        return await scope_remains(self._log, self._vault, saga.ref, scope, request=saga.request, below=below)
+        scope, kept = scope_named(saga.scope or ""), await self._kept(saga)
+        return await scope_remains(
+            self._log, self._vault, saga.ref, scope, request=saga.request, below=await self._below(saga),
+            but=kept.records,
+        )  # fmt: skip
 
     async def _below(self, saga: Saga) -> int:
         """Return the offset of the request; before it is durable nothing is looked for."""
-        asked = await request_of(self._log, saga.ref, saga.request)
+        asked = await self._asked(saga)
         return 0 if asked is None else asked.offset
+
+    async def _asked(self, saga: Saga) -> Asked | None:
+        """Return where the request stands: the first one with its id counts; None: it is not there yet."""
+        if saga.asked is None:
+            row = await request_of(self._log, saga.ref, saga.request)
+            saga.asked = None if row is None else Asked(row.offset, instant_of(row))
+        return saga.asked

@@ -25,8 +25,17 @@ from privacy_ledger.domain.topics import (
     TOPICS,
 )
 from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.streams.states import IndexRow
 
-__all__ = ["DONE", "FILES_OF_NOBODY", "TOPICS_OF_NOBODY", "DerivedStore", "Found", "StoreRegistry"]
+__all__ = [
+    "DONE",
+    "FILES_OF_NOBODY",
+    "TOPICS_OF_NOBODY",
+    "DerivedStore",
+    "Found",
+    "PassIndex",
+    "StoreRegistry",
+]
 
 DONE: Final = frozenset({"erased", "nothing held"})
 """The outcomes that count as done."""
@@ -97,12 +106,35 @@ class DerivedStore(Protocol):
         ...
 
 
+class PassIndex(Protocol):
+    """What one pass knows of a person's live records: it drops a row when it lets go of the record."""
+
+    @property
+    def name(self) -> str:
+        """What receipts call it."""
+        ...
+
+    async def rows(self, ref: SubjectRef) -> Sequence[IndexRow]:
+        """Return the rows of a reference.
+
+        Raises:
+            KeyUnavailable, LogUnavailable: the index cannot be read now.
+        """
+        ...
+
+
 class StoreRegistry:
     """All stores there are now: asked for anew each time, for versions of projections come and go."""
 
-    def __init__(self, stores: Callable[[], Awaitable[Sequence[DerivedStore]]]) -> None:
-        """Take how the stores are found."""
+    def __init__(
+        self,
+        stores: Callable[[], Awaitable[Sequence[DerivedStore]]],
+        *,
+        indexes: Callable[[], Awaitable[Sequence[PassIndex]]],
+    ) -> None:
+        """Take how the stores, and the indexes of the passes, are found."""
         self._stores = stores
+        self.indexes = indexes
 
     async def count(self, ref: SubjectRef) -> dict[str, int | None]:
         """Return what each store holds of a reference before anything is destroyed; empty ones are left out.

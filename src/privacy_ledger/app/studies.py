@@ -28,11 +28,20 @@ class Studies:
     """Opens studies and beta features, and lists them."""
 
     def __init__(
-        self, registrar: Registrar, rules: Rules, *, encode: Callable[[Registry], tuple[bytes, str]]
+        self,
+        registrar: Registrar,
+        rules: Rules,
+        *,
+        decode: Callable[[bytes], Registry],
+        encode: Callable[[Registry], tuple[bytes, str]],
     ) -> None:
-        """Take the registrar, the rules in force, and how a registry becomes a document and its name."""
+        """Take the registrar, the rules that were folded, and how a registry is read and written.
+
+        `encode` gives the document and its digest.
+        """
         self._registrar = registrar
         self._rules = rules
+        self._decode = decode
         self._encode = encode
 
     def opened(self) -> tuple[str, ...]:
@@ -54,16 +63,17 @@ class Studies:
             )
         if not source.strip():
             raise BadInput(Refusal.SCHEMA_MISMATCH, "Say where it is approved: `--source TEXT`.")
-        if self._rules.purpose(programme) is not None:
-            return False
         family = programme.partition(".")[0]
         row = PurposeRule(
             id=programme, basis=LawfulBasis.CONSENT, dpv=_DPV[family], clauses=_CLAUSES[family],
             source=source, confidence="read",
         )  # fmt: skip
-        registry = self._rules.registry
-        purposes = tuple(sorted((*registry.purposes, row), key=lambda one: one.id))
-        document, digest = self._encode(
-            structs.replace(registry, version=registry.version + 1, purposes=purposes)
-        )
-        return await self._registrar.adopt(document, digest)
+
+        def amended(current: bytes | None) -> tuple[bytes, str] | None:
+            registry = self._rules.registry if current is None else self._decode(current)
+            if any(one.id == programme for one in registry.purposes):
+                return None
+            purposes = tuple(sorted((*registry.purposes, row), key=lambda one: one.id))
+            return self._encode(structs.replace(registry, version=registry.version + 1, purposes=purposes))
+
+        return await self._registrar.amend(amended)

@@ -32,6 +32,7 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.events.control import HoldGround
 from privacy_ledger.domain.holds import Hold
+from privacy_ledger.domain.identifiers import xapi_name
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
@@ -361,6 +362,15 @@ def identity_of(subject: str) -> Identity:
             "A SUBJECT has the form SOURCE:KIND:ID, such as openedx:user_id:42 or openedx:username:ada.",
         )
     source, kind, value = parts
+    if source == "xapi":
+        name = xapi_name(kind, value)
+        if name is None:
+            raise BadInput(
+                Refusal.ID_INVALID,
+                "An xAPI SUBJECT is xapi:mbox:ADDRESS, xapi:mbox_sha1sum:HEX, xapi:openid:URI or "
+                "'xapi:account:HOMEPAGE NAME'.",
+            )
+        return Identity(f"xapi:{name[0]}", name[1])
     if kind == "user_id":
         if not (value.isascii() and value.isdecimal()):
             raise BadInput(Refusal.ID_INVALID, "A user_id is a decimal number, such as openedx:user_id:42.")

@@ -22,6 +22,7 @@ __all__ = [
     "partition_of",
     "record_key",
     "split_key",
+    "start_of",
 ]
 
 SubjectRef = NewType("SubjectRef", bytes)
@@ -101,3 +102,8 @@ def month_of(instant: datetime) -> int:
     """Return the UTC month of an instant, counted from year 0 (retention works in months)."""
     utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return utc.year * 12 + utc.month - 1
+
+
+def start_of(month: int) -> datetime:
+    """Return the first instant of a month as `month_of` counts it."""
+    return datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)

@@ -53,7 +53,7 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Format(Protocol):
-    """A parser of one line."""
+    """A parser of one line, or of one event of a line that holds several."""
 
     def __call__(self, line: bytes, /) -> Parsed | Refusal:
         """Return what a line says, or the first refusal that applies; never raises."""

@@ -10,10 +10,12 @@ from msgspec import Struct
 from privacy_ledger.domain.values import Category, SubjectRef
 
 __all__ = [
+    "AgedKeys",
     "DataKey",
     "Identity",
     "IdentityRow",
     "IdentityStatus",
+    "KeyGeneration",
     "KeyStanding",
     "KeyVault",
     "KeyWant",
@@ -71,7 +73,8 @@ class KeyWant(Struct, frozen=True, gc=False):
 class Identity(Struct, frozen=True, gc=False):
     """A platform's own id of a person, canonical, in an exact namespace; never logged.
 
-    Namespaces: `openedx:user_id` (decimal string), `openedx:username` (NFC text).
+    Namespaces: `openedx:user_id` (decimal string), `openedx:username` (NFC text),
+    `xapi:mbox_sha1sum` (hex), `xapi:account` (home page, space, name), `xapi:openid` (URI).
     """
 
     namespace: str
@@ -120,6 +123,37 @@ class KeyStanding(Struct, frozen=True, kw_only=True):
     live: int
     destroyed: int
     epoch: int
+
+
+class KeyGeneration(Struct, frozen=True, kw_only=True, gc=False):
+    """A key that seals records, without its bytes; `row` is its place in this keystore.
+
+    `is_expired`: retention destroyed it, for all that it sealed was due.
+    """
+
+    row: int
+    ref: SubjectRef
+    kid: bytes
+    group: str
+    generation: int
+    created_at: datetime
+    destroyed_at: datetime | None = None
+    is_expired: bool = False
+
+    @property
+    def category(self) -> Category:
+        """The category of what it seals."""
+        return Category(self.group.partition("+")[0])
+
+
+class AgedKeys(Struct, frozen=True, kw_only=True):
+    """Keys of a certain age from one look, in the order of their rows; `after`: where the next begins.
+
+    None: there is no more.
+    """
+
+    keys: tuple[KeyGeneration, ...]
+    after: int | None
 
 
 class LaneKey(Struct, frozen=True, gc=False):
@@ -275,6 +309,29 @@ class KeyVault(Protocol):
         """
         ...
 
+    # Retention --------------------------------------------------------------------
+    def aged_keys(self, before: Mapping[Category, datetime], *, after: int) -> AgedKeys:
+        """Return live keys that seal records of these categories and were created before an instant.
+
+        A look reads a bounded number of rows, beginning `after` 0. Keys of views, states and lanes are
+        never among them.
+        """
+        ...
+
+    def keys_of(self, ref: SubjectRef) -> tuple[KeyGeneration, ...]:
+        """Return every key of a reference that ever sealed records, by group and generation."""
+        ...
+
+    def shred_expired(self, keys: Sequence[KeyGeneration], *, now: datetime) -> tuple[KeyGeneration, ...]:
+        """Destroy keys whose records are all past their retention; return those that were live.
+
+        Durable as `shred`, in slices, and idempotent. Journal and keystore say that it was retention. A
+        row that holds another key by now stays. Raises `InvariantViolation` for a key of anything but
+        records, and destroys nothing.
+        """
+        ...
+
+    # Ends ---------------------------------------------------------------------------
     def end(self, ref: SubjectRef, *, now: datetime, spare: Collection[str] = ()) -> None:
         """End a reference for ever: no key is created for it again, but of the groups in `spare`.
 

@@ -1,6 +1,6 @@
 """The passes as commands see them: their views, and when these have passed an offset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -69,6 +69,12 @@ class Views(Protocol):
 
     async def live(self, ref: SubjectRef) -> tuple[IndexRow, ...]:
         """Return where the subject's live records lie, oldest first."""
+        ...
+
+    async def live_each(
+        self, partition: int, refs: Iterable[SubjectRef]
+    ) -> dict[SubjectRef, tuple[IndexRow, ...]]:
+        """Return what `live` returns for each subject of a partition, with one look for all."""
         ...
 
     async def meta(self, partition: int) -> Meta:

@@ -44,6 +44,7 @@ EFFECTS: Final = {
             "retire",
             "shred",
             "shred_group",
+            "shred_expired",
             "end",
             "secret",
         }
@@ -80,6 +81,8 @@ READS: Final = {
             "ended_refs",
             "standing_of",
             "unused_generation",
+            "aged_keys",
+            "keys_of",
         }
     ),
     "store": frozenset({"get_many", "scan"}),

@@ -23,8 +23,10 @@ __all__ = [
     "device_of",
     "is_action",
     "is_code",
+    "plain_activity",
     "plain_path",
     "plain_target",
+    "plain_verb",
 ]
 
 CourseName = NewType("CourseName", str)
@@ -40,12 +42,14 @@ _SEGMENTS_MAX: Final = 64
 _ID: Final = ":id"
 
 _PART: Final = r"[A-Za-z0-9_.~\-]{1,100}"
+# An organisation's name has letters: other platforms' addresses go on with numbers, also of people.
+_OLD_KEY: Final = rf"(?=[^/]*[A-Za-z]){_PART}/{_PART}/{_PART}"
 _COURSE_KEY: Final = re.compile(
     rf"course-v1:{_PART}\+{_PART}\+{_PART}|ccx-v1:{_PART}\+{_PART}\+{_PART}\+ccx@[0-9]{{1,10}}"
-    rf"|{_PART}/{_PART}/{_PART}"
+    rf"|{_OLD_KEY}"
 )
 _NEW_IN_PATH: Final = re.compile(r"/((?:course|ccx)-v1:[^/]+)")
-_OLD_IN_PATH: Final = re.compile(rf"(?:https?://[^/]+)?/courses/({_PART}/{_PART}/{_PART})(?=/|\Z)")
+_OLD_IN_PATH: Final = re.compile(rf"(?:https?://[^/]+)?/courses/({_OLD_KEY})(?=/|\Z)")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:+@/=~\-]{1,255}")
 _ACTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)*")
 _ACTION_ID: Final = re.compile(r"[0-9]{6}|[0-9a-fA-F]{16}")
@@ -64,6 +68,14 @@ _PERSON_FOLLOWS: Final = frozenset(
         "username", "usernames", "users",
     )
 )  # fmt: skip
+_BLOCK: Final = re.compile(
+    rf"block-v1:{_PART}\+{_PART}\+{_PART}\+type@{_PART}\+block@{_PART}|i4x:[A-Za-z0-9_.:;/\-]+"
+)
+_NAME: Final = re.compile(r"[a-z][a-z0-9+.\-]*:[A-Za-z0-9_.:/\-]+")
+_THING: Final = re.compile(r"[A-Za-z0-9_.~+=%\-]{1,100}")
+_QUERY_KEPT: Final = frozenset(("cmid", "id", "subContentId", "v"))
+"""The parameters by which common platforms tell one activity from another."""
+_QUERY_VALUE: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 _FAMILY: Final = re.compile(r"[A-Za-z][A-Za-z ._/+\-]{0,63}")
 _MOBILE: Final = frozenset(
     ("Android", "BlackBerry OS", "Firefox OS", "KaiOS", "Tizen", "Windows Phone", "iOS")
@@ -122,7 +134,8 @@ def plain_path(path: str, *, names: Collection[str] = ()) -> str | None:
         return None
     kept: list[str] = []
     rest = segments
-    if segments[:2] == ["", "courses"] and course_key("/".join(segments[2:5])) is not None:
+    is_key = segments[:2] == ["", "courses"] and course_key("/".join(segments[2:5])) is not None
+    if is_key and _PERSON_FOLLOWS.isdisjoint(map(str.lower, segments[2:5])):
         kept, rest = segments[:5], segments[5:]  # the older form of a key has three segments
     before = ""
     for segment in rest:
@@ -150,6 +163,85 @@ def plain_target(url: str, *, names: Collection[str] = ()) -> str | None:
     if path is None or len(host) + len(path) > PATH_CHARS_MAX:
         return None
     return host + path
+
+
+def plain_verb(iri: str, *, names: Collection[str] = ()) -> str | None:
+    """Return a verb's IRI without query and identifiers; None when that leaves no name, or it is too long.
+
+    A fragment that is plainly a word stays: some vocabularies tell their verbs apart by it.
+    """
+    scheme, mark, rest = iri.partition("://")
+    if mark and scheme.lower() in {"http", "https"}:
+        target = plain_target(iri, names=names)
+        word = rest.partition("#")[2]
+        if target is None:
+            return None
+        if word and _plain_segment(word, before="", names=names) == word:
+            target = f"{target}#{word}"
+        plain = f"{scheme.lower()}://{target}"
+    elif _NAME.fullmatch(iri) and not _ACTION_ID.search(iri) and not _names_in(iri, names):
+        plain = iri
+    else:
+        return None
+    return plain if len(plain) <= CODE_CHARS_MAX else None
+
+
+def plain_activity(iri: str, *, names: Collection[str] = ()) -> str | None:
+    """Return the name of an activity, at most 255 plain characters, or None when it has none.
+
+    A component's key stands for its whole IRI. Of a web address host and path stay, and the
+    parameters that name an activity; a person's own segments become `:id`, and where the path is a
+    person's, no parameter stays.
+    """
+    last = unquote(_bare(iri).rpartition("/")[2])
+    if _BLOCK.fullmatch(last) is not None:
+        return last if len(last) <= CODE_CHARS_MAX else None
+    scheme, mark, rest = iri.partition("://")
+    if not mark or scheme.lower() not in {"http", "https"}:
+        is_plain = _CODE.fullmatch(iri) is not None and "@" not in iri and not _names_in(iri, names)
+        return iri if is_plain else None
+    authority, slash, path = _bare(rest).partition("/")
+    host = authority.rpartition("@")[2].partition(":")[0].lower()
+    if _HOST.fullmatch(host) is None or _ADDRESS.fullmatch(host) is not None:
+        host = _ID
+    segments = path.split("/")
+    if len(segments) > _SEGMENTS_MAX:
+        return None
+    kept: list[str] = []
+    before, is_personal = "", False
+    for segment in segments:
+        is_personal = is_personal or segment.lower() in _PERSON_FOLLOWS
+        kept.append(_thing_segment(segment, before=before, names=names))
+        before = segment.lower()
+    query = "" if is_personal else _kept_query(rest, names)
+    plain = f"{host}{slash}{'/'.join(kept)}{query}"
+    return plain if len(plain) <= CODE_CHARS_MAX else None
+
+
+def _thing_segment(segment: str, *, before: str, names: Collection[str]) -> str:
+    """Return a segment of an activity's address: its own numbers stay, a person's name does not."""
+    if not segment or course_key(segment) is not None:
+        return segment
+    text = unquote(segment)
+    if before in _PERSON_FOLLOWS or _THING.fullmatch(segment) is None or "@" in text or text in names:
+        return _ID
+    return segment
+
+
+def _kept_query(rest: str, names: Collection[str]) -> str:
+    """Return the parameters of an address that name an activity, in their order, with their mark."""
+    query = rest.partition("#")[0].partition("?")[2]
+    kept = []
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if name in _QUERY_KEPT and _QUERY_VALUE.fullmatch(value) and value not in names:
+            kept.append(f"{name}={value}")
+    return f"?{'&'.join(kept)}" if kept else ""
+
+
+def _names_in(iri: str, names: Collection[str]) -> bool:
+    """Return whether a part of an IRI is one of the names."""
+    return not set(re.split(r"[:/]", iri)).isdisjoint(names)
 
 
 def _bare(text: str) -> str:

@@ -22,6 +22,7 @@ from privacy_ledger.adapters.formats.openedx_facts import (
 )
 from privacy_ledger.adapters.formats.times import parse_time
 from privacy_ledger.domain.events import Fact
+from privacy_ledger.domain.identifiers import has_control
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import EPOCH
 from privacy_ledger.ports.formats import Parsed, PersonFacts
@@ -122,14 +123,9 @@ def username_identity(value: object) -> Identity | Refusal | None:
         value = unicodedata.normalize("NFC", value)
     if not value.strip() or value.lower() in _ANONYMOUS:
         return None
-    if len(value) > USERNAME_CHARS_MAX or (not value.isprintable() and _has_control(value)):
+    if len(value) > USERNAME_CHARS_MAX or has_control(value):
         return Refusal.ID_INVALID
     return Identity(USERNAME, value)
-
-
-def _has_control(text: str) -> bool:
-    """Return whether a control character, a surrogate or an unassigned code is in the text."""
-    return any(unicodedata.category(char) in {"Cc", "Cs", "Cn", "Zl", "Zp"} for char in text)
 
 
 def _line(root: dict[str, object]) -> Line | Refusal:

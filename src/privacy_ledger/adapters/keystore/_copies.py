@@ -40,12 +40,12 @@ SIDE_BY_SIDE: Final = 500_000
 _PROCESSES: Final = min(4, os.cpu_count() or 1)
 TABLES: Final = {
     "numbers": 2, "secrets": 3, "keys": 11, "material": 2, "ended": 3, "refs": 5, "identities": 6,
-    "spared": 2,
+    "spared": 2, "expired": 1,
 }  # fmt: skip
 """Every table that lasts, with the number of its columns; the first one is its key."""
 KEYS: Final = {
     "numbers": "name", "secrets": "name", "keys": "id", "material": "id", "ended": "mark", "refs": "id",
-    "identities": "mark", "spared": "mark",
+    "identities": "mark", "spared": "mark", "expired": "id",
 }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def load(database: Database, path: Path) -> None:
     with _opened(path) as connection:
         known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
         for table in TABLES:
-            if table not in known:  # a copy that an earlier build made: nobody was spared then
+            if table not in known:  # a copy that an earlier build made: there was none of it then
                 continue
             cursor = connection.execute(f"SELECT * FROM {table} ORDER BY {KEYS[table]}")  # noqa: S608 - ours
             while rows := cursor.fetchmany(SLICE):

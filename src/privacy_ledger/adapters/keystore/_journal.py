@@ -35,6 +35,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     """One line; `marks` are keyed hashes in hex, `at` is in microseconds since 1970.
 
     `groups`: the key groups of ended references that go on; a later end names fewer of them.
+    `is_expiry`: retention destroyed the keys; an earlier build applies the entry and does not say so.
     """
 
     sequence: int
@@ -44,6 +45,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     marks: tuple[str, ...]
     erasure: str = ""
     groups: tuple[str, ...] = ()
+    is_expiry: bool = False
 
 
 class ShredJournal:

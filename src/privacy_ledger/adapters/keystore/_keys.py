@@ -14,13 +14,13 @@ from privacy_ledger.adapters.keystore._material import Wrapper, commitment, key_
 from privacy_ledger.adapters.keystore._recorder import Recorder, groups_of
 from privacy_ledger.adapters.keystore._times import microseconds
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
+from privacy_ledger.domain.expiry import GENERATION_AGE
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyWant, Shredded, ShredReport, Withheld
 
-__all__ = ["GENERATION_AGE", "KeyTable"]
+__all__ = ["KeyTable"]
 
-GENERATION_AGE: Final = timedelta(days=30)
 SHRED_SLICE: Final = 1000
 _AGE: Final = GENERATION_AGE // timedelta(microseconds=1)
 

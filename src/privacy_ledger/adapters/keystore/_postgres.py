@@ -82,6 +82,9 @@ CREATE TABLE IF NOT EXISTS releases(
 """Added to a keystore that was made before there was one: nothing else reads it."""
 _SPARED: Final = "CREATE TABLE IF NOT EXISTS spared(mark BYTEA PRIMARY KEY, names TEXT NOT NULL);"
 """The key groups of an ended reference that go on, by its mark; added where it is missing."""
+_EXPIRED: Final = "CREATE TABLE IF NOT EXISTS expired(id BIGINT PRIMARY KEY);"
+"""The rows of the keys that retention destroyed; added where it is missing."""
+_ADDED: Final = (("releases", _RELEASES), ("spared", _SPARED), ("expired", _EXPIRED))
 _DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -176,7 +179,7 @@ class PostgresStore(Numbered):
                 self._run(self._live().execute(f"CREATE SCHEMA {SCHEMA}; {_TABLES}"))
                 first = [("layout", LAYOUT), *((name, 0) for name in NUMBERS)]
                 self.execute_many("INSERT INTO numbers VALUES (?, ?)", first)
-            for table, statement in (("releases", _RELEASES), ("spared", _SPARED)):
+            for table, statement in _ADDED:
                 if not self.select(
                     "SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = ?", (SCHEMA, table)
                 ):

@@ -1,6 +1,6 @@
 """Destruction in its order: journal, then keystore, then the write-ahead log."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal, cast
 
@@ -94,6 +94,7 @@ class Recorder:
         at: int,
         erasure: bytes = b"",
         groups: tuple[str, ...] = (),
+        is_expiry: bool = False,
     ) -> None:
         """Append to the journal, durable on return, inside `write` and before the change itself."""
         sequence = self._store.number("journal")
@@ -106,6 +107,7 @@ class Recorder:
                 marks=tuple(mark.hex() for mark in marks[start : start + MAX_MARKS]),
                 erasure=erasure.hex(),
                 groups=groups,
+                is_expiry=is_expiry,
             )
             for number, start in enumerate(range(0, len(marks), MAX_MARKS), start=1)
         ]
@@ -113,12 +115,14 @@ class Recorder:
         self._store.set_number("journal", sequence + len(entries))
         self._store.set_number("journal_end", end)
 
-    def record_shred(self, kids: Iterable[bytes], *, at: int) -> None:
+    def record_shred(self, kids: Iterable[bytes], *, at: int, is_expiry: bool = False) -> None:
         """Append the shred of keys to the journal."""
-        self.record(Op.SHRED, [self._marks.kid(kid) for kid in kids], at=at)
+        self.record(Op.SHRED, [self._marks.kid(kid) for kid in kids], at=at, is_expiry=is_expiry)
 
-    def destroy(self, key_ids: Sequence[int], *, at: int) -> None:
+    def destroy(self, key_ids: Sequence[int], *, at: int, is_expiry: bool = False) -> None:
         """Overwrite the material of live keys; call it inside `write`, after `record`.
+
+        `is_expiry`: note that retention destroyed them.
 
         Raises:
             InvariantViolation: a key was not live; nothing changes.
@@ -139,6 +143,8 @@ class Recorder:
                 "Keys changed under the keystore's write lock: nothing was destroyed. "
                 "Stop, and check the store."
             )
+        if is_expiry:
+            self._store.execute("INSERT INTO expired SELECT w.n FROM temp.wanted w")
         self._must_scrub = True
 
     def end(self, mark: bytes, *, at: int, groups: tuple[str, ...] = ()) -> None:
@@ -174,18 +180,20 @@ class Recorder:
         if not entries:
             return 0
         shreds: dict[bytes, int] = {}
+        expired: set[bytes] = set()
         for entry in entries:
             marks = [bytes.fromhex(mark) for mark in entry.marks]
             match entry.op:
                 case Op.SHRED:
                     shreds.update(dict.fromkeys(marks, entry.at))
+                    expired.update(marks if entry.is_expiry else ())
                 case Op.END:
                     for mark in marks:
                         self.end(mark, at=entry.at, groups=entry.groups)
                 case Op.ERASE:
                     self._erase(marks, at=entry.at, erasure=bytes.fromhex(entry.erasure))
         if shreds:
-            self._shred(shreds)
+            self._shred(shreds, expired)
         self.destroy_ended()
         store.set_number("journal", entries[-1].sequence)
         store.set_number("journal_end", end)
@@ -203,9 +211,9 @@ class Recorder:
             spared = {mark: frozenset(groups_of(names)) for mark, names in rows}
             self._destroy_named("ref", self._marks.ref, ended, spared=spared)
 
-    def _shred(self, shreds: dict[bytes, int]) -> None:
-        """Destroy every live key whose mark is among these."""
-        self._destroy_named("kid", self._marks.kid, shreds)
+    def _shred(self, shreds: dict[bytes, int], expired: Collection[bytes]) -> None:
+        """Destroy every live key whose mark is among these, `expired` ones as retention did."""
+        self._destroy_named("kid", self._marks.kid, shreds, expired=expired)
 
     def _destroy_named(
         self,
@@ -214,10 +222,11 @@ class Recorder:
         times: dict[bytes, int],
         *,
         spared: Mapping[bytes, frozenset[str]] = _NOBODY,
+        expired: Collection[bytes] = (),
     ) -> None:
         """Destroy every live key whose column has one of these marks; reads all live keys once.
 
-        `spared`: the groups of a mark that stay.
+        `spared`: the groups of a mark that stay; `expired`: marks of what retention destroyed.
         """
         last = 0
         while rows := cast(
@@ -229,14 +238,14 @@ class Recorder:
             ),
         ):
             last = rows[-1][0]
-            due: dict[int, list[int]] = {}
+            due: dict[tuple[int, bool], list[int]] = {}
             for key_id, name, group in rows:
                 mark = to_mark(name)
                 at = times.get(mark)
                 if at is not None and group not in spared.get(mark, ()):
-                    due.setdefault(at, []).append(key_id)
-            for at, key_ids in due.items():
-                self.destroy(key_ids, at=at)
+                    due.setdefault((at, mark in expired), []).append(key_id)
+            for (at, is_expiry), key_ids in due.items():
+                self.destroy(key_ids, at=at, is_expiry=is_expiry)
 
     def _erase(self, marks: Sequence[bytes], *, at: int, erasure: bytes) -> None:
         """Turn identities erased; one that this keystore does not know gets a row of its own."""

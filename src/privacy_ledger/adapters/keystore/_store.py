@@ -43,6 +43,8 @@ RELEASES: Final = """CREATE TABLE IF NOT EXISTS releases(
 """Added to a keystore that was made before there was one: nothing else reads it."""
 SPARED: Final = "CREATE TABLE IF NOT EXISTS spared(mark BLOB PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID"
 """The key groups of an ended reference that go on, by its mark; added where it is missing."""
+EXPIRED: Final = "CREATE TABLE IF NOT EXISTS expired(id INTEGER PRIMARY KEY)"
+"""The rows of the keys that retention destroyed; added where it is missing."""
 SCHEMA: Final = (
     "CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE secrets(
@@ -124,6 +126,7 @@ class Store(Numbered):
                 self._create()
             self._connection.execute(RELEASES)
             self._connection.execute(SPARED)
+            self._connection.execute(EXPIRED)
         self._check_identity()
         self._connection.execute(WANTED)
 

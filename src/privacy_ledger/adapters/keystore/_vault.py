@@ -8,6 +8,7 @@ from typing import Final, Self, cast
 
 from privacy_ledger.adapters.keystore._cache import KeyCache, boot_seconds
 from privacy_ledger.adapters.keystore._database import Database
+from privacy_ledger.adapters.keystore._expiry import ExpiryTable
 from privacy_ledger.adapters.keystore._gate import Gate, Tally
 from privacy_ledger.adapters.keystore._identities import IdentityTable
 from privacy_ledger.adapters.keystore._journal import Op, ShredJournal
@@ -24,9 +25,11 @@ from privacy_ledger.domain.key_release import NOTHING, Caller, Grant, Releases
 from privacy_ledger.domain.values import Category, SubjectRef
 from privacy_ledger.ports.keeping import ReleaseCount
 from privacy_ledger.ports.keys import (
+    AgedKeys,
     DataKey,
     Identity,
     IdentityRow,
+    KeyGeneration,
     KeyStanding,
     KeyWant,
     LaneKey,
@@ -83,6 +86,7 @@ class StoredKeyVault:
                 marks=self._marks,
                 cache=self._cache,
             )
+            self._expiry = ExpiryTable(self._store, recorder=self._recorder, cache=self._cache)
             self._lanes = LaneTable(
                 self._store, recorder=self._recorder, marks=self._marks, cache=self._cache, ids=ids
             )
@@ -266,6 +270,22 @@ class StoredKeyVault:
             KeyUnavailable: as with `shred`.
         """
         return self._keys.shred_group(group, now=now)
+
+    def aged_keys(self, before: Mapping[Category, datetime], *, after: int) -> AgedKeys:
+        """Return live keys of these categories that were created earlier, from the next 20,000 rows."""
+        return self._expiry.aged(before, after=after)
+
+    def keys_of(self, ref: SubjectRef) -> tuple[KeyGeneration, ...]:
+        """Return every key of a reference that ever sealed records, by group and generation."""
+        return self._expiry.of(ref)
+
+    def shred_expired(self, keys: Sequence[KeyGeneration], *, now: datetime) -> tuple[KeyGeneration, ...]:
+        """Destroy keys as retention, at most 1,000 in one transaction; return those that were live.
+
+        Raises:
+            KeyUnavailable: as with `shred`.
+        """
+        return self._expiry.shred(keys, now=now)
 
     def standing_of(self, ref: SubjectRef) -> KeyStanding:
         """Return how many keys of a reference there are and were, and the keystore's newest epoch."""

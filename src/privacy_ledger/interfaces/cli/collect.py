@@ -10,21 +10,19 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import ledger, openedx
-from privacy_ledger.adapters.formats.json_lines import decode_object, read_lines
+from privacy_ledger.adapters.formats import xapi
+from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
+from privacy_ledger.interfaces.cli.formats import XAPI, FormatName, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
-from privacy_ledger.ports.formats import Format
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
 
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
-FORMATS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
-"""What lines may be, by name."""
 
 
 def register(group: click.Group) -> None:
@@ -35,20 +33,32 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
 @click.option(
-    "--format", "name", type=click.Choice(sorted(FORMATS)), required=True, help="What the lines are."
+    "--format",
+    "name",
+    type=FormatName(),
+    required=True,
+    help="What the lines are: a name, or a mapping of your own.",
 )
 @click.option("--source", metavar="NAME", help="The registered source (default: the format's name).")
 @click.option("--import", "is_import", is_flag=True, help="Declare a historical import.")
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="OUT.ndjson",
-    help="One JSON line per input line.",
+    help="One JSON line per event, with the number of its line.",
 )  # fmt: skip
 @click.option(
     "--default-consent", "consents", multiple=True, metavar="PURPOSE",
     help="A consent in force for the whole run, marked assumed.",
 )  # fmt: skip
+@click.option(
+    "--unknown-verbs", "unknown", type=click.Choice(["keep", "refuse"]),
+    help="Of xapi: keep a verb of no known vocabulary by its name (the default), or refuse it.",
+)  # fmt: skip
+@click.option(
+    "--register-addresses", "registers_addresses", is_flag=True,
+    help="Of xapi: let an address alone register a person, who may have been erased by another id.",
+)  # fmt: skip
 @command
-async def ingest(
+async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
     shell: Shell,
     file: Path,
     name: str,
@@ -56,8 +66,16 @@ async def ingest(
     is_import: bool,  # noqa: FBT001 - click passes options by name
     report: Path | None,
     consents: tuple[str, ...],
+    unknown: str | None,
+    registers_addresses: bool,  # noqa: FBT001 - click passes options by name
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
+    if name != XAPI and (unknown is not None or registers_addresses):
+        raise click.UsageError(
+            "`--unknown-verbs` and `--register-addresses` are for `--format xapi`: no other format has "
+            "verbs, or people who are known by an address alone."
+        )
+    named = format_named(name)
     with ExitStack() as stack:
         stream = _open(file, stack)
         out = None if report is None else stack.enter_context(report.open("wb"))
@@ -71,14 +89,16 @@ async def ingest(
             await runtime.registrar.tick()
             use_case = await ingest_of(runtime)
             collector.calm()
+            parse = named.parser(received_at=runtime.clock.now(), takes_unknown=unknown != "refuse")
             origin = Source(
-                name=source or name, parse=FORMATS[name], is_import=is_import,
+                name=source or named.name, parse=parse, is_import=is_import,
+                registers_addresses=registers_addresses,
                 default_consents=consents,
             )  # fmt: skip
             with progress_bar(shell) as bar:
                 task = bar.add_task("ingesting lines", total=None)
                 summary = await use_case.run(
-                    _numbered(file, stream), origin, on_line=note,
+                    _events(name, file, stream), origin, on_line=note,
                     on_progress=lambda read: bar.update(task, completed=read),
                 )  # fmt: skip
             await shell.settle(runtime, summary.offsets)
@@ -99,13 +119,22 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
         raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
 
 
-def _numbered(file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
-    """Return the numbered lines of a stream; a small file that is one JSON object is one line."""
+def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
+    """Return the events of a stream, each with the number of its line."""
+    if name == XAPI:
+        return xapi.statements(_numbered(file, stream, documents=(dict, list)))
+    return _numbered(file, stream, documents=(dict,))
+
+
+def _numbered(
+    file: Path, stream: BinaryIO, *, documents: tuple[type, ...]
+) -> Iterable[tuple[int, bytes | Refusal]]:
+    """Return the numbered lines of a stream; a small file that is one JSON document is one line."""
     if str(file) == "-" or file.stat().st_size > DOCUMENT_BYTES_MAX:
         return read_lines(stream)
     content = stream.read()
     whole = content.strip()
-    if b"\n" in whole and not isinstance(decode_object(whole), Refusal):
+    if b"\n" in whole and isinstance(decode_json(whole), documents):
         return [(1, whole)]
     return read_lines(io.BytesIO(content))
 

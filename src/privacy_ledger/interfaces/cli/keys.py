@@ -8,7 +8,15 @@ import click
 import msgspec
 
 from privacy_ledger.app.key_care import CarePlan, Rolled, overdue
-from privacy_ledger.bootstrap import audit_of, care_of, erasure_care_of, erasure_of, restorer_for
+from privacy_ledger.bootstrap import (
+    audit_of,
+    care_of,
+    erasure_care_of,
+    erasure_of,
+    expiry_of,
+    restorer_for,
+)
+from privacy_ledger.interfaces.cli.retaining import expired_text
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.keeping import BackupState, KeystoreStanding, OwnBackup
 
@@ -43,10 +51,17 @@ async def keys_status(shell: Shell) -> int:
         shell.announce(runtime)
         care = care_of(runtime.keystore, runtime.clock)
         standing, plan, backups, now = care.standing(), care.plan(), care.backups(), runtime.clock.now()
+        due = await expiry_of(runtime).look()
     late = overdue(standing, now)
     shell.result(
-        {"standing": standing, "due": plan, "overdue": late, "backups": backups},
-        "\n".join(_lines(standing, late, backups, now)),
+        {
+            "standing": standing,
+            "due": plan,
+            "overdue": late,
+            "backups": backups,
+            "retention": {"due": due.due, "kept": due.kept},
+        },
+        "\n".join((*_lines(standing, late, backups, now), expired_text(due))),
     )
     if plan.is_empty:
         return Exit.DONE
@@ -105,6 +120,7 @@ async def keys_rotate(shell: Shell, is_plan: bool) -> int:  # noqa: FBT001 - cli
             return Exit.DONE if plan.is_empty else Exit.PLAN_PENDING
         rolled = care.rotate(on_step=_Progress(shell))
         final = await erasure_care_of(runtime).finalise()
+        await expiry_of(runtime).run()
     if rolled is None:
         shell.result(
             {"due": False, "final": final}, "Nothing is due: the newest epoch is younger than a day."

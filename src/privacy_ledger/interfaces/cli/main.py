@@ -13,6 +13,7 @@ from privacy_ledger.interfaces.cli import (
     correction,
     deadletters,
     deletion,
+    formats,
     holding,
     insight,
     keys,
@@ -20,6 +21,7 @@ from privacy_ledger.interfaces.cli import (
     projections,
     proof,
     replaying,
+    retaining,
     rights,
     story,
     studies,
@@ -101,7 +103,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, rights, correction, deletion, holding, proof, insight, keys, operate, projections,
-    replaying, deadletters, studies, story,
+    collect, formats, rights, correction, deletion, holding, retaining, proof, insight, keys, operate,
+    projections, replaying, deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from privacy_ledger.bootstrap import (
     declared_passes,
     declared_topics,
     erasure_care_of,
+    expiry_of,
     rebuild_of,
     replay_of,
     worker_host,
@@ -70,6 +72,8 @@ TEND_S = 60.0
 """How often a home's worker looks for erasures that are to be taken up again."""
 FINAL_S = 3600.0
 """How often it looks which of them became final."""
+DUE_FOR = timedelta(days=1)
+"""So long the hourly care has to destroy keys that are due."""
 log_line = get_logger()
 
 
@@ -240,7 +244,7 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _tend(runtime: Runtime, *, with_final: bool) -> None:
-    """Look after erasures; what cannot be done now is done the next time."""
+    """Look after erasures and keys that are due; what cannot be done now is done the next time."""
     care = erasure_care_of(runtime)
     try:
         await care.tend()
@@ -248,6 +252,8 @@ async def _tend(runtime: Runtime, *, with_final: bool) -> None:
             await care.finalise()
             if await compact(runtime):
                 await care.look_for_bytes()
+            if destroyed := (await expiry_of(runtime).tend()).keys:
+                log_line.info("keys destroyed by retention", count=destroyed)
     except LedgerError as error:
         log_line.warning("erasures not looked after", reason=type(error).__name__)
 
@@ -431,6 +437,9 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
     care = care_of(runtime.keystore, runtime.clock)
     if late := overdue(care.standing(), runtime.clock.now()):
         found.append(_finding(f"{len(late)} epochs of the keystore are older than 7 days", "keys rotate"))
+    if free := (await expiry_of(runtime).look(since=DUE_FOR)).keys:
+        text = f"{free} keys are due by retention for more than a day, and not destroyed yet"
+        found.append(_finding(text, "retention run"))
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))

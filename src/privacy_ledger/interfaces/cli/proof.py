@@ -186,4 +186,7 @@ def _story(found: dict[str, object], size: int, name: str) -> str:
     stores = found.get("stores")
     if isinstance(stores, list):
         lines += [f"  {store['count']:>8}  {store['outcome']:<14} {store['store']}" for store in stores]
+    due = found.get("due")
+    if isinstance(due, list):
+        lines += [f"  {item['outcome']:<14} {item['category']}, before {item['until'][:7]}" for item in due]
     return "\n".join(lines)

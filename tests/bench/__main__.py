@@ -27,13 +27,24 @@ from tests.bench.latency import Latency
 from tests.bench.memory import Memory
 from tests.bench.report import Report, inexact, report_of, text
 from tests.bench.run import FULL, QUICK, Bench, Measured, Size
+from tests.bench.screening import Screening
 from tests.bench.topology import Topology
 
 __all__ = ["main"]
 
-KINDS: Final = ("core", "rivals", "topology", "ingest", "memory", "restore", "latency", "keystore")
+KINDS: Final = (
+    "core",
+    "rivals",
+    "topology",
+    "ingest",
+    "screen",
+    "memory",
+    "restore",
+    "latency",
+    "keystore",
+)
 
-WITHOUT_BROKER: Final = frozenset({"ingest", "keystore"})
+WITHOUT_BROKER: Final = frozenset({"ingest", "keystore", "screen"})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measured(folder: Path, size: Size, *, only: frozenset[str], with_growth: bool) -> Report:
-    """Run everything that was chosen on one broker; the embedded ingest and the keystore need none."""
+    """Run everything that was chosen on one broker; embedded ingest, screen and keystore need none."""
     with ExitStack() as stack:
         bootstrap, kind = "", "none"
         if with_growth or not only or only - WITHOUT_BROKER:
@@ -107,6 +118,8 @@ def _kinds(bench: Bench, only: frozenset[str]) -> list[Measured]:
         kinds.append(topology)
     if only & {"memory", "restore"}:
         kinds.append(Memory(bench, with_memory="memory" in only, with_restore="restore" in only))
+    if "screen" in only:
+        kinds.append(Screening(bench))
     if "latency" in only:
         kinds.append(Latency(bench))
     if "keystore" in only:

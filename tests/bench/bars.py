@@ -26,6 +26,7 @@ class Kind:
     NOOP_SEALED: Final = "noop, sealed"
     TOPOLOGY: Final = "sealed topology"
     INGEST: Final = "ingest, embedded"
+    SCREEN: Final = "screen, decoded events"
     KEYS_50K: Final = "worker, 50,000 keys"
     KEYS_500K: Final = "worker, 500,000 keys"
     KEY_ROLL: Final = "key roll, 5,000,000 keys in SQLite"
@@ -97,6 +98,8 @@ BARS: Final = (
     Bar(name="sealed topology ÷ noop", kind=Kind.TOPOLOGY, over=Kind.NOOP_SEALED, at_least=0.06),
     Bar(name="sealed topology ÷ noop over plain events", kind=Kind.TOPOLOGY, over=Kind.NOOP),
     Bar(name="embedded ingest, sealed records per CPU-second", kind=Kind.INGEST, at_least=8000),
+    Bar(name="screening of an event, µs of CPU", kind=Kind.SCREEN, of="screen_us", at_most=30),
+    Bar(name="screening ÷ decoding of an event, CPU", kind=Kind.SCREEN, of="decodings"),
     Bar(name="peak memory at 50,000 keys, MB", kind=Kind.KEYS_50K, of="peak_mb", at_most=200),
     Bar(name="peak memory at 500,000 keys, MB", kind=Kind.KEYS_500K, of="peak_mb", at_most=300),
     Bar(name="peak memory of the sealed topology, MB", kind=Kind.TOPOLOGY, of="peak_mb"),

@@ -31,6 +31,7 @@ class Size(Struct, frozen=True, kw_only=True):
     rival_events: int
     faust_events: int
     lines: int
+    screen_lines: int
     learners: int
     keys_few: int
     keys_many: int
@@ -48,14 +49,15 @@ class Size(Struct, frozen=True, kw_only=True):
 
 FULL: Final = Size(
     is_full=True, rounds=3, events=300_000, subjects=50_000, rival_events=100_000, faust_events=30_000,
-    lines=60_000, learners=50_000, keys_few=50_000, keys_many=500_000, keys_events=200_000,
+    lines=60_000, screen_lines=50_000, learners=50_000,
+    keys_few=50_000, keys_many=500_000, keys_events=200_000,
     keystore_rows=5_000_000, keystore_pg_rows=500_000, sealed_records=300_000,
     latency_rate=5_000, latency_s=20, latency_partitions=(4, 16, 64),
     growth_rounds=3, growth_events=200_000, growth_subjects=(1_000, 100_000, 1_000_000),
 )  # fmt: skip
 QUICK: Final = Size(
     is_full=False, rounds=3, events=20_000, subjects=5_000, rival_events=5_000, faust_events=3_000,
-    lines=2_000, learners=500, keys_few=2_000, keys_many=10_000, keys_events=5_000,
+    lines=2_000, screen_lines=2_000, learners=500, keys_few=2_000, keys_many=10_000, keys_events=5_000,
     keystore_rows=30_000, keystore_pg_rows=10_000, sealed_records=20_000,
     latency_rate=1_000, latency_s=4, latency_partitions=(4, 16),
     growth_rounds=2, growth_events=4_000, growth_subjects=(100, 1_000, 5_000),

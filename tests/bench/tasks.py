@@ -45,6 +45,7 @@ __all__ = [
     "Restore",
     "RestoreSealed",
     "Rival",
+    "Screen",
     "SealedFill",
     "SealedFold",
     "Seen",
@@ -239,6 +240,13 @@ class Ingest(Task, frozen=True, kw_only=True):
     folder: str
     lines: int
     learners: int
+
+
+class Screen(Task, frozen=True, kw_only=True):
+    """Decode clean lines and screen them."""
+
+    runs: ClassVar[str] = "screening:measure"
+    lines: int
 
 
 class Prepare(Task, frozen=True, kw_only=True):

@@ -71,6 +71,8 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
     ),
     "a line that contradicts itself": (_bad(context={"user_id": 1}, user_id=2), "id_invalid"),
     "an id with other content": (enrolled(1, number="first", mode="honor", name=""), "id_reused"),
+    "a card number": (_bad(page=f"https://example.com/{MARK}?card=4111-1111-1111-1111"), "card_number"),
+    "a password": (_bad(page=f"https://example.com/login?password={MARK}"), "secret"),
     "no consent": (viewed(1), "consent_missing"),
 }  # fmt: skip
 

@@ -324,4 +324,14 @@ INDEX: Final = (
             _UNIT + "test_audit.py::test_a_real_receipt_is_verified_by_the_single_file",
         ),
     ),
+    Lesson(
+        source="tinyhumansai/tinycortex#154, pii-shield/pii-shield#209",
+        failure="a check digit alone took times in milliseconds for card numbers, and records were lost",
+        rule="a card number has an issuer, a length and a grouping, too, and its field's name counts",
+        tests=(
+            _UNIT + "test_screen.py::test_epoch_times_are_no_card_numbers",
+            _UNIT + "test_screen.py::test_usual_events_are_not_refused",
+            _UNIT + "test_screen.py::test_tracking_logs_are_not_refused",
+        ),
+    ),
 )

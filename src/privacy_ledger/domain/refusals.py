@@ -22,6 +22,9 @@ class Refusal(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     DUPLICATE_KEY = "duplicate_key"
     NULL_VALUE = "null_value"
+    # What must not be kept whatever the event is: a card's number or code, then a secret.
+    CARD_NUMBER = "card_number"
+    SECRET = "secret"  # noqa: S105 - a reason code
     SCHEMA_MISMATCH = "schema_mismatch"
     # Events that the mapping or the policy does not take.
     UNKNOWN_EVENT = "unknown_event"

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, cast
 
 import msgspec
 
+from privacy_ledger.adapters.formats.screen import screen
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 
@@ -82,15 +83,27 @@ def decode_json(line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int =
 def decode_object(
     line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
 ) -> dict[str, object] | Refusal:
-    """Return the decoded object, or the first refusal that applies; never raises."""
-    found = decode_canonical(line, size_max=size_max, depth_max=depth_max)
+    """Return the decoded object, or the first refusal that applies; never raises.
+
+    It is not screened: take nothing from it.
+    """
+    found = _object(line, size_max=size_max, depth_max=depth_max)
     return found if type(found) is Refusal else found[0]
 
 
 def decode_canonical(
     line: bytes, *, size_max: int = LINE_BYTES_MAX, depth_max: int = DEPTH_MAX
 ) -> tuple[dict[str, object], bytes] | Refusal:
-    """Return the decoded object, and its JSON with sorted keys and no gaps; else as `decode_object`."""
+    """Return the decoded and screened object, and its JSON with sorted keys and no gaps.
+
+    Else the first refusal that applies: as `decode_object`, and then what `screen` finds. Every
+    format reads its lines by this. Never raises.
+    """
+    found = _object(line, size_max=size_max, depth_max=depth_max)
+    return found if type(found) is Refusal else screen(found[0]) or found
+
+
+def _object(line: bytes, *, size_max: int, depth_max: int) -> tuple[dict[str, object], bytes] | Refusal:
     found = _decoded(line, size_max=size_max, depth_max=depth_max)
     if type(found) is Refusal:
         return found

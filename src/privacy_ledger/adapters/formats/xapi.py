@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical
+from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical, decode_object
 from privacy_ledger.adapters.formats.xapi_facts import Said, facts_of, said_of
 from privacy_ledger.adapters.formats.xapi_rules import instant_of, statement_of
 from privacy_ledger.adapters.formats.xapi_shape import Named, Party, Statement
@@ -133,7 +133,7 @@ def _items(line: bytes) -> list[bytes | Refusal]:
     try:
         if start == b"[":
             found = _decode_array(line)
-        elif type(decode_canonical(line)) is Refusal:
+        elif type(decode_object(line)) is Refusal:  # each statement is screened for itself
             return [line]
         else:
             found = _decode_result(line).statements

@@ -100,8 +100,10 @@ def test_the_conformance_suite_has_the_outcomes_it_asks_for(cli: Cli) -> None:
     outcomes = {}
     for is_valid in (True, False):
         lines = [json.dumps(row["statement"]) for row in rows if row["is_valid"] is is_valid]
-        words = ("ingest", "-", "--format", "xapi", "--register-addresses", "--take-untimed")
-        words = (*words, "--default-consent", PURPOSE)
+        words = (
+            "ingest", "-", "--format", "xapi", "--register-addresses", "--take-untimed", "--default-consent",
+            PURPOSE,
+        )  # fmt: skip
         outcomes[is_valid] = parts_of(cli.run(*words, stdin="\n".join(lines).encode()).document)
 
     assert outcomes == {True: {"accepted": 30}, False: {"malformed": 29, "refused": 1}}

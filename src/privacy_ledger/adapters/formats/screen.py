@@ -179,6 +179,8 @@ def _shows_base64(data: bytes) -> bool:
 
 def _shows_number(data: bytes) -> bool:
     """Return whether there are as many digits, with nothing but separators between, as a card has."""
+    if _LONG not in data.translate(_DIGITS, _BETWEEN_DIGITS_AND_DOTS):
+        return False
     between = _BETWEEN_DIGITS if _DOTTED.search(data) is None else _BETWEEN_DIGITS_AND_DOTS
     if _LONG not in data.translate(_DIGITS, between) or _NUMBER.search(data.translate(None, between)) is None:
         return False

@@ -5,6 +5,7 @@ from importlib.metadata import version as installed
 
 from privacy_ledger import _passes
 from privacy_ledger.adapters import registry
+from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.app._topic_stores import (
     DeadLetterStore,
     KeyStore,
@@ -41,10 +42,11 @@ def erasure_over(
     beside: Sequence[DerivedStore] = (),
 ) -> Erasure:
     """Return the erasure saga over the stores that there are, and those of whoever runs it."""
+    rows = PersonRows(parts.log)
     return Erasure(
-        log=parts.log, vault=parts.vaults.released_to(ERASE), codec=parts.codec, views=parts.views,
-        retention=retention_over(parts),
-        passes=passes, stores=stores_over(parts, passes, wait_s=wait_s, beside=beside), clock=parts.clock,
+        log=parts.log, rows=rows, vault=parts.vaults.released_to(ERASE), codec=parts.codec,
+        views=parts.views, retention=retention_over(parts, rows), passes=passes, clock=parts.clock,
+        stores=stores_over(parts, passes, wait_s=wait_s, beside=beside, rows=rows),
         ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
     )  # fmt: skip
 
@@ -53,10 +55,11 @@ def scope_erasure_over(
     parts: _passes.Parts, passes: Passes, audit: AuditLog, *, wait_s: float = WAIT_S
 ) -> ScopeErasure:
     """Return the erasure saga of a category, a purpose or a field."""
+    rows = PersonRows(parts.log)
     return ScopeErasure(
-        log=parts.log, vault=parts.vaults.released_to(ERASE), codec=parts.codec, views=parts.views,
-        retention=retention_over(parts),
-        passes=passes, stores=stores_over(parts, passes, wait_s=wait_s), clock=parts.clock,
+        log=parts.log, rows=rows, vault=parts.vaults.released_to(ERASE), codec=parts.codec,
+        views=parts.views, retention=retention_over(parts, rows), passes=passes, clock=parts.clock,
+        stores=stores_over(parts, passes, wait_s=wait_s, rows=rows),
         ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
     )  # fmt: skip
 
@@ -72,7 +75,7 @@ def care_over(
     )  # fmt: skip
 
 
-def retention_over(parts: _passes.Parts) -> Retention:
+def retention_over(parts: _passes.Parts, rows: PersonRows | None = None) -> Retention:
     """Return who knows what the law keeps, under the rules that the core pass has adopted."""
 
     async def rules(ref: SubjectRef) -> Rules:
@@ -83,16 +86,24 @@ def retention_over(parts: _passes.Parts) -> Retention:
         return parts.books.known[meta.registry_digest]
 
     return Retention(
-        log=parts.log, vault=parts.vaults.released_to(ERASE), views=parts.views, rules=rules
+        log=rows or parts.log, vault=parts.vaults.released_to(ERASE), views=parts.views, rules=rules
     )  # fmt: skip
 
 
 def stores_over(
-    parts: _passes.Parts, passes: Passes, *, wait_s: float = WAIT_S, beside: Sequence[DerivedStore] = ()
+    parts: _passes.Parts,
+    passes: Passes,
+    *,
+    wait_s: float = WAIT_S,
+    beside: Sequence[DerivedStore] = (),
+    rows: PersonRows | None = None,
 ) -> StoreRegistry:
-    """Return every store of a home or a cluster that may hold something of a person."""
-    log, vault = parts.log, parts.vaults.released_to(ERASE)
-    letters, retention = DeadLetterStore(log), retention_over(parts)
+    """Return every store of a home or a cluster that may hold something of a person.
+
+    `rows`: readings of the log that whoever asks the stores shares with them.
+    """
+    log, vault, rows = parts.log, parts.vaults.released_to(ERASE), rows or PersonRows(parts.log)
+    letters, retention = DeadLetterStore(log), retention_over(parts, rows)
 
     async def stores() -> Sequence[DerivedStore]:
         current = (await parts.line_up.current()).values()
@@ -104,7 +115,7 @@ def stores_over(
             LaneStore(log, vault, parts.clock),
             letters,
             *beside,
-            LedgerStore(log, vault, passes, retention=retention, wait_s=wait_s),
+            LedgerStore(rows, vault, passes, retention=retention, wait_s=wait_s),
         )
 
     async def indexes() -> Sequence[PassIndex]:

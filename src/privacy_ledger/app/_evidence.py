@@ -1,6 +1,6 @@
 """What is left of one person: an own reading of the ledger, apart from every projection."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -11,9 +11,21 @@ from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
 from privacy_ledger.ports.log import EventLog, Row, header
 
-__all__ = ["Remains", "Waiting", "is_said", "remains_of", "rows_of", "waiting_of", "without_request"]
+__all__ = [
+    "PersonRows",
+    "Remains",
+    "Waiting",
+    "is_said",
+    "remains_of",
+    "rows_of",
+    "waiting_of",
+    "without_request",
+]
 
 _PAGE = 2000
+PEOPLE_KEPT = 16
+ROWS_KEPT = 20_000
+"""A person with more is read again at each step: their rows are not held in memory."""
 _SEALED = 1
 _REQUESTED = event_type(ErasureRequested).encode()
 _KID = slice(1, 33)
@@ -43,8 +55,43 @@ class Waiting(Struct, kw_only=True):
     kids: tuple[str, ...]
 
 
-async def rows_of(log: EventLog, ref: SubjectRef) -> AsyncIterator[Row]:
+class PersonRows:
+    """Every record and tombstone of a person, read once and then read on from where the reading ended.
+
+    A log only grows, and compaction takes nothing that a later reading would need: so the steps of one
+    erasure share a reading, of which each sees all that is there by then. Begin each run with `forget`.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        """Start with nothing read."""
+        self._log = log
+        self._kept: dict[SubjectRef, tuple[list[Row], int]] = {}
+
+    async def of(self, ref: SubjectRef) -> Sequence[Row]:
+        """Return the rows of a reference as of now, oldest first."""
+        rows, after = self._kept.pop(ref, ([], -1))
+        partition = partition_of(ref, self._log.partitions(LEDGER_EVENTS))
+        while page := await self._log.read(LEDGER_EVENTS, partition, after=after, limit=_PAGE):
+            rows += [row for row in page if row.key[:REF_BYTES] == ref]
+            after = page[-1].offset
+        while len(self._kept) >= PEOPLE_KEPT:
+            del self._kept[next(iter(self._kept))]
+        if len(rows) <= ROWS_KEPT:
+            self._kept[ref] = rows, after
+        return tuple(rows)
+
+    def forget(self, *refs: SubjectRef) -> None:
+        """Read of these references anew the next time."""
+        for ref in refs:
+            self._kept.pop(ref, None)
+
+
+async def rows_of(log: EventLog | PersonRows, ref: SubjectRef) -> AsyncIterator[Row]:
     """Yield every record and tombstone of a reference, oldest first."""
+    if isinstance(log, PersonRows):
+        for row in await log.of(ref):
+            yield row
+        return
     partition = partition_of(ref, log.partitions(LEDGER_EVENTS))
     after = -1
     while page := await log.read(LEDGER_EVENTS, partition, after=after, limit=_PAGE):
@@ -55,7 +102,7 @@ async def rows_of(log: EventLog, ref: SubjectRef) -> AsyncIterator[Row]:
 
 
 async def remains_of(
-    log: EventLog, vault: KeyVault, ref: SubjectRef, *, but: frozenset[bytes] = frozenset()
+    log: EventLog | PersonRows, vault: KeyVault, ref: SubjectRef, *, but: frozenset[bytes] = frozenset()
 ) -> Remains:
     """Return what the log still holds of a reference, and what of it can be read.
 
@@ -107,7 +154,7 @@ async def waiting_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Waiting
     )
 
 
-async def is_said(log: EventLog, ref: SubjectRef, kind: type[ControlFact], request: str) -> bool:
+async def is_said(log: EventLog | PersonRows, ref: SubjectRef, kind: type[ControlFact], request: str) -> bool:
     """Return whether a reference's partition holds a control fact of this kind about this request."""
     kind_name, wanted = event_type(kind).encode(), request.encode()
     async for row in rows_of(log, ref):

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from privacy_ledger.app._evidence import rows_of
+from privacy_ledger.app._evidence import PersonRows, rows_of
 from privacy_ledger.domain.events import ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.permissions import scope_of
 from privacy_ledger.domain.values import REF_BYTES, Category, SubjectRef
@@ -106,7 +106,7 @@ def scope_erased(body: object) -> Scope | None:
             return None
 
 
-async def request_of(log: EventLog, ref: SubjectRef, request: str) -> Row | None:
+async def request_of(log: EventLog | PersonRows, ref: SubjectRef, request: str) -> Row | None:
     """Return the first control fact with this request id in the subject's partition, or None."""
     wanted = request.encode()
     async for row in rows_of(log, ref):
@@ -121,7 +121,7 @@ def instant_of(row: Row) -> datetime:
 
 
 async def scope_remains(
-    log: EventLog,
+    log: EventLog | PersonRows,
     vault: KeyVault,
     ref: SubjectRef,
     scope: Scope,
@@ -167,7 +167,7 @@ def newest(rows: Iterable[Row], *, now: datetime) -> datetime:
     return max([now, *map(instant_of, rows)])
 
 
-async def newest_of(log: EventLog, ref: SubjectRef, scope: Scope, *, now: datetime) -> datetime:
+async def newest_of(log: EventLog | PersonRows, ref: SubjectRef, scope: Scope, *, now: datetime) -> datetime:
     """Return the latest time at which a record of a scope occurred, or now where that is later.
 
     The log is read, and no view, which may lag: what it misses could come back after the erasure.

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from privacy_ledger.app._evidence import Remains, remains_of, waiting_of
+from privacy_ledger.app._evidence import PersonRows, Remains, remains_of, waiting_of
 from privacy_ledger.app.retention import Kept, Retention
 from privacy_ledger.app.stores import Found
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
@@ -63,10 +63,10 @@ class LedgerStore:
     files = ("home/ledger.db*",)
 
     def __init__(
-        self, log: EventLog, vault: KeyVault, passes: Passes, *, retention: Retention, wait_s: float
+        self, rows: PersonRows, vault: KeyVault, passes: Passes, *, retention: Retention, wait_s: float
     ) -> None:
-        """Take the ports, who knows what the law keeps, and how long a purge waits for the pass."""
-        self._log = log
+        """Take readings of the log, the ports, who knows what the law keeps, and how long a purge waits."""
+        self._rows = rows
         self._vault = vault
         self._passes = passes
         self._retention = retention
@@ -74,7 +74,7 @@ class LedgerStore:
 
     async def count(self, ref: SubjectRef) -> int:
         """Return how many records of a reference have no tombstone."""
-        return (await remains_of(self._log, self._vault, ref)).live
+        return (await remains_of(self._rows, self._vault, ref)).live
 
     async def purge(self, ref: SubjectRef) -> None:
         """Wait, within bounds, until every record has a later tombstone."""
@@ -92,7 +92,7 @@ class LedgerStore:
 
     async def _others(self, ref: SubjectRef, kept: Kept) -> Remains:
         """Return what remains beside what the law keeps."""
-        return await remains_of(self._log, self._vault, ref, but=kept.records)
+        return await remains_of(self._rows, self._vault, ref, but=kept.records)
 
 
 class KeyStore:

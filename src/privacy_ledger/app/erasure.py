@@ -11,7 +11,14 @@ from typing import Final
 
 from privacy_ledger.app import _receipt
 from privacy_ledger.app._erasure_outcome import ErasureOutcome, ErasurePlan, counted
-from privacy_ledger.app._evidence import Remains, is_said, remains_of, waiting_of, without_request
+from privacy_ledger.app._evidence import (
+    PersonRows,
+    Remains,
+    is_said,
+    remains_of,
+    waiting_of,
+    without_request,
+)
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
@@ -51,6 +58,7 @@ class Erasure:
         self,
         *,
         log: EventLog,
+        rows: PersonRows,
         vault: KeyVault,
         codec: Codec,
         views: Views,
@@ -63,8 +71,12 @@ class Erasure:
         build: str,
         wait_s: float = WAIT_S,
     ) -> None:
-        """Take the ports; `build` is the program's version, `wait_s` bounds each wait for passes."""
+        """Take the ports; `build` is the program's version, `wait_s` bounds each wait for passes.
+
+        `rows`: the readings that its steps share with the stores and with who knows what a law keeps.
+        """
         self._log = log
+        self._rows_of = rows
         self._vault = vault
         self._views = views
         self._passes = passes
@@ -94,6 +106,7 @@ class Erasure:
         Every request is durable before anything of anybody is destroyed. A receipt is given again
         until it was handed over.
         """
+        self._rows_of.forget(*refs)
         sagas = await self._open(refs, cause=cause)
         for saga in sagas:
             await self._request(saga, on_step)
@@ -117,6 +130,7 @@ class Erasure:
             and not (saga.rests and await self._is_kept(saga))
         ]
         sagas.sort(key=lambda saga: saga.opened_at)
+        self._rows_of.forget(*(saga.ref for saga in sagas))
         for saga in sagas:
             await self._request(saga, on_step)
         return await self._run(sagas, on_step)
@@ -336,7 +350,7 @@ class Erasure:
     async def _remains(self, saga: Saga) -> Remains:
         """Return what is left of a person beside what the law keeps."""
         kept = await self._retention.of(saga.ref)
-        return await remains_of(self._log, self._vault, saga.ref, but=kept.records)
+        return await remains_of(self._rows_of, self._vault, saga.ref, but=kept.records)
 
     async def _tombstones(self, saga: Saga) -> bool:
         """Return whether every record of the person has a later tombstone in the log."""
@@ -367,7 +381,7 @@ class Erasure:
                 on_step(saga.ref, "receipt")
         leaf = saga.leaf or ""
         await self._audit.append(bytes.fromhex(leaf))
-        if not await is_said(self._log, saga.ref, ErasureRetained, leaf):
+        if not await is_said(self._rows_of, saga.ref, ErasureRetained, leaf):
             fact = ErasureRetained(
                 request=saga.request, occurred_at=self._clock.now(), receipt=leaf, kept=kept.categories
             )  # fmt: skip
@@ -386,7 +400,7 @@ class Erasure:
         if saga.leaf is None:
             saga.leaf = _receipt.leaf_hash(self._document(saga) or b"")
         await self._audit.append(bytes.fromhex(saga.leaf))
-        if not await is_said(self._log, saga.ref, ErasureCompleted, saga.request):
+        if not await is_said(self._rows_of, saga.ref, ErasureCompleted, saga.request):
             fact = ErasureCompleted(
                 request=saga.request, occurred_at=self._clock.now(), receipt=saga.leaf
             )  # fmt: skip

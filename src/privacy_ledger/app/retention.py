@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.app._evidence import rows_of
+from privacy_ledger.app._evidence import PersonRows, rows_of
 from privacy_ledger.app._terms import INDEX_GROUP
 from privacy_ledger.domain.events import HoldPlaced, RetainedCategory, event_type
 from privacy_ledger.domain.events.control import HoldGround
@@ -78,7 +78,7 @@ NOTHING: Final = Kept()
 class Retention:
     """Looks at a reference: what the passes hold of it, under the rules in force."""
 
-    def __init__(self, *, log: EventLog, vault: KeyVault, views: Views, rules: RulesOf) -> None:
+    def __init__(self, *, log: EventLog | PersonRows, vault: KeyVault, views: Views, rules: RulesOf) -> None:
         """Take the ports, and how the rules in force for a reference are found."""
         self._log = log
         self._vault = vault

@@ -52,6 +52,7 @@ class ScopeErasure(Erasure):
         One that was begun goes on; after one that is complete, or rests on a hold, it is asked for anew,
         for what was collected since.
         """
+        self._rows_of.forget(*(ref for ref, _ in wanted))
         sagas = await self._begin(wanted)
         for saga in sagas:
             await self._request(saga, on_step)
@@ -63,6 +64,7 @@ class ScopeErasure(Erasure):
 
     async def is_unreadable(self, saga: Saga) -> bool:
         """Return whether no key opens what was removed, or nothing of it is in the log any more."""
+        self._rows_of.forget(saga.ref)
         return not (await self._left(saga)).readable
 
     # Opening --------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ class ScopeErasure(Erasure):
         """
         if "requested" in saga.done:
             return
-        if await request_of(self._log, saga.ref, saga.request) is None:
+        if await request_of(self._rows_of, saga.ref, saga.request) is None:
             scope = scope_named(saga.scope or "")
             fact = await self._fact(saga, scope)
             # As late as can be: what is sealed from here on is under keys that stay.
@@ -127,7 +129,7 @@ class ScopeErasure(Erasure):
 
         A producer's clock may run ahead: what it said so far counts as before the request.
         """
-        at = await newest_of(self._log, saga.ref, scope, now=self._clock.now())
+        at = await newest_of(self._rows_of, saga.ref, scope, now=self._clock.now())
         if scope.kind == "field":
             return FieldErasureRequested(request=saga.request, occurred_at=at, field=scope.value)
         if scope.kind == "purpose":
@@ -260,7 +262,7 @@ class ScopeErasure(Erasure):
     async def _left(self, saga: Saga) -> ScopeRemains:
         scope, kept = scope_named(saga.scope or ""), await self._kept(saga)
         return await scope_remains(
-            self._log, self._vault, saga.ref, scope, request=saga.request, below=await self._below(saga),
+            self._rows_of, self._vault, saga.ref, scope, request=saga.request, below=await self._below(saga),
             but=kept.records,
         )  # fmt: skip
 
@@ -272,6 +274,6 @@ class ScopeErasure(Erasure):
     async def _asked(self, saga: Saga) -> Asked | None:
         """Return where the request stands: the first one with its id counts; None: it is not there yet."""
         if saga.asked is None:
-            row = await request_of(self._log, saga.ref, saga.request)
+            row = await request_of(self._rows_of, saga.ref, saga.request)
             saga.asked = None if row is None else Asked(row.offset, instant_of(row))
         return saga.asked

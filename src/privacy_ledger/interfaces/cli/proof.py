@@ -185,8 +185,12 @@ def _story(found: dict[str, object], size: int, name: str) -> str:
     lines = [f"Verified: the receipt is in the log of {name}, which has {size} leaves."]
     stores = found.get("stores")
     if isinstance(stores, list):
-        lines += [f"  {store['count']:>8}  {store['outcome']:<14} {store['store']}" for store in stores]
+        lines += [f"  {_counted(store):>11}  {store['outcome']:<14} {store['store']}" for store in stores]
     due = found.get("due")
     if isinstance(due, list):
         lines += [f"  {item['outcome']:<14} {item['category']}, before {item['until'][:7]}" for item in due]
     return "\n".join(lines)
+
+
+def _counted(store: dict[str, object]) -> str:
+    return "not counted" if store["count"] is None else str(store["count"])

@@ -153,7 +153,7 @@ class PassStore:
         wait_s: float,
     ) -> None:
         """Take the topic, the pass's tables that lie in it, and the ports."""
-        self.name = topic.removesuffix(".v1").replace(".", " ", 1)
+        self.name = _name_of(topic)
         self.topics = (topic,)
         self.files = (f"state/{topic.split('.')[1]}/*",) if topic.startswith("state.") else ()
         self._topic = topic
@@ -207,12 +207,17 @@ class TopicIndex:
         self._states = states
         self._latest = latest
         self._partitions = partitions
-        self.name = self._topic.removesuffix(".v1").replace(".", " ", 1)
+        self.name = _name_of(self._topic)
 
     async def rows(self, ref: SubjectRef) -> list[IndexRow]:
         """Return the rows of a reference, in the order of their keys."""
         partition = partition_of(ref, self._partitions)
         return [row for _, row in await committed(self._latest, self._states, INDEX, partition, under=ref)]
+
+
+def _name_of(topic: str) -> str:
+    """Return what receipts call what a pass keeps in a topic."""
+    return topic.removesuffix(".v1").replace(".", " ", 1)
 
 
 def retained(kept: Kept, *, left: int, kept_here: int) -> Found:

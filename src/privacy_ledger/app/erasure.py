@@ -23,8 +23,7 @@ from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.retention import NOTHING, Kept, Retention, items_of
-from privacy_ledger.app.stores import DONE, StoreRegistry
-from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
+from privacy_ledger.app.stores import DONE, UNREACHABLE, StoreRegistry
 from privacy_ledger.domain.events import (
     ErasureCompleted,
     ErasureIncomplete,
@@ -45,7 +44,6 @@ __all__ = ["STEPS", "WAIT_S", "Erasure", "ErasureOutcome", "ErasurePlan"]
 STEPS: Final = ("opened", "requested", "fenced", "shredded", "derived", "tombstones", "verified", "receipt")
 """The steps of a saga, in order; each is written to `requests.v1` when it is done."""
 WAIT_S: Final = 30.0
-_UNREACHABLE: Final = (NotCaughtUp, KeyUnavailable, LogUnavailable)
 
 OnStep = Callable[[SubjectRef, str], None]
 Step = tuple[str, Callable[[Saga], Awaitable[bool]]]
@@ -276,7 +274,7 @@ class Erasure:
         for name, step in steps:
             try:
                 is_done = await step(saga)
-            except _UNREACHABLE:
+            except UNREACHABLE:
                 is_done = False
             if is_done:
                 await self._done(saga, name, on_step)

@@ -36,6 +36,7 @@ __all__ = [
     "CourseAdded",
     "Registrar",
     "RegistryReader",
+    "append_decided",
 ]
 
 TICK_PERIOD: Final = timedelta(hours=1)
@@ -319,23 +320,15 @@ class Registrar:
     async def _as_registrar(self, decide: Callable[[], Awaitable[ControlRecord | None]]) -> bool:
         """Append what is decided, all partitions or none; return whether there was anything.
 
-        Commands and workers are registrars in turn: each takes the writer over before it decides,
-        and one that was fenced meanwhile has appended nothing and decides again.
+        Of this process one at a time; `append_decided` sees to those of others.
         """
-        for attempt in range(_ATTEMPTS):
-            async with self._turn:
-                await self._log.open_writer(REGISTRAR)
-                event = await decide()
-                if event is None:
-                    return False
-                try:
-                    await self._log.append_atomically(self._records(event), writer=REGISTRAR)
-                except Fenced:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-                else:
-                    return True
-        return False
+
+        async def writes() -> Sequence[tuple[str, NewRecord]]:
+            event = await decide()
+            return () if event is None else self._records(event)
+
+        async with self._turn:
+            return await append_decided(self._log, writes)
 
     def _records(self, event: ControlRecord) -> list[tuple[str, NewRecord]]:
         """Return a control record for each partition of the ledger."""
@@ -344,3 +337,29 @@ class Registrar:
             (LEDGER_EVENTS, self._codec.control_record(self._ids.token(), partition, event, received_at=now))
             for partition in self._all()
         ]
+
+
+async def append_decided(
+    log: EventLog, decide: Callable[[], Awaitable[Sequence[tuple[str, NewRecord]]]]
+) -> bool:
+    """Append what is decided, all of it or nothing; return whether there was anything.
+
+    Commands and workers are registrars in turn: each takes the writer over before it decides, which
+    fences whoever is between reading and writing; who was fenced has appended nothing and decides again.
+
+    Raises:
+        Fenced: others came in between again and again; nothing was appended.
+    """
+    for attempt in range(_ATTEMPTS):
+        await log.open_writer(REGISTRAR)
+        writes = await decide()
+        if not writes:
+            return False
+        try:
+            await log.append_atomically(writes, writer=REGISTRAR)
+        except Fenced:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return True
+    return False

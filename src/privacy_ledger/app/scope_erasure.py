@@ -21,8 +21,7 @@ from privacy_ledger.app._scopes import (
 )
 from privacy_ledger.app.erasure import Erasure, ErasureOutcome, ErasurePlan, OnStep, Step
 from privacy_ledger.app.retention import Kept
-from privacy_ledger.app.stores import PassIndex
-from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp
+from privacy_ledger.app.stores import UNREACHABLE, PassIndex
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.holds import held_categories
 from privacy_ledger.domain.key_release import class_of
@@ -247,7 +246,7 @@ class ScopeErasure(Erasure):
         """Return whether a pass has let go of the scope; where the person is parked it has not yet."""
         try:
             left = await self._named(index, saga, kept)
-        except (NotCaughtUp, KeyUnavailable, LogUnavailable):
+        except UNREACHABLE:
             return StoreOutcome(store=index.name, outcome="unreachable", count=0)
         if left:
             return StoreOutcome(store=index.name, outcome="unreachable", count=left)

@@ -31,6 +31,7 @@ __all__ = [
     "DONE",
     "FILES_OF_NOBODY",
     "TOPICS_OF_NOBODY",
+    "UNREACHABLE",
     "DerivedStore",
     "Found",
     "PassIndex",
@@ -39,6 +40,8 @@ __all__ = [
 
 DONE: Final = frozenset({"erased", "nothing held"})
 """The outcomes that count as done."""
+UNREACHABLE: Final = (NotCaughtUp, KeyUnavailable, LogUnavailable)
+"""What a store raises that cannot be reached now."""
 
 TOPICS_OF_NOBODY: Final[Mapping[str, str]] = {
     LEDGER_REGISTRY: "facts about no person",
@@ -157,7 +160,7 @@ class StoreRegistry:
         for store in await self._stores():
             try:
                 await store.purge(ref)
-            except (NotCaughtUp, KeyUnavailable, LogUnavailable):
+            except UNREACHABLE:
                 continue
 
     async def verify(
@@ -190,14 +193,14 @@ class StoreRegistry:
 async def _count(store: DerivedStore, ref: SubjectRef) -> int | None:
     try:
         return await store.count(ref)
-    except (NotCaughtUp, KeyUnavailable, LogUnavailable):
+    except UNREACHABLE:
         return None
 
 
 async def _outcome(store: DerivedStore, ref: SubjectRef, held: int | None) -> StoreOutcome:
     try:
         found = await store.verify(ref)
-    except (NotCaughtUp, KeyUnavailable, LogUnavailable):
+    except UNREACHABLE:
         found = Found(left=0, hindrance="unreachable")
     if found.hindrance is not None:
         return StoreOutcome(

@@ -10,8 +10,8 @@ from typing import Final, Union
 import msgspec
 from msgspec import structs
 
-from privacy_ledger.app.registrar import REGISTRAR
-from privacy_ledger.domain.errors import Fenced, RefusedByPolicy
+from privacy_ledger.app.registrar import append_decided
+from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.events import VersionSwitched
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_REGISTRY
@@ -34,7 +34,6 @@ __all__ = ["VersionList", "Versions"]
 
 _KEY: Final = b"version:"
 _PAGE: Final = 1000
-_ATTEMPTS: Final = 5
 _AnyFact = Union[VersionBegun, VersionChosen, VersionDropping, VersionDropped]  # noqa: UP007 - used at run time
 
 Decide = Callable[[dict[VersionKey, Version]], Sequence[VersionFact]]
@@ -154,23 +153,15 @@ class Versions:
 
     async def _decide(self, decide: Decide) -> None:
         """Append what `decide` answers to the list as it is, in one transaction with its switches."""
-        for attempt in range(_ATTEMPTS):
-            # Fences whoever else is between reading the list and writing to it.
-            await self._log.open_writer(REGISTRAR)
+
+        async def writes() -> Sequence[tuple[str, NewRecord]]:
             facts = decide(await self._listed.read())
-            writes = [(LEDGER_REGISTRY, _record(fact)) for fact in facts]
-            writes += [
+            switches = [
                 write for fact in facts if isinstance(fact, VersionChosen) for write in self._switches(fact)
             ]
-            if not writes:
-                return
-            try:
-                await self._log.append_atomically(writes, writer=REGISTRAR)
-            except Fenced:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-            else:
-                return
+            return [*((LEDGER_REGISTRY, _record(fact)) for fact in facts), *switches]
+
+        await append_decided(self._log, writes)
 
     def _switches(self, fact: VersionChosen) -> list[tuple[str, NewRecord]]:
         """Return the switch for every partition of the ledger."""

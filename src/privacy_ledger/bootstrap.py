@@ -282,7 +282,12 @@ async def _on_kafka(
         await log.close()
         keystore.close()
         raise
-    passes = RemotePasses(log, parts.views, parts.line_up, source=LEDGER_EVENTS)
+    vault = parts.vaults.released_to(READ_VIEWS)
+    passes = RemotePasses(
+        log, parts.views, parts.line_up, source=LEDGER_EVENTS,
+        written=lambda one: _passes.codec_of(one, vault).changelogs(one.tables),
+        until_readable=log.until_readable,
+    )  # fmt: skip
     return _runtime(settings, parts, keystore, passes=passes, kafka=log)
 
 

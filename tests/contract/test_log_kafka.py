@@ -15,9 +15,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 
 from privacy_ledger.adapters.kafka import ClusterSettings, KafkaLog, _consumer
+from privacy_ledger.adapters.kafka._clients import discard, open_producer
 from privacy_ledger.adapters.kafka.topics import apply, open_admin, plan
 from privacy_ledger.domain.errors import HomeUnusable, InvariantViolation, LogUnavailable
-from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
+from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS, state_topic
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.testing.broker import Broker
 from privacy_ledger.testing.contracts.event_log import (
@@ -349,4 +350,30 @@ async def test_a_client_that_unpacks_records_in_another_way_is_refused(
         with pytest.raises(InvariantViolation, match="the locked release"):
             await read_all(log, LEDGER_EVENTS)
     finally:
+        await log.close()
+
+
+async def test_what_an_open_transaction_wrote_is_waited_for(
+    cluster: ClusterSettings, admin: AIOKafkaAdminClient, prefix: str
+) -> None:
+    """It is readable partition by partition: who has seen one record of it asks for all the others."""
+    await apply(admin, CONTRACT_TOPICS, partitions=PARTITIONS, prefix=prefix)
+    log = KafkaLog(cluster, partitions=PARTITIONS, prefix=prefix)
+    await log.start()
+    writer = await open_producer(cluster, transactional_id=f"{prefix}core.0")
+    places = [(state_topic("core"), 0), (LEDGER_EVENTS, 0), (LEDGER_EVENTS, 1)]
+    try:
+        assert await log.until_readable(places, 0)
+        await writer.begin_transaction()
+        await writer.send_and_wait(prefix + LEDGER_EVENTS, b"written", key=b"1", partition=1)
+        assert not await log.until_readable(places, 0.2)
+        assert await log.until_readable(places[:2], 0)
+        waiting = asyncio.create_task(log.until_readable(places, 30))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await writer.commit_transaction()
+        assert await waiting
+        assert values(await log.read(LEDGER_EVENTS, 1, after=-1)) == [b"written"]
+    finally:
+        await discard(writer)
         await log.close()

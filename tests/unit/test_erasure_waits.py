@@ -314,6 +314,10 @@ class Moving:
         """Return its name."""
         return ("core",)
 
+    async def current(self) -> dict[str, None]:
+        """Return it, without a declaration."""
+        return {"core": None}
+
 
 async def test_passes_are_looked_at_often_at_first_and_then_ever_less(
     monkeypatch: pytest.MonkeyPatch,
@@ -325,9 +329,19 @@ async def test_passes_are_looked_at_often_at_first_and_then_ever_less(
         pauses.append(pause_s)
 
     moving = Moving(looks=7)
+    asked: list[object] = []
+
+    async def until_readable(places: object, timeout_s: float) -> bool:
+        asked.append((places, timeout_s))
+        return len(asked) == 1
+
     passes = RemotePasses(
-        cast("EventLog", None), cast("Views", moving), cast("LineUp", moving), source=LEDGER_EVENTS
-    )
+        cast("EventLog", None), cast("Views", moving), cast("LineUp", moving), source=LEDGER_EVENTS,
+        written=lambda _: ("view.two", "view.one"), until_readable=until_readable,
+    )  # fmt: skip
     monkeypatch.setattr(asyncio, "sleep", noted)
     await passes.settle({0: 0})
     assert pauses == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1]
+    assert asked == [([("view.one", 0), ("view.two", 0)], 30.0)]
+    with pytest.raises(NotCaughtUp, match="not readable yet"):
+        await passes.settle({0: 0})

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from privacy_ledger.domain.errors import NotCaughtUp
+from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Views
@@ -16,22 +17,42 @@ POLL_FIRST_S: Final = 0.01
 """An erasure waits here until its request is folded: looked often at first, then ever less."""
 POLL_MAX_S: Final = 0.1
 
+UntilReadable = Callable[[Collection[tuple[str, int]], float], Awaitable[bool]]
+"""Waits at most so many seconds for the transactions that are open in these places (topic, partition)."""
+
 
 class RemotePasses:
     """Waits for the workers of every pass that readers wait for."""
 
-    def __init__(self, log: EventLog, views: Views, line_up: LineUp, *, source: str) -> None:
-        """Take the log, the views, and the passes over one source that run somewhere."""
+    def __init__(
+        self,
+        log: EventLog,
+        views: Views,
+        line_up: LineUp,
+        *,
+        source: str,
+        written: Callable[[PassDeclaration], Iterable[str]],
+        until_readable: UntilReadable,
+    ) -> None:
+        """Take the log, the views, and the passes over one source that run somewhere.
+
+        `written`: the topics that a pass keeps its state in. `until_readable`: the log's own wait.
+        """
         self._log = log
         self._views = views
         self._line_up = line_up
         self._source = source
+        self._written = written
+        self._until_readable = until_readable
 
     async def settle(self, offsets: Mapping[int, int] | None = None, *, timeout_s: float = 30.0) -> None:
         """Return when every pass has passed these offsets; see `Passes.settle`.
 
         A position may stand below an offset that holds no record for a reader (a transaction's
         marker), so with `offsets` None the newest record of each partition is the goal.
+
+        A transaction becomes readable partition by partition: a position may be readable before
+        the views that were written with it, so those are waited for too.
         """
         source = self._source
         if offsets is None:
@@ -54,7 +75,7 @@ class RemotePasses:
                 if position.has_passed(offset):
                     del pending[name, partition]
             if not pending:
-                return
+                break
             if reached > total:
                 total, since = reached, time.monotonic()
             elif time.monotonic() - since > timeout_s:
@@ -64,6 +85,18 @@ class RemotePasses:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, POLL_MAX_S)
+        await self._readable(offsets, timeout_s)
+
+    async def _readable(self, partitions: Iterable[int], timeout_s: float) -> None:
+        """Wait until what the passes wrote in these partitions until now is readable, or never will be."""
+        current = await self._line_up.current()
+        topics = {topic for name in await self._line_up.required() for topic in self._written(current[name])}
+        places = [(topic, partition) for topic in sorted(topics) for partition in partitions]
+        if places and not await self._until_readable(places, timeout_s):
+            raise NotCaughtUp(
+                "What the workers wrote is not readable yet; it is safe. See `privacy-ledger doctor`, then "
+                "look again."
+            )
 
     async def advance(self) -> bool:
         """Return False: workers run the passes."""

@@ -1,10 +1,12 @@
 """aiokafka's consumer as the adapters use it: it gives rows, and keeps nothing that nobody took."""
 
+import copy
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 
 from privacy_ledger.domain.errors import InvariantViolation
 from privacy_ledger.ports.log import Row
@@ -43,6 +45,12 @@ class RowConsumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         """Read from here on."""
         self.let_go(partition)
         super().seek(partition, offset)
+
+    async def written_ends(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return where the log ends in these places for a reader that waits for no transaction (KIP-98)."""
+        asking = copy.copy(self._fetcher)  # aiokafka 0.14 asks as it reads; this one reads nothing
+        asking._isolation_level = READ_UNCOMMITTED  # noqa: SLF001 - as above
+        return dict(await asking.end_offsets(places, self._request_timeout_ms))
 
     async def stop(self) -> None:
         """Leave the group, and close."""

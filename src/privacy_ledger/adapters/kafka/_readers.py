@@ -61,6 +61,16 @@ class PartitionReader:
         self._end = ends[self._partition]
         return self._end
 
+    async def until_readable(self, places: Collection[TopicPartition], timeout_s: float) -> bool:
+        """Wait for the transactions that are open in these places now; return whether all ended in time."""
+        undecided, deadline = await self._consumer.written_ends(places), time.monotonic() + timeout_s
+        while True:
+            stable: dict[TopicPartition, int] = await self._consumer.end_offsets(list(undecided))
+            undecided = {place: end for place, end in undecided.items() if stable[place] < end}
+            if not undecided or time.monotonic() > deadline:
+                return not undecided
+            await asyncio.sleep(POLL_MS / 1000)
+
     async def first(self) -> int:
         """Return the lowest offset that the cluster keeps."""
         starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets([self._partition])

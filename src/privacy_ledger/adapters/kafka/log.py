@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, ProducerFenced
 
@@ -245,6 +245,16 @@ class KafkaLog:
         """Return the last stable offset, which the next committed record will at least have."""
         async with self._reading(topic, partition) as reader:
             return await reader.end()
+
+    async def until_readable(self, places: Collection[tuple[str, int]], timeout_s: float) -> bool:
+        """Wait for the transactions that are open in these (topic, partition) now; return whether all ended.
+
+        A committed transaction becomes readable partition by partition, after its writer was answered.
+        """
+        (topic, partition), *_ = places
+        physical = [TopicPartition(await self._physical(topic), partition) for topic, partition in places]
+        async with self._reading(topic, partition) as reader:
+            return await reader.until_readable(physical, timeout_s)
 
     async def first(self, topic: str, partition: int) -> int:
         """Return the lowest offset that the cluster keeps; compaction never raises it, deletion does."""

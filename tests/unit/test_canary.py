@@ -18,6 +18,10 @@ from privacy_ledger.domain.events import (
     ConsentWithdrawn,
     CourseCompleted,
     DeviceObserved,
+    EmailClicked,
+    EmailDeliveryReported,
+    EmailOpened,
+    EmailSuppressionChanged,
     Fact,
     LocationDerived,
     ObjectionRaised,
@@ -58,12 +62,13 @@ CLOSED: Final = frozenset({"kind", "speed", "system", "device_class"})
 """Text fields with a vocabulary of their own: no token goes through."""
 BY_NO_FORMAT: Final = frozenset(
     {
-        AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CourseCompleted, LocationDerived,
-        ObjectionRaised, PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
+        AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CourseCompleted, EmailClicked,
+        EmailDeliveryReported, EmailOpened, EmailSuppressionChanged, LocationDerived, ObjectionRaised,
+        PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
         StudyResponseRecorded,
     }
 )  # fmt: skip
-"""What people and operators say by commands, what no tracking log says, and what a law keeps."""
+"""What people, operators and partners say, what no tracking log says, and what a law keeps."""
 
 
 def _facts(person: Canary) -> list[Fact]:

@@ -13,6 +13,10 @@ class Refusal(StrEnum):
     The codes are public: they stand in summaries, reports, DLQ entries and tombstone causes.
     """
 
+    # Requests that nobody known sent.
+    SIGNATURE_MISSING = "signature_missing"
+    SIGNATURE_INVALID = "signature_invalid"
+    SIGNATURE_STALE = "signature_stale"
     # Bytes that are no event.
     LINE_TOO_LONG = "line_too_long"
     NOT_UTF8 = "not_utf8"

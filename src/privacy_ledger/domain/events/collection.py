@@ -25,6 +25,10 @@ __all__ = [
     "CourseQuizAnswered",
     "CourseUnenrolled",
     "DeviceObserved",
+    "EmailClicked",
+    "EmailDeliveryReported",
+    "EmailOpened",
+    "EmailSuppressionChanged",
     "LocationDerived",
     "ObjectionRaised",
     "PaymentConfirmed",
@@ -301,6 +305,48 @@ class PaymentConfirmed(Fact, frozen=True, kw_only=True, tag="payment.confirmed.v
     country: Annotated[str, Meta(pattern="^[A-Z]{2}$", extra_json_schema=label("payment.country"))] | None = (
         None
     )
+
+
+class _Email(Fact, frozen=True, kw_only=True):
+    category: ClassVar[Category] = Category.COMMUNICATION
+    provenance: ClassVar[Provenance] = Provenance.OBSERVED
+    occurred_at: UtcTime
+
+
+class EmailDeliveryReported(_Email, frozen=True, kw_only=True, tag="email.delivery_reported.v1"):
+    """An e-mail provider said what became of one message; its words and addresses are dropped (P23).
+
+    `message` is the provider's id of it. `reason` says why it was not delivered, or not even sent.
+    """
+
+    message: Code | None = None
+    outcome: Literal["processed", "deferred", "delivered", "bounced", "dropped"]
+    reason: Literal["bounced", "complained", "content", "invalid", "other", "unsubscribed"] | None = None
+    is_permanent: bool | None = None
+
+
+class EmailOpened(_Email, frozen=True, kw_only=True, tag="email.opened.v1"):
+    """A message was opened (policy P23); `is_automatic`: a program fetched its images, not the person."""
+
+    message: Code | None = None
+    is_automatic: bool = False
+
+
+class EmailClicked(_Email, frozen=True, kw_only=True, tag="email.clicked.v1"):
+    """A link in a message was followed; only the host and path of its target are kept (policy P23)."""
+
+    message: Code | None = None
+    target: Annotated[str, Meta(max_length=512, extra_json_schema=label("usage.path"))] | None = None
+
+
+class EmailSuppressionChanged(_Email, frozen=True, kw_only=True, tag="email.suppression_changed.v1"):
+    """An e-mail provider began to send the data subject nothing more, or ended that (policy P14, P38).
+
+    The end of a suppression is no consent: consent is given to the platform (GDPR Art. 7).
+    """
+
+    is_suppressed: bool
+    reason: Literal["bounced", "complained", "other", "unsubscribed"] | None = None
 
 
 class _Evidence(Fact, frozen=True, kw_only=True):

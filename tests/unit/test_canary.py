@@ -16,6 +16,7 @@ from privacy_ledger.domain.events import (
     AccountUpdated,
     ConsentGranted,
     ConsentWithdrawn,
+    CookieChoiceRecorded,
     CourseCompleted,
     DeviceObserved,
     EmailClicked,
@@ -62,7 +63,8 @@ CLOSED: Final = frozenset({"kind", "speed", "system", "device_class"})
 """Text fields with a vocabulary of their own: no token goes through."""
 BY_NO_FORMAT: Final = frozenset(
     {
-        AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CourseCompleted, EmailClicked,
+        AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CookieChoiceRecorded,
+        CourseCompleted, EmailClicked,
         EmailDeliveryReported, EmailOpened, EmailSuppressionChanged, LocationDerived, ObjectionRaised,
         PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
         StudyResponseRecorded,

@@ -30,6 +30,7 @@ class Refusal(StrEnum):
     CARD_NUMBER = "card_number"
     SECRET = "secret"  # noqa: S105 - a reason code
     SCHEMA_MISMATCH = "schema_mismatch"
+    SIGNAL_INVALID = "signal_invalid"
     # Events that the mapping or the policy does not take.
     UNKNOWN_EVENT = "unknown_event"
     TIME_MISSING = "time_missing"
@@ -47,6 +48,8 @@ class Refusal(StrEnum):
     PAST_RETENTION = "past_retention"
     ID_REUSED = "id_reused"
     DUPLICATE = "duplicate"
+    COOKIE_UNKNOWN = "cookie_unknown"
+    COOKIE_FORBIDDEN = "cookie_forbidden"
     CONSENT_MISSING = "consent_missing"
     MINOR_UNAPPROVED = "minor_unapproved"
     # What a removal says as its tombstone's cause.

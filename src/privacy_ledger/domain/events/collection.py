@@ -18,6 +18,7 @@ __all__ = [
     "CertificateIssued",
     "ConsentGranted",
     "ConsentWithdrawn",
+    "CookieChoiceRecorded",
     "CourseCompleted",
     "CourseEnrolled",
     "CourseGraded",
@@ -373,6 +374,21 @@ class ObjectionRaised(_Evidence, frozen=True, kw_only=True, tag="objection.raise
     """The data subject objected to one purpose (GDPR Art. 21)."""
 
     purpose: Code
+
+
+class CookieChoiceRecorded(_Evidence, frozen=True, kw_only=True, tag="cookie.choice_recorded.v1"):
+    """The data subject, or a browser for them, chose what cookies and partners may do (policy P35).
+
+    A class that is in neither list stays as it was. A signal (`gpc`, `gpp`, `tcf`) allows nothing. The
+    counts are of the cookies that waited for the choice; their names are not kept.
+    """
+
+    source: Literal["banner", "browser", "gpc", "gpp", "tcf"]
+    allowed: tuple[Literal["functionality", "performance"], ...] = ()
+    refused: tuple[Literal["functionality", "performance"], ...] = ()
+    opted_out: tuple[Literal["sale", "sharing", "targeted_advertising"], ...] = ()
+    cookies_allowed: Annotated[int, Meta(ge=0)] | None = None
+    cookies_blocked: Annotated[int, Meta(ge=0)] | None = None
 
 
 class RevealRecorded(_Evidence, frozen=True, kw_only=True, tag="audit.revealed.v1"):

@@ -11,7 +11,7 @@ import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import ledger, openedx, postmark, sendgrid, stripe, xapi
+from privacy_ledger.adapters.formats import ledger, openedx, postmark, sendgrid, signals, stripe, xapi
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
 from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
@@ -44,17 +44,19 @@ _ABOUT: Final = {
     "openedx": "the Open edX tracking log, both shapes",
     "postmark": "Postmark's webhooks: an event, or an array of them",
     "sendgrid": "SendGrid's event webhook: an event, or an array of them",
+    "signals": "privacy signals and cookie choices: Sec-GPC, GPP strings, banners",
     "stripe": "Stripe's webhooks: a payment that was confirmed",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
 _PARSERS: Final[dict[str, Format]] = {
-    "ledger": ledger.parse, "openedx": openedx.parse, "sendgrid": sendgrid.parse, "stripe": stripe.parse,
+    "ledger": ledger.parse, "openedx": openedx.parse, "sendgrid": sendgrid.parse,
+    "signals": signals.parse, "stripe": stripe.parse,
 }  # fmt: skip
 """Formats whose events have a time, by name."""
 _TIMED: Final[dict[str, TimedFormat]] = {"postmark": postmark.parse}
 """Formats some of whose events have no time of their own, by name."""
 UNTIMED: Final = frozenset({XAPI, *_TIMED})
-ARRAYS: Final = frozenset({"postmark", "sendgrid", "stripe"})
+ARRAYS: Final = frozenset({"postmark", "sendgrid", "signals", "stripe"})
 """Formats of which a line may hold several events, as an array."""
 _MAPPINGS: Final = frozenset({"canvas"})
 """Formats that are mappings of the package's own."""

@@ -31,6 +31,7 @@ from privacy_ledger.domain.events import (
     ProfileFieldSet,
     RevealRecorded,
     StudyResponseRecorded,
+    VideoQoeReported,
 )
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
@@ -67,7 +68,7 @@ BY_NO_FORMAT: Final = frozenset(
         CourseCompleted, EmailClicked,
         EmailDeliveryReported, EmailOpened, EmailSuppressionChanged, LocationDerived, ObjectionRaised,
         PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
-        StudyResponseRecorded,
+        StudyResponseRecorded, VideoQoeReported,
     }
 )  # fmt: skip
 """What people, operators and partners say, what no tracking log says, and what a law keeps."""

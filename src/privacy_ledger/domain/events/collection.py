@@ -45,6 +45,7 @@ __all__ = [
     "VideoLoaded",
     "VideoPaused",
     "VideoPlayed",
+    "VideoQoeReported",
     "VideoSeeked",
     "VideoSpeedChanged",
 ]
@@ -215,6 +216,35 @@ class VideoCaptionsToggled(_Video, frozen=True, kw_only=True, tag="video.caption
     """Captions or the transcript were shown or hidden."""
 
     is_shown: bool
+
+
+class VideoQoeReported(Fact, frozen=True, kw_only=True, tag="video.qoe_reported.v1"):
+    """A player said how well a playback went, and nothing of who watched (policy P22; CTA-5004).
+
+    Throughput and lengths are rounded to hundreds. Of several kinds of objects the highest rate and the
+    shortest buffer count. `is_startup`: the player waited for its first content, or to go on.
+    """
+
+    category: ClassVar[Category] = Category.USAGE
+    provenance: ClassVar[Provenance] = Provenance.OBSERVED
+    occurred_at: UtcTime
+    video: Code | None = None
+    bitrate_kbps: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    throughput_kbps: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    buffer_ms: Millis | None = None
+    starved_ms: Millis | None = None
+    start_delay_ms: Millis | None = None
+    dropped_frames: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    is_starved: bool | None = None
+    is_startup: bool | None = None
+    state: (
+        Literal[
+            "ended", "failed", "paused", "playing", "preloading", "quit", "rebuffering", "seeking",
+            "starting", "waiting",
+        ]
+        | None
+    ) = None  # fmt: skip
+    stream: Literal["live", "recorded"] | None = None
 
 
 class _Usage(Fact, frozen=True, kw_only=True):

@@ -10,14 +10,14 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import arrays, xapi
+from privacy_ledger.adapters.formats import arrays, cmcd, xapi
 from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.adapters.formats.mapping import SOURCE_NAME
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
-from privacy_ledger.interfaces.cli.formats import ARRAYS, UNTIMED, XAPI, FormatName, format_named
+from privacy_ledger.interfaces.cli.formats import ARRAYS, CMCD, UNTIMED, XAPI, FormatName, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
@@ -137,6 +137,8 @@ def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, byte
     """Return the events of a stream, each with the number of its line."""
     if name == XAPI:
         return xapi.statements(_numbered(file, stream, documents=(dict, list)))
+    if name == CMCD:
+        return cmcd.events(_numbered(file, stream, documents=(dict, list)))
     if name in ARRAYS:
         return arrays.items(_numbered(file, stream, documents=(dict, list)))
     return _numbered(file, stream, documents=(dict,))

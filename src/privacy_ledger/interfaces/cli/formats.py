@@ -11,7 +11,7 @@ import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import ledger, openedx, postmark, sendgrid, signals, stripe, xapi
+from privacy_ledger.adapters.formats import cmcd, ledger, openedx, postmark, sendgrid, signals, stripe, xapi
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
 from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
@@ -22,6 +22,7 @@ from privacy_ledger.ports.formats import Format, Parsed, TimedFormat
 
 __all__ = [
     "ARRAYS",
+    "CMCD",
     "UNTIMED",
     "XAPI",
     "FormatName",
@@ -36,10 +37,13 @@ __all__ = [
     "register",
 ]
 
+CMCD: Final = "cmcd"
+"""The format whose lines may be no JSON."""
 XAPI: Final = "xapi"
 """The format with options of its own; a line may hold several events, or a record store's answer."""
 _ABOUT: Final = {
     "canvas": "Canvas Live Events",
+    CMCD: "reports of players (CMCD 1 and 2): text, query, headers or JSON",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
     "postmark": "Postmark's webhooks: an event, or an array of them",
@@ -53,7 +57,7 @@ _PARSERS: Final[dict[str, Format]] = {
     "signals": signals.parse, "stripe": stripe.parse,
 }  # fmt: skip
 """Formats whose events have a time, by name."""
-_TIMED: Final[dict[str, TimedFormat]] = {"postmark": postmark.parse}
+_TIMED: Final[dict[str, TimedFormat]] = {CMCD: cmcd.parse, "postmark": postmark.parse}
 """Formats some of whose events have no time of their own, by name."""
 UNTIMED: Final = frozenset({XAPI, *_TIMED})
 ARRAYS: Final = frozenset({"postmark", "sendgrid", "signals", "stripe"})

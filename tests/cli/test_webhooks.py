@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.testing.scanner import Scanner
-from tests.cli.cli import NOW, RECENT, Cli, adds_up, parts_of, rows_of, subject
+from tests.cli.cli import COURSE, NOW, RECENT, Cli, adds_up, parts_of, rows_of, subject
 
 Members = dict[str, Any]
 
@@ -105,6 +105,23 @@ async def test_a_payment_is_kept_once_of_whom_the_platform_named(used: Cli) -> N
     assert done["reasons"] == {"card_number": 1, "unknown_event": 1}
     scanner = Scanner({"address": ADDRESS.encode(), "secret": b"whsec_grace", "card": b"4111111111111111"})
     assert scanner.scan([used.folder]) == []
+
+
+def test_an_address_reaches_whom_xapi_knows_by_it(cli: Cli) -> None:
+    """In any spelling of its domain; nobody else's address does."""
+    actor = {"mbox": f"mailto:{ADDRESS}"}
+    verb, thing = "http://adlnet.gov/expapi/verbs/registered", f"https://lms.example.com/course/{COURSE}"
+    statement = {
+        "actor": actor, "verb": {"id": verb}, "timestamp": RECENT.isoformat(),
+        "object": {"id": thing, "definition": {"type": "http://adlnet.gov/expapi/activities/course"}},
+    }  # fmt: skip
+    words = ("ingest", "-", "--format", "xapi", "--register-addresses")
+    known = cli.run(*words, stdin=json.dumps(statement).encode()).document
+    spelled = {"ledger_subject": "", "email": ADDRESS.replace("example.com", "Example.COM")}
+    other = {"ledger_subject": "", "email": f"not-{ADDRESS}"}
+    done = sent(cli, "sendgrid", reported("delivered", 1, **spelled), reported("delivered", 2, **other))
+
+    assert (parts_of(known), parts_of(done)) == ({"accepted": 1}, {"accepted": 1, "unattributed": 1})
 
 
 def test_an_event_without_a_time_is_taken_only_when_asked_for(used: Cli) -> None:

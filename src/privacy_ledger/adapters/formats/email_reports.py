@@ -16,6 +16,7 @@ from msgspec import structs
 
 from privacy_ledger.adapters.formats.minimise import device_of, is_code, plain_target
 from privacy_ledger.adapters.formats.subjects import subject_identity
+from privacy_ledger.adapters.formats.xapi import MBOX_SHA1SUM
 from privacy_ledger.domain.events import (
     ConsentWithdrawn,
     EmailClicked,
@@ -43,7 +44,6 @@ NAMED_SUBJECT: Final = "ledger_subject"
 """The member by which a platform tells a partner whom something concerns; it comes back in webhooks."""
 PROMOTION: Final = "comm.promote"
 """The purpose that ends with an unsubscription or a complaint (GDPR Art. 7(3) and 21(3))."""
-_ADDRESSES: Final = "xapi:mbox_sha1sum"
 
 Reason = Literal["bounced", "complained", "other", "unsubscribed"]
 
@@ -102,7 +102,7 @@ def _identity(address: object, subject: object) -> Identity | Refusal | None:
     if subject is not None and subject != "":
         return subject_identity(subject) if isinstance(subject, str) else Refusal.ID_INVALID
     found = mbox_sha1sum_of(address) if isinstance(address, str) else None
-    return None if found is None else Identity(_ADDRESSES, found)
+    return None if found is None else Identity(MBOX_SHA1SUM, found)
 
 
 def _bare(fact: Fact) -> Fact:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from privacy_ledger.adapters.formats import gpc
 from privacy_ledger.adapters.formats.gpp import CHARS_MAX, Gpp, decode, decode_section
+from privacy_ledger.adapters.formats.gpp_sections import LAYOUTS, NAMES
 from privacy_ledger.adapters.formats.signals import COOKIES_MAX, parse
 from privacy_ledger.domain.events import ConsentGranted, ConsentWithdrawn, CookieChoiceRecorded, Fact
 from privacy_ledger.domain.refusals import Refusal
@@ -155,12 +156,30 @@ def test_a_section_gives_back_what_was_written(values: list[int], is_on: bool | 
 def test_a_header_names_its_sections(ids: set[int]) -> None:
     """Those that are not known here are told by their number, and stop nothing."""
     ordered = sorted(ids)
-    sections = {2: tcf([1]), 6: "1---", 7: national([0] * 27), 8: national([0] * 20), 9: national([0] * 17),
-                10: national([0] * 16)}  # fmt: skip
+    sections = {2: tcf([1]), 6: "1---"} | {number: national([0] * 40) for number in range(7, 24)}
     said = decode("~".join([header(ordered), *(sections.get(number, "x") for number in ordered)]))
     assert isinstance(said, Gpp)
     assert said.section_ids == tuple(ordered)
     assert said.unread == tuple(number for number in ordered if number not in sections)
+
+
+@pytest.mark.parametrize(("name", "version"), LAYOUTS)
+def test_every_section_says_its_opt_outs_where_its_layout_has_them(name: str, version: int) -> None:
+    """And the browser's signal where it may follow; a section that ends early is malformed."""
+    layout = LAYOUTS[name, version]
+    values = [1 if field in {"SaleOptOut", "TargetedAdvertisingOptOut"} else 0 for field in layout.first]
+    size = len(values) + layout.sensitive + (layout.children or 1) + len(layout.rest)
+    values += [0] * (size - len(values))
+    fields = decode_section(name, national(values, version=version, is_on=True))
+    assert isinstance(fields, dict)
+    assert list(fields)[:1] == ["Version"]
+    assert {field for field, value in fields.items() if value == 1} - {
+        "Version",
+        "Gpc",
+        "GpcSegmentIncluded",
+    } == ({"SaleOptOut", "TargetedAdvertisingOptOut"} & set(layout.first))
+    assert fields.get("Gpc") == (True if layout.has_gpc else None)
+    assert decode_section(name, national(values, version=version)[: size // 3]) is Refusal.SIGNAL_INVALID
 
 
 def test_a_header_may_name_a_range() -> None:
@@ -208,7 +227,7 @@ def test_a_section_of_another_layout_says_nothing(name: str, text: str) -> None:
 def test_any_text_has_an_answer(text: str) -> None:
     """It never raises."""
     assert isinstance(decode(text), Gpp | Refusal)
-    for name in ("tcfeuv2", "uspv1", "usnat", "usca", "usva", "usco"):
+    for name in NAMES.values():
         assert isinstance(decode_section(name, text), dict | Refusal)
 
 

@@ -4,8 +4,7 @@ Pure and bounded: text in, values or `SIGNAL_INVALID` out. Names of fields are t
 specifications. Sections are read whose layout is known here; of the others only the number is told.
 
 Source: IAB Tech Lab, Global Privacy Platform: consent string specification (header, base64url of six bits
-a character, Fibonacci coding), and the sections "EU TCF v2", "US Privacy", "US National" (versions 1 and
-2), "US California", "US Virginia" and "US Colorado".
+a character, Fibonacci coding), and the sections "EU TCF v2", "US Privacy", "US National" and of US states.
 """
 
 import re
@@ -14,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from privacy_ledger.adapters.formats.gpp_sections import LAYOUTS, NAMES
 from privacy_ledger.domain.refusals import Refusal
 
 __all__ = ["CHARS_MAX", "SECTIONS_MAX", "Fields", "Gpp", "decode", "decode_section"]
@@ -30,7 +30,6 @@ _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 _SIX_BITS: Final = {char: f"{place:06b}" for place, char in enumerate(_ALPHABET)}
 _HEADER_TYPE: Final = 3
 _HEADER_VERSION: Final = 1
-_NAMES: Final = {2: "tcfeuv2", 6: "uspv1", 7: "usnat", 8: "usca", 9: "usva", 10: "usco"}
 _US_PRIVACY: Final = re.compile(r"1([YN\-])([YN\-])([YN\-])")
 _TWO: Final = 2
 _LETTERS: Final = 26
@@ -42,37 +41,6 @@ _TCF_LISTS: Final = (
 """Lists of the EU's string, of one bit a number."""
 _GPC_SEGMENT: Final = 1
 _TENTH: Final = timedelta(milliseconds=100)
-
-_STATE_NOTICES: Final = ("SharingNotice", "SaleOptOutNotice", "TargetedAdvertisingOptOutNotice")
-_STATE_CHOICES: Final = ("SaleOptOut", "TargetedAdvertisingOptOut")
-_MSPA: Final = ("MspaCoveredTransaction", "MspaOptOutOptionMode", "MspaServiceProviderMode")
-_NATIONAL: Final = (
-    "SharingNotice", "SaleOptOutNotice", "SharingOptOutNotice", "TargetedAdvertisingOptOutNotice",
-    "SensitiveDataProcessingOptOutNotice", "SensitiveDataLimitUseNotice", "SaleOptOut", "SharingOptOut",
-    "TargetedAdvertisingOptOut",
-)  # fmt: skip
-_CALIFORNIA: Final = (
-    "SaleOptOutNotice", "SharingOptOutNotice", "SensitiveDataLimitUseNotice", "SaleOptOut", "SharingOptOut",
-)  # fmt: skip
-
-
-class _Layout(Struct, frozen=True):
-    """A US section of one version: single fields, two lists, single fields; each value has two bits."""
-
-    first: tuple[str, ...]
-    sensitive: int
-    children: int | None
-    rest: tuple[str, ...]
-    has_gpc: bool
-
-
-_LAYOUTS: Final = {
-    ("usnat", 1): _Layout(_NATIONAL, 12, 2, ("PersonalDataConsents", *_MSPA), has_gpc=True),
-    ("usnat", 2): _Layout(_NATIONAL, 16, 3, ("PersonalDataConsents", *_MSPA), has_gpc=True),
-    ("usca", 1): _Layout(_CALIFORNIA, 9, 2, ("PersonalDataConsents", *_MSPA), has_gpc=True),
-    ("usva", 1): _Layout((*_STATE_NOTICES, *_STATE_CHOICES), 8, None, _MSPA, has_gpc=False),
-    ("usco", 1): _Layout((*_STATE_NOTICES, *_STATE_CHOICES), 7, None, _MSPA, has_gpc=True),
-}
 
 
 class Gpp(Struct, frozen=True):
@@ -152,7 +120,7 @@ def decode(text: str) -> Gpp | Refusal:
             return Refusal.SIGNAL_INVALID
         for number, part in zip(ids, parts, strict=True):
             try:
-                sections[_NAMES[number]] = _section(_NAMES[number], part)
+                sections[NAMES[number]] = _section(NAMES[number], part)
             except (KeyError, _UnknownLayoutError):
                 unread.append(number)
     except _MalformedError:
@@ -162,7 +130,7 @@ def decode(text: str) -> Gpp | Refusal:
 
 def decode_section(name: str, text: str) -> Fields | Refusal:
     """Return the fields of one section by its name, or `SIGNAL_INVALID`; never raises."""
-    if len(text) > CHARS_MAX or name not in _NAMES.values():
+    if len(text) > CHARS_MAX or name not in NAMES.values():
         return Refusal.SIGNAL_INVALID
     try:
         return _section(name, text)
@@ -197,7 +165,7 @@ def _section(name: str, text: str) -> Fields:
         if version != _TWO:
             raise _UnknownLayoutError
         return _tcf(bits)
-    layout = _LAYOUTS.get((name, version))
+    layout = LAYOUTS.get((name, version))
     if layout is None:
         raise _UnknownLayoutError
     found: Fields = {"Version": version}

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, array_items
 from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical, decode_object
 from privacy_ledger.adapters.formats.xapi_facts import Said, facts_of, said_of
 from privacy_ledger.adapters.formats.xapi_rules import instant_of, statement_of
@@ -41,7 +42,7 @@ MBOX_SHA1SUM: Final = "xapi:mbox_sha1sum"
 OPENID: Final = "xapi:openid"
 PEOPLE_MAX: Final = 100
 """A statement that names more people than this is refused whole, as no statement."""
-STATEMENTS_MAX: Final = 20_000
+STATEMENTS_MAX: Final = ITEMS_MAX
 """A line of more is refused whole: as many valid statements do not fit into the longest line."""
 _OBJECT: Final = "xapi.object"
 _INSTRUCTOR: Final = "xapi.instructor"
@@ -51,7 +52,6 @@ _CONTEXT: Final = "xapi.context"
 _CORE: Final = ("objectType", "actor", "verb", "object", "result", "context")
 _PARTIES: Final = ("instructor", "team")
 _encode = msgspec.json.Encoder(order="sorted").encode
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class _StatementResult(Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,18 +125,17 @@ def parse(line: bytes, *, received_at: datetime | None, takes_unknown: bool = Tr
 def _items(line: bytes) -> list[bytes | Refusal]:
     """Return the statements of a line; the line itself where it is no collection, or an empty one."""
     start = line[:1]
-    if start != b"[" and not (start == b"{" and b'"statements"' in line):
+    if start == b"[":
+        return array_items(line)
+    if not (start == b"{" and b'"statements"' in line):
         return [line]
     refusal = check_bytes(line)
     if refusal is not None:
         return [refusal]
     try:
-        if start == b"[":
-            found = _decode_array(line)
-        elif type(decode_object(line)) is Refusal:  # each statement is screened for itself
+        if type(decode_object(line)) is Refusal:  # each statement is screened for itself
             return [line]
-        else:
-            found = _decode_result(line).statements
+        found = _decode_result(line).statements
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return [line]
     if len(found) > STATEMENTS_MAX:

@@ -10,14 +10,14 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import xapi
+from privacy_ledger.adapters.formats import arrays, cmcd, xapi
 from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.adapters.formats.mapping import SOURCE_NAME
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
-from privacy_ledger.interfaces.cli.formats import XAPI, FormatName, format_named
+from privacy_ledger.interfaces.cli.formats import ARRAYS, CMCD, UNTIMED, XAPI, FormatName, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
@@ -60,7 +60,7 @@ def register(group: click.Group) -> None:
 )  # fmt: skip
 @click.option(
     "--take-untimed", "takes_untimed", is_flag=True,
-    help="Of xapi: take a statement without a time as of now; sent again after an erasure, it comes back.",
+    help="Take an event without a time as of now; sent again after an erasure, it comes back.",
 )  # fmt: skip
 @command
 async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
@@ -76,9 +76,11 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
     takes_untimed: bool,  # noqa: FBT001 - click passes options by name
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
-    if name != XAPI and (unknown is not None or registers_addresses or takes_untimed):
+    if name != XAPI and (unknown is not None or registers_addresses):
+        raise click.UsageError("`--unknown-verbs` and `--register-addresses` are for `--format xapi` alone.")
+    if takes_untimed and name not in UNTIMED:
         raise click.UsageError(
-            "`--unknown-verbs`, `--register-addresses` and `--take-untimed` are for `--format xapi` alone."
+            f"Events of this format have a time: `--take-untimed` is for {', '.join(sorted(UNTIMED))}."
         )
     if source is not None and SOURCE_NAME.fullmatch(source) is None:
         raise click.UsageError(
@@ -135,6 +137,10 @@ def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, byte
     """Return the events of a stream, each with the number of its line."""
     if name == XAPI:
         return xapi.statements(_numbered(file, stream, documents=(dict, list)))
+    if name == CMCD:
+        return cmcd.events(_numbered(file, stream, documents=(dict, list)))
+    if name in ARRAYS:
+        return arrays.items(_numbered(file, stream, documents=(dict, list)))
     return _numbered(file, stream, documents=(dict,))
 
 

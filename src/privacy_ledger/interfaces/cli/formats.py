@@ -11,16 +11,19 @@ import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import ledger, openedx, xapi
+from privacy_ledger.adapters.formats import cmcd, ledger, openedx, postmark, sendgrid, signals, stripe, xapi
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
 from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
 from privacy_ledger.domain.events import Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
-from privacy_ledger.ports.formats import Format, Parsed
+from privacy_ledger.ports.formats import Format, Parsed, TimedFormat
 
 __all__ = [
+    "ARRAYS",
+    "CMCD",
+    "UNTIMED",
     "XAPI",
     "FormatName",
     "NamedFormat",
@@ -34,16 +37,31 @@ __all__ = [
     "register",
 ]
 
+CMCD: Final = "cmcd"
+"""The format whose lines may be no JSON."""
 XAPI: Final = "xapi"
-"""The format whose lines may hold several events, and whose events may have no time of their own."""
+"""The format with options of its own; a line may hold several events, or a record store's answer."""
 _ABOUT: Final = {
     "canvas": "Canvas Live Events",
+    CMCD: "reports of players (CMCD 1 and 2): text, query, headers or JSON",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
+    "postmark": "Postmark's webhooks: an event, or an array of them",
+    "sendgrid": "SendGrid's event webhook: an event, or an array of them",
+    "signals": "privacy signals and cookie choices: Sec-GPC, GPP strings, banners",
+    "stripe": "Stripe's webhooks: a payment that was confirmed",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
-_PARSERS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
-"""Formats each of whose lines is one event, by name."""
+_PARSERS: Final[dict[str, Format]] = {
+    "ledger": ledger.parse, "openedx": openedx.parse, "sendgrid": sendgrid.parse,
+    "signals": signals.parse, "stripe": stripe.parse,
+}  # fmt: skip
+"""Formats whose events have a time, by name."""
+_TIMED: Final[dict[str, TimedFormat]] = {CMCD: cmcd.parse, "postmark": postmark.parse}
+"""Formats some of whose events have no time of their own, by name."""
+UNTIMED: Final = frozenset({XAPI, *_TIMED})
+ARRAYS: Final = frozenset({"postmark", "sendgrid", "signals", "stripe"})
+"""Formats of which a line may hold several events, as an array."""
 _MAPPINGS: Final = frozenset({"canvas"})
 """Formats that are mappings of the package's own."""
 _SHIPPED: Final = "privacy_ledger.adapters.formats"
@@ -52,7 +70,10 @@ _TEMPLATE: Final = "mapping.toml"
 
 
 class NamedFormat(Struct, frozen=True):
-    """A format, and what its source is called where nobody says otherwise; xAPI has no parser of lines."""
+    """A format, and what its source is called where nobody says otherwise.
+
+    One some of whose events have no time has no parser until a run says what becomes of them.
+    """
 
     name: str
     line_parser: Format | None
@@ -60,12 +81,14 @@ class NamedFormat(Struct, frozen=True):
     def parser(self, *, received_at: datetime | None, takes_unknown: bool) -> Format:
         """Return the parser of a run.
 
-        Of xAPI: `received_at`, when a statement without a time happened (None: it is refused), and
-        `takes_unknown`, whether verbs of no known vocabulary are taken.
+        `received_at`: when an event without a time happened; None: it is refused. Of xAPI,
+        `takes_unknown`: whether verbs of no known vocabulary are taken.
         """
-        if self.line_parser is None:
-            return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
-        return self.line_parser
+        if self.line_parser is not None:
+            return self.line_parser
+        if self.name in _TIMED:
+            return partial(_TIMED[self.name], received_at=received_at)
+        return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
 
 
 class FormatName(click.ParamType):
@@ -219,7 +242,8 @@ def _becomes(number: int, found: Parsed | Refusal) -> _Becomes:
     if isinstance(found, Refusal):
         return _Becomes(number, refused=str(found))
     people = [fact for person in found.people for fact in person.facts]
-    facts = [*people, *found.unattributed, *([found.device] if found.device is not None else [])]
+    nobodys = () if people else found.unattributed
+    facts = [*people, *nobodys, *([found.device] if found.device is not None else [])]
     return _Becomes(
         number, people=tuple((event_type(fact), _members(fact)) for fact in facts), is_unattributed=not people
     )

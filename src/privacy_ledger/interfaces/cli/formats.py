@@ -23,6 +23,7 @@ from privacy_ledger.ports.formats import Format, Parsed, TimedFormat
 __all__ = [
     "ARRAYS",
     "CMCD",
+    "NAMES",
     "UNTIMED",
     "XAPI",
     "FormatName",
@@ -52,6 +53,8 @@ _ABOUT: Final = {
     "stripe": "Stripe's webhooks: a payment that was confirmed",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
+NAMES: Final = tuple(sorted(_ABOUT))
+"""The formats that need no mapping."""
 _PARSERS: Final[dict[str, Format]] = {
     "ledger": ledger.parse, "openedx": openedx.parse, "sendgrid": sendgrid.parse,
     "signals": signals.parse, "stripe": stripe.parse,

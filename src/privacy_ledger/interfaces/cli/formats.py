@@ -1,10 +1,12 @@
 """`formats`: what lines may be, and formats that an operator declares in a file."""
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 import click
@@ -12,6 +14,8 @@ from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
 from privacy_ledger.adapters.formats import ledger, openedx, xapi
+from privacy_ledger.adapters.formats.arrays import events_of, split
+from privacy_ledger.adapters.formats.cloudevents_lines import TABLE, Read, Route, Routed
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
 from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
@@ -21,6 +25,8 @@ from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.formats import Format, Parsed
 
 __all__ = [
+    "ADDRESSED",
+    "CLOUDEVENTS",
     "XAPI",
     "FormatName",
     "NamedFormat",
@@ -36,8 +42,13 @@ __all__ = [
 
 XAPI: Final = "xapi"
 """The format whose lines may hold several events, and whose events may have no time of their own."""
+CLOUDEVENTS: Final = "cloudevents"
+"""The format whose events hold data of another one."""
+ADDRESSED: Final = frozenset({CLOUDEVENTS, XAPI})
+"""Formats that may name a person by an address alone."""
 _ABOUT: Final = {
     "canvas": "Canvas Live Events",
+    CLOUDEVENTS: "CloudEvents 1.0 in JSON, one or a batch, with data of one of these formats",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
@@ -51,11 +62,19 @@ _SUFFIX: Final = ".toml"
 _TEMPLATE: Final = "mapping.toml"
 
 
+Lines = Iterable[tuple[int, bytes | Refusal]]
+
+
 class NamedFormat(Struct, frozen=True):
-    """A format, and what its source is called where nobody says otherwise; xAPI has no parser of lines."""
+    """A format, and what its source is called where nobody says otherwise; xAPI has no parser of lines.
+
+    `events`: the events of lines that may hold several. `documents`: what a file that is one document is.
+    """
 
     name: str
     line_parser: Format | None
+    events: Callable[[Lines], Lines] = iter
+    documents: tuple[type, ...] = (dict,)
 
     def parser(self, *, received_at: datetime | None, takes_unknown: bool) -> Format:
         """Return the parser of a run.
@@ -186,8 +205,10 @@ def _write(path: Path, text: str) -> None:
         raise click.UsageError(f"{path} cannot be written ({error.strerror}).") from None
 
 
-def format_named(text: str) -> NamedFormat:
+def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyType({})) -> NamedFormat:
     """Return a format by its name, or that of a mapping file.
+
+    `data_formats`: of CloudEvents, the formats of further types of data, by the prefix of the type.
 
     Raises:
         BadInput: the mapping says something that cannot be meant.
@@ -195,10 +216,26 @@ def format_named(text: str) -> NamedFormat:
     if text in _MAPPINGS:
         document = (resources.files(_SHIPPED) / f"{text}{_SUFFIX}").read_bytes()
         return NamedFormat(text, Mapped(read(document)))
-    if text in _ABOUT:
-        return NamedFormat(text, _PARSERS.get(text))
-    mapped = mapped_in(Path(text))
-    return NamedFormat(mapped.name, mapped)
+    match text:
+        case "xapi":
+            return NamedFormat(text, None, xapi.statements, (dict, list))
+        case "cloudevents":
+            own = [Route("type", prefix, _reader(name)) for prefix, name in data_formats.items()]
+            known = [Route(attribute, prefix, _reader(name)) for attribute, prefix, name in TABLE]
+            return NamedFormat(text, Routed([*own, *known]), partial(split, events=events_of), (dict, list))
+        case _ if text in _PARSERS:
+            return NamedFormat(text, _PARSERS[text])
+        case _:
+            mapped = mapped_in(Path(text))
+            return NamedFormat(mapped.name, mapped)
+
+
+def _reader(name: str) -> Read:
+    """Return what reads the data of a CloudEvent; a statement without a time happened when the event did."""
+    if name == XAPI:
+        return lambda event: xapi.parse(event.data, received_at=event.time)
+    parse = format_named(name).parser(received_at=None, takes_unknown=True)
+    return lambda event: parse(event.data)
 
 
 def mapped_in(path: Path) -> Mapped:

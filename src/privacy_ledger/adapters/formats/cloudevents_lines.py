@@ -21,6 +21,9 @@ Read = Callable[[CloudEvent], Parsed | Refusal]
 """What reads the data of an event."""
 
 TABLE: Final[tuple[tuple[Attribute, str, str], ...]] = (
+    ("dataschema", "http://purl.imsglobal.org/ctx/caliper", "caliper"),
+    ("dataschema", "https://purl.imsglobal.org/ctx/caliper", "caliper"),
+    ("type", "privacy-ledger.caliper", "caliper"),
     ("type", "privacy-ledger.canvas", "canvas"),
     ("type", "privacy-ledger.ledger", "ledger"),
     ("type", "privacy-ledger.openedx", "openedx"),

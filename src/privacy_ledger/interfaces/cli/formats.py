@@ -13,7 +13,7 @@ import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import ledger, openedx, xapi
+from privacy_ledger.adapters.formats import caliper, ledger, openedx, xapi
 from privacy_ledger.adapters.formats.arrays import events_of, split
 from privacy_ledger.adapters.formats.cloudevents_lines import TABLE, Read, Route, Routed
 from privacy_ledger.adapters.formats.json_lines import read_lines
@@ -26,6 +26,7 @@ from privacy_ledger.ports.formats import Format, Parsed
 
 __all__ = [
     "ADDRESSED",
+    "CALIPER",
     "CLOUDEVENTS",
     "XAPI",
     "FormatName",
@@ -42,11 +43,13 @@ __all__ = [
 
 XAPI: Final = "xapi"
 """The format whose lines may hold several events, and whose events may have no time of their own."""
+CALIPER: Final = "caliper"
 CLOUDEVENTS: Final = "cloudevents"
 """The format whose events hold data of another one."""
-ADDRESSED: Final = frozenset({CLOUDEVENTS, XAPI})
+ADDRESSED: Final = frozenset({CALIPER, CLOUDEVENTS, XAPI})
 """Formats that may name a person by an address alone."""
 _ABOUT: Final = {
+    CALIPER: "Caliper 1.1 and 1.2: an event, an array of them, or an envelope",
     "canvas": "Canvas Live Events",
     CLOUDEVENTS: "CloudEvents 1.0 in JSON, one or a batch, with data of one of these formats",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
@@ -219,6 +222,8 @@ def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyTyp
     match text:
         case "xapi":
             return NamedFormat(text, None, xapi.statements, (dict, list))
+        case "caliper":
+            return NamedFormat(text, caliper.parse, caliper.events, (dict, list))
         case "cloudevents":
             own = [Route("type", prefix, _reader(name)) for prefix, name in data_formats.items()]
             known = [Route(attribute, prefix, _reader(name)) for attribute, prefix, name in TABLE]

@@ -42,7 +42,7 @@ SEED: Final = 1
 NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
 FORMATS: Final = [
     name
-    for name in re.findall(r"[A-Za-z.]+", FormatName().get_metavar(click.Argument(["name"])))
+    for name in re.findall(r"[A-Za-z.\-]+", FormatName().get_metavar(click.Argument(["name"])))
     if name.islower()
 ]
 """Every format that has a name."""

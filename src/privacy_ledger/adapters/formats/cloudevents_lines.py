@@ -14,7 +14,7 @@ from privacy_ledger.adapters.formats.cloudevents import CloudEvent, read_structu
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.formats import Parsed
 
-__all__ = ["TABLE", "Read", "Route", "Routed"]
+__all__ = ["TABLE", "Read", "Route", "Routed", "with_envelope"]
 
 Attribute = Literal["type", "dataschema"]
 Read = Callable[[CloudEvent], Parsed | Refusal]
@@ -23,6 +23,7 @@ Read = Callable[[CloudEvent], Parsed | Refusal]
 TABLE: Final[tuple[tuple[Attribute, str, str], ...]] = (
     ("dataschema", "http://purl.imsglobal.org/ctx/caliper", "caliper"),
     ("dataschema", "https://purl.imsglobal.org/ctx/caliper", "caliper"),
+    ("type", "org.openedx", "openedx-bus"),
     ("type", "privacy-ledger.caliper", "caliper"),
     ("type", "privacy-ledger.canvas", "canvas"),
     ("type", "privacy-ledger.ledger", "ledger"),
@@ -64,13 +65,16 @@ class Routed:
         else:
             return Refusal.UNKNOWN_EVENT
         found = route.read(event)
-        if type(found) is Refusal:
-            return found
-        return structs.replace(
-            found,
-            source_event_id=f"{event.source} {event.id}",
-            digest_input=b"\n".join((event.type.encode(), found.digest_input)),
-        )
+        return found if type(found) is Refusal else with_envelope(found, event)
+
+
+def with_envelope(found: Parsed, event: CloudEvent) -> Parsed:
+    """Return what the data of an event say as its own: named by source and id, compared by type and data."""
+    return structs.replace(
+        found,
+        source_event_id=f"{event.source} {event.id}",
+        digest_input=b"\n".join((event.type.encode(), found.digest_input)),
+    )
 
 
 def _begins(value: str | None, prefix: str) -> bool:

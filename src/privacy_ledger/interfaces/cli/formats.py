@@ -13,7 +13,7 @@ import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import caliper, ledger, openedx, xapi
+from privacy_ledger.adapters.formats import avro, caliper, ledger, openedx, openedx_bus, xapi
 from privacy_ledger.adapters.formats.arrays import events_of, split
 from privacy_ledger.adapters.formats.cloudevents_lines import TABLE, Read, Route, Routed
 from privacy_ledger.adapters.formats.json_lines import read_lines
@@ -41,6 +41,7 @@ __all__ = [
     "register",
 ]
 
+OPENEDX_BUS: Final = "openedx-bus"
 XAPI: Final = "xapi"
 """The format whose lines may hold several events, and whose events may have no time of their own."""
 CALIPER: Final = "caliper"
@@ -54,6 +55,7 @@ _ABOUT: Final = {
     CLOUDEVENTS: "CloudEvents 1.0 in JSON, one or a batch, with data of one of these formats",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
+    OPENEDX_BUS: "the Open edX event bus: Avro records with their headers",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
 _PARSERS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
@@ -214,7 +216,7 @@ def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyTyp
     `data_formats`: of CloudEvents, the formats of further types of data, by the prefix of the type.
 
     Raises:
-        BadInput: the mapping says something that cannot be meant.
+        BadInput: the mapping says something that cannot be meant, or an extra is not installed.
     """
     if text in _MAPPINGS:
         document = (resources.files(_SHIPPED) / f"{text}{_SUFFIX}").read_bytes()
@@ -228,6 +230,9 @@ def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyTyp
             own = [Route("type", prefix, _reader(name)) for prefix, name in data_formats.items()]
             known = [Route(attribute, prefix, _reader(name)) for attribute, prefix, name in TABLE]
             return NamedFormat(text, Routed([*own, *known]), partial(split, events=events_of), (dict, list))
+        case "openedx-bus":
+            avro.require_avro()
+            return NamedFormat(text, openedx_bus.parse)
         case _ if text in _PARSERS:
             return NamedFormat(text, _PARSERS[text])
         case _:
@@ -236,9 +241,14 @@ def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyTyp
 
 
 def _reader(name: str) -> Read:
-    """Return what reads the data of a CloudEvent; a statement without a time happened when the event did."""
+    """Return what reads the data of a CloudEvent; a statement without a time happened when the event did.
+
+    A record of the event bus is JSON here.
+    """
     if name == XAPI:
         return lambda event: xapi.parse(event.data, received_at=event.time)
+    if name == OPENEDX_BUS:
+        return openedx_bus.read_event
     parse = format_named(name).parser(received_at=None, takes_unknown=True)
     return lambda event: parse(event.data)
 

@@ -333,7 +333,7 @@ def test_every_format_screens_before_it_reads(name: str) -> None:
 
 def test_the_formats_that_are_screened_are_all_that_there_are() -> None:
     """As the command's help lists them."""
-    assert {"canvas", "ledger", "openedx", "xapi"} <= set(FORMATS)
+    assert {"caliper", "canvas", "cloudevents", "ledger", "openedx", "openedx-bus", "xapi"} <= set(FORMATS)
 
 
 def test_each_statement_of_an_array_or_a_stores_answer_is_screened_for_itself() -> None:

@@ -25,7 +25,7 @@ from privacy_ledger.adapters.formats import openedx
 from privacy_ledger.adapters.formats.avro import record_of
 from privacy_ledger.adapters.formats.cloudevents import CloudEvent, read_kafka
 from privacy_ledger.adapters.formats.cloudevents_lines import with_envelope
-from privacy_ledger.adapters.formats.json_lines import decode_canonical, decode_json
+from privacy_ledger.adapters.formats.json_lines import decode_canonical, decode_json, decode_object
 from privacy_ledger.adapters.formats.minimise import CourseName, course_key, is_code, plain_activity
 from privacy_ledger.adapters.formats.openedx import user_id_identity, username_identity
 from privacy_ledger.adapters.formats.screen import screen
@@ -95,12 +95,13 @@ class _UnfitError(Exception):
 
 def parse(line: bytes) -> Parsed | Refusal:
     """Return the facts of one message, or the first refusal that applies; never raises."""
-    decoded = decode_canonical(line)
-    if type(decoded) is Refusal:
-        return decoded
-    root, _ = decoded
-    headers = _headers(root.get("headers"))
-    value = _value(root)
+    root = decode_object(line)
+    if type(root) is Refusal:
+        return root
+    refusal = screen(_outside(root))
+    if refusal is not None:
+        return refusal
+    headers, value = _headers(root.get("headers")), _value(root)
     if type(value) is Refusal:
         return value
     if headers is None:
@@ -108,14 +109,7 @@ def parse(line: bytes) -> Parsed | Refusal:
     event = read_kafka(headers, value)
     if type(event) is Refusal:
         return event
-    schema = root.get("schema")
-    if schema is None or "record" in root:
-        found = read_event(event)
-    elif not isinstance(schema, dict):
-        return Refusal.SCHEMA_MISMATCH
-    else:
-        record = record_of(event.data, schema)
-        found = record if type(record) is Refusal else screen(record) or _parsed(event, record)
+    found = _read(event, root)
     return found if type(found) is Refusal else with_envelope(found, event)
 
 
@@ -142,6 +136,34 @@ def personal_in(record: object) -> Iterator[object]:
 
 
 # Messages --------------------------------------------------------------------------------
+
+
+def _outside(root: Members) -> dict[str, object]:
+    """Return all of a line that is screened before its value is read.
+
+    The value is screened as what it holds; of a schema nothing is kept. The version of the headers is
+    left out as `cloudevents` does.
+    """
+    found = {name: root[name] for name in root if name != "schema"}
+    if isinstance(found.get("value"), str):
+        del found["value"]
+    headers = found.get("headers")
+    if isinstance(headers, dict) and headers.get("ce_specversion") == "1.0":
+        found["headers"] = {name: headers[name] for name in headers if name != "ce_specversion"}
+    return found
+
+
+def _read(event: CloudEvent, root: Members) -> Parsed | Refusal:
+    """Return what a message says: its record in Avro, or in JSON."""
+    schema = root.get("schema")
+    if schema is None or "record" in root:
+        return read_event(event)
+    if not isinstance(schema, dict):
+        return Refusal.SCHEMA_MISMATCH
+    record = record_of(event.data, schema)
+    if type(record) is Refusal:
+        return record
+    return screen(record) or _parsed(event, record)
 
 
 def _headers(value: object) -> list[tuple[str, bytes]] | None:

@@ -416,6 +416,8 @@ BARE: Final = but({"@context": ...})
         (envelope(said(), {"id": ADA["id"], **ADA, "@context": V1P1}), ["taken", "schema_mismatch"]),
         (envelope(said(object={**PAGE, "name": PAN}), said()), ["card_number", "taken"]),
         (envelope(BARE, dataVersion=V1P2), ["taken"]),
+        (envelope({**BARE, "object": {**PAGE, "@context": V1P1}}), ["taken"]),
+        (envelope({**BARE, "@context": None}), ["schema_mismatch"]),
         (envelope({}), ["schema_mismatch"]),
         (envelope(said(), dataVersion="http://purl.imsglobal.org/ctx/caliper/v1p0"), ["schema_mismatch"]),
         (envelope(said(), dataVersion=7), ["schema_mismatch"]),

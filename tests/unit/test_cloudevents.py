@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 from cloudevents.core.bindings import http as sdk_http
@@ -31,6 +32,9 @@ from privacy_ledger.adapters.formats.cloudevents import (
 from privacy_ledger.adapters.formats.json_lines import LINE_BYTES_MAX
 from privacy_ledger.domain.refusals import Refusal
 
+NAUGHTY: Final[list[str]] = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "naughty-strings" / "blns.json").read_bytes()
+)
 FEATURES: Final = Path(__file__).parents[1] / "fixtures" / "cloudevents"
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
@@ -336,6 +340,22 @@ def test_a_refusal_says_its_reason(found: CloudEvent | Refusal, refusal: Refusal
 def test_an_event_shows_nothing_of_itself() -> None:
     """Its `repr` is the type only."""
     assert repr(SEEN) == "CloudEvent(...)"
+
+
+@pytest.mark.parametrize("name", ["id", "source", "type", "subject", "dataschema", "extension"])
+def test_naughty_strings_are_kept_whole_or_refused(name: str) -> None:
+    """In every attribute and every mode; as the name of one they are refused, or stand in no event."""
+    for text in NAUGHTY:
+        coded = quote(text, safe="", errors="replace")
+        found = [
+            read_structured(structured(**{name: text})),
+            read_http(binary(**{name: coded}), b"1")[0],
+            read_kafka(messages(**{name: text.encode()}), b"1"),
+        ]
+        for one in found:
+            if isinstance(one, CloudEvent):
+                assert one.extensions.get(name, getattr(one, name, None)) == text
+        assert isinstance(read_structured(structured(**{f"{text}-": "x"})), Refusal)
 
 
 # Any bytes -------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class _Envelope(Struct, frozen=True, rename="camel"):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def events(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[tuple[int, bytes | Refusal]]:
@@ -164,9 +165,11 @@ def _items(line: bytes) -> list[bytes | Refusal]:
 
 def _with_context(event: bytes, start: bytes) -> bytes:
     """Return an event with the version of its envelope, where it has no context of its own."""
-    if not event.startswith(b"{") or b'"@context"' in event or event[1:].lstrip() == b"}":
+    try:
+        members = _decode_members(event)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return event
-    return start + event[1:]
+    return start + event[1:] if members and "@context" not in members else event
 
 
 # The event -------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ TABLE: Final[tuple[tuple[Attribute, str, str], ...]] = (
     ("type", "privacy-ledger.canvas", "canvas"),
     ("type", "privacy-ledger.ledger", "ledger"),
     ("type", "privacy-ledger.openedx", "openedx"),
+    ("type", "privacy-ledger.openedx-bus", "openedx-bus"),
     ("type", "privacy-ledger.xapi", "xapi"),
 )
 """Attribute, prefix, and the name of the format that it tells."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from privacy_ledger.adapters.formats import avro
 from privacy_ledger.adapters.formats.avro import (
+    SCHEMA_BYTES_MAX,
     SCHEMA_DEPTH_MAX,
     SCHEMA_PARTS_MAX,
     VALUE_BYTES_MAX,
@@ -113,6 +114,7 @@ UNFIT: Final[dict[str, Any]] = {
     "too deep": record(DEEP),
     "too many parts": record(*["string"] * SCHEMA_PARTS_MAX),
     "doubled": DOUBLED,
+    "too long": record("string") | {"doc": "x" * SCHEMA_BYTES_MAX},
     "a list": ["record"],
 }
 

@@ -319,6 +319,15 @@ def test_nothing_is_kept_that_no_fact_declares() -> None:
     assert mark not in str(msgspec.json.encode(facts))
 
 
+def test_no_fact_holds_the_name_of_a_person() -> None:
+    """Of any event here: neither of the actor's IRI nor of anybody's in it."""
+    for event in [*(one for one, _ in MAPPED), *(one for one, _ in SPLIT.values())]:
+        facts = msgspec.json.encode(
+            [fact for person in parsed(event).people for fact in person.facts]
+        ).lower()
+        assert [name for name in (b"ada", b"bob", b"000e") if name in facts] == []
+
+
 # What is refused -------------------------------------------------------------------------
 
 PAN: Final = "4111111111111111"

@@ -4,6 +4,7 @@
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -239,6 +240,15 @@ def test_a_header_is_decoded_once(sent: str, text: str) -> None:
 def test_a_header_that_has_no_one_reading_is_refused(sent: str) -> None:
     """Overlong or broken UTF-8, a lone percent sign, control characters."""
     assert read_http(binary(subject=sent), b"1") == [Refusal.SCHEMA_MISMATCH]
+
+
+def test_a_hostile_header_costs_little() -> None:
+    """Quotes that never end, and more headers than an event may have."""
+    started = time.process_time()
+    quotes = read_http(binary(subject='"' + 'a\\"' * 200_000), b"1")
+    many = read_http([*binary(), *((f"ce-ext{number}", "x") for number in range(100_000))], b"1")
+    assert quotes == many == [Refusal.SCHEMA_MISMATCH]
+    assert time.process_time() - started < 5
 
 
 def test_a_kafka_header_is_text_as_it_is() -> None:

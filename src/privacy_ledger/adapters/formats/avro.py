@@ -21,9 +21,17 @@ try:
 except ImportError:  # pragma: no cover - the extra is installed where tests run
     fastavro = None  # type: ignore[assignment] # the extra is not installed
 
-__all__ = ["SCHEMA_DEPTH_MAX", "SCHEMA_PARTS_MAX", "VALUE_BYTES_MAX", "record_of", "require_avro"]
+__all__ = [
+    "SCHEMA_BYTES_MAX",
+    "SCHEMA_DEPTH_MAX",
+    "SCHEMA_PARTS_MAX",
+    "VALUE_BYTES_MAX",
+    "record_of",
+    "require_avro",
+]
 
 VALUE_BYTES_MAX: Final = 1 << 18
+SCHEMA_BYTES_MAX: Final = 1 << 16
 SCHEMA_PARTS_MAX: Final = 2000
 """Of a schema whose named types are written out wherever they are used."""
 SCHEMA_DEPTH_MAX: Final = 16
@@ -71,7 +79,8 @@ def record_of(value: bytes, schema: Mapping[str, object]) -> dict[str, object] |
     """
     if len(value) > VALUE_BYTES_MAX:
         return Refusal.LINE_TOO_LONG
-    plain = _plain(_encode(schema)) if _is_installed() else None
+    document = _encode(schema)
+    plain = _plain(document) if _is_installed() and len(document) <= SCHEMA_BYTES_MAX else None
     if plain is None or not value.startswith(_MAGIC) or len(value) < _PREFIX_BYTES:
         return Refusal.SCHEMA_MISMATCH
     stream = BytesIO(value[_PREFIX_BYTES:])

@@ -155,6 +155,8 @@ def _binary(headers: Iterable[tuple[str, str | None]], body: bytes | None) -> Cl
         return Refusal.LINE_TOO_LONG
     attributes: dict[str, object] = {}
     for name, value in headers:
+        if len(attributes) > ATTRIBUTES_MAX:
+            return Refusal.SCHEMA_MISMATCH
         if value is None or attributes.setdefault(name, value) != value:
             return Refusal.SCHEMA_MISMATCH
     return _screened(attributes) or _event(attributes, body)
@@ -172,10 +174,14 @@ def _media(text: str) -> str:
 
 
 def _unescaped(text: str) -> str | None:
-    """Return the value of a header (HTTP binding, 3.1.3.2), or None when it is none."""
+    """Return the value of a header, which may stand in quotes as a whole; None when it is none.
+
+    HTTP binding, 3.1.3.2.
+    """
     if not (text.isascii() and text.isprintable()):
         return None
-    text = _QUOTED.sub(lambda quoted: _ESCAPED.sub(r"\1", quoted.group(1)), text)
+    quoted = _QUOTED.fullmatch(text)
+    text = text if quoted is None else _ESCAPED.sub(r"\1", quoted.group(1))
     if _LONE_PERCENT.search(text) is not None:
         return None
     try:

@@ -156,7 +156,7 @@ def _by_prefix(data_formats: Iterable[str]) -> Mapping[str, str]:
     """Return the formats of data by the prefix of the type."""
     found: dict[str, str] = {}
     for text in data_formats:
-        prefix, _, name = text.rpartition("=")
+        prefix, _, name = text.partition("=")
         if not prefix or not name or name == CLOUDEVENTS or prefix in found:
             raise click.UsageError(
                 "`--data-format` takes one PREFIX=FORMAT for a prefix, such as com.example.lms=xapi."

@@ -303,6 +303,21 @@ def test_a_session_and_its_client_are_the_acting_persons() -> None:
     assert of_other.device is None
 
 
+@pytest.mark.parametrize(
+    ("whose", "links"),
+    [
+        (ADA, True),
+        (ADA["id"].upper().replace("/PEOPLE/ADA", "/people/ada"), True),
+        (BOB, False),
+        (None, True),
+    ],
+)
+def test_a_session_of_somebody_else_links_nobody(whose: object, links: bool) -> None:  # noqa: FBT001 - a table
+    """Whose session it is says the session itself, if anything does."""
+    session = {"id": f"{LMS}/sessions/5", "type": "Session", "user": whose}
+    assert parsed(said(session=session)).anonymous == (f"session:{LMS}/sessions/5" if links else None)
+
+
 def test_nothing_is_kept_that_no_fact_declares() -> None:
     """Neither names, descriptions, comments, extensions nor other identifiers."""
     mark = "marker-qzx9"

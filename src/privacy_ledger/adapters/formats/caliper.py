@@ -208,12 +208,18 @@ def _is_iri(text: str) -> bool:
 
 
 def _session(root: Mapping[str, object], entities: Entities) -> str | None:
-    """Return the session in which it happened, marked as what it is; a login names it as the target."""
+    """Return the session in which it happened, marked as what it is; a login names it as the target.
+
+    None where it is another person's than the actor's: what they do there must not join the two.
+    """
     session = entities.of(root.get("session"))
     if not session.id:
         session = entities.of(root.get("target"))
         if session.type != "Session":
             return None
+    actors = set(map(person_identity, entities.people(root.get("actor"))))
+    if not actors.issuperset(map(person_identity, entities.people(session.members.get("user")))):
+        return None
     return f"session:{session.id}" if 0 < len(session.id) <= _SESSION_CHARS_MAX else None
 
 

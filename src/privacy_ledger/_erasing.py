@@ -5,9 +5,7 @@ from importlib.metadata import version as installed
 
 from privacy_ledger import _passes
 from privacy_ledger.adapters import registry
-from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.app._topic_stores import (
-    DeadLetterStore,
     KeyStore,
     LaneStore,
     LedgerStore,
@@ -42,11 +40,11 @@ def erasure_over(
     beside: Sequence[DerivedStore] = (),
 ) -> Erasure:
     """Return the erasure saga over the stores that there are, and those of whoever runs it."""
-    rows = PersonRows(parts.log)
     return Erasure(
-        log=parts.log, rows=rows, vault=parts.vaults.released_to(ERASE), codec=parts.codec,
-        views=parts.views, retention=retention_over(parts, rows), passes=passes, clock=parts.clock,
-        stores=stores_over(parts, passes, wait_s=wait_s, beside=beside, rows=rows),
+        log=parts.log, rows=parts.rows, sagas=parts.sagas,
+        vault=parts.vaults.released_to(ERASE), codec=parts.codec,
+        views=parts.views, retention=retention_over(parts), passes=passes, clock=parts.clock,
+        stores=stores_over(parts, passes, wait_s=wait_s, beside=beside),
         ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
     )  # fmt: skip
 
@@ -55,11 +53,11 @@ def scope_erasure_over(
     parts: _passes.Parts, passes: Passes, audit: AuditLog, *, wait_s: float = WAIT_S
 ) -> ScopeErasure:
     """Return the erasure saga of a category, a purpose or a field."""
-    rows = PersonRows(parts.log)
     return ScopeErasure(
-        log=parts.log, rows=rows, vault=parts.vaults.released_to(ERASE), codec=parts.codec,
-        views=parts.views, retention=retention_over(parts, rows), passes=passes, clock=parts.clock,
-        stores=stores_over(parts, passes, wait_s=wait_s, rows=rows),
+        log=parts.log, rows=parts.rows, sagas=parts.sagas,
+        vault=parts.vaults.released_to(ERASE), codec=parts.codec,
+        views=parts.views, retention=retention_over(parts), passes=passes, clock=parts.clock,
+        stores=stores_over(parts, passes, wait_s=wait_s),
         ids=parts.ids, audit=audit, build=installed("privacy-ledger"), wait_s=wait_s,
     )  # fmt: skip
 
@@ -69,13 +67,13 @@ def care_over(
 ) -> ErasureCare:
     """Return what looks after all erasures."""
     return ErasureCare(
-        log=parts.log, vault=parts.vaults.released_to(ERASE), keeper=keeper, codec=parts.codec,
-        clock=parts.clock, ids=parts.ids, erasures=(erasure, smaller), meters=parts.meters,
-        first_seen=parts.first_seen,
+        log=parts.log, rows=parts.rows, vault=parts.vaults.released_to(ERASE), keeper=keeper,
+        codec=parts.codec, clock=parts.clock, ids=parts.ids, erasures=(erasure, smaller),
+        meters=parts.meters, first_seen=parts.first_seen,
     )  # fmt: skip
 
 
-def retention_over(parts: _passes.Parts, rows: PersonRows | None = None) -> Retention:
+def retention_over(parts: _passes.Parts) -> Retention:
     """Return who knows what the law keeps, under the rules that the core pass has adopted."""
 
     async def rules(ref: SubjectRef) -> Rules:
@@ -86,7 +84,7 @@ def retention_over(parts: _passes.Parts, rows: PersonRows | None = None) -> Rete
         return parts.books.known[meta.registry_digest]
 
     return Retention(
-        log=rows or parts.log, vault=parts.vaults.released_to(ERASE), views=parts.views, rules=rules
+        rows=parts.rows, vault=parts.vaults.released_to(ERASE), views=parts.views, rules=rules
     )  # fmt: skip
 
 
@@ -96,14 +94,9 @@ def stores_over(
     *,
     wait_s: float = WAIT_S,
     beside: Sequence[DerivedStore] = (),
-    rows: PersonRows | None = None,
 ) -> StoreRegistry:
-    """Return every store of a home or a cluster that may hold something of a person.
-
-    `rows`: readings of the log that whoever asks the stores shares with them.
-    """
-    log, vault, rows = parts.log, parts.vaults.released_to(ERASE), rows or PersonRows(parts.log)
-    letters, retention = DeadLetterStore(log), retention_over(parts, rows)
+    """Return every store of a home or a cluster that may hold something of a person."""
+    log, vault, retention = parts.log, parts.vaults.released_to(ERASE), retention_over(parts)
 
     async def stores() -> Sequence[DerivedStore]:
         current = (await parts.line_up.current()).values()
@@ -113,9 +106,9 @@ def stores_over(
             *(store for one in declared for store in _kept(parts, one, passes, wait_s=wait_s)),
             VersionStore(parts.views, passes, wait_s=wait_s),
             LaneStore(log, vault, parts.clock),
-            letters,
+            parts.letters,
             *beside,
-            LedgerStore(rows, vault, passes, retention=retention, wait_s=wait_s),
+            LedgerStore(parts.rows, vault, passes, retention=retention, wait_s=wait_s),
         )
 
     async def indexes() -> Sequence[PassIndex]:

@@ -17,6 +17,9 @@ from privacy_ledger.adapters.local.log import LocalLog
 from privacy_ledger.adapters.local.state_store import LogStateStore
 from privacy_ledger.adapters.state_codec import PassStateCodec, ViewKeys, table_group
 from privacy_ledger.adapters.views import LaterVersions, LogViews
+from privacy_ledger.app._evidence import PersonRows
+from privacy_ledger.app._requests import SagaReader
+from privacy_ledger.app._topic_stores import DeadLetterStore
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.dead_letters import DeadLetters
 from privacy_ledger.app.registrar import Registrar
@@ -97,6 +100,10 @@ class Parts(Struct, frozen=True, kw_only=True):
     registrar: Registrar
     wrap: Wrap
     meters: Meters
+    rows: PersonRows
+    sagas: SagaReader
+    letters: DeadLetterStore
+    """These three read a topic once for all erasures of the process."""
     first_seen: dict[SubjectRef, int] = {}
     """Where sealed records of the erased lay when they were looked for; a new one for each instance."""
     expiry_cursor: dict[str, int] = {}
@@ -133,6 +140,7 @@ def parts_of(
         latest=latest, views=views, declared=declared, line_up=line_up,
         versions=Versions(log, codec, clock, ids, listed=listed, build=installed("privacy-ledger")),
         registrar=Registrar(log, codec, views=views, clock=clock, ids=ids), wrap=wrap, meters=meters,
+        rows=PersonRows(log), sagas=SagaReader(log), letters=DeadLetterStore(log),
     )  # fmt: skip
 
 

@@ -165,4 +165,4 @@ def audit_of(runtime: Runtime) -> AuditLog:
 
 def export_of(runtime: Runtime) -> Export:
     """Return the export use case."""
-    return Export(log=runtime.log, codec=runtime.codec, clock=runtime.clock)
+    return Export(rows=runtime.parts.rows, codec=runtime.codec, clock=runtime.clock)

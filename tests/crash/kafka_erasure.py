@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from privacy_ledger.app._evidence import remains_of, rows_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.ingest import Source
 from privacy_ledger.bootstrap import (
@@ -125,7 +125,7 @@ class Sagas:
 
     async def _rows(self, ref: SubjectRef) -> list[Row]:
         """Return every record and tombstone of a person."""
-        return [row async for row in rows_of(self._runtime.log, ref)]
+        return list(await PersonRows(self._runtime.log).of(ref))
 
     async def _wrong(
         self, ref: SubjectRef, kids: Sequence[bytes], lines: Sequence[bytes], done: Sequence[ErasureOutcome]
@@ -138,7 +138,7 @@ class Sagas:
         await self._runtime.passes.settle()
         types = [header(row.headers, "ce_type") for row in await self._rows(ref)]
         audit = await audit_of(self._runtime).verify()
-        remains = await remains_of(log, vault, ref)
+        remains = await remains_of(PersonRows(log), vault, ref)
         opened = [type(key).__name__ for key in vault.open_keys(list(kids)).values()]
         leaf = {one.leaf for one in done}
         self._leaves |= leaf

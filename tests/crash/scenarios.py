@@ -12,7 +12,7 @@ import msgspec
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
-from privacy_ledger.app._evidence import remains_of, waiting_of
+from privacy_ledger.app._evidence import PersonRows, remains_of, waiting_of
 from privacy_ledger.app.audit import Proof
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.app.erasure_care import ErasureStatus
@@ -301,7 +301,7 @@ class Retaining(OnHome):
         """Account and evidence stay while the account lives; who is restricted is frozen, keys and all."""
         mine = {key.group: key.is_expired for key in it.runtime.vault.keys_of(it.ref("7"))}
         other = {key.group for key in it.runtime.vault.keys_of(it.ref("8")) if key.destroyed_at is not None}
-        remains = await remains_of(it.runtime.log, it.runtime.vault, it.ref("8"))
+        remains = await remains_of(PersonRows(it.runtime.log), it.runtime.vault, it.ref("8"))
         left = await bootstrap.expiry_of(it.runtime).look()
         statements = await bootstrap.statements_of(it.runtime)
         (first,), (again,) = [await statements.receipts((it.ref("7"),)) for _ in range(2)]
@@ -464,7 +464,7 @@ class HeldErasing(OnHome):
         (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
         rows = await it.runtime.views.live(ref)
         remains = await remains_of(
-            it.runtime.log, it.runtime.vault, ref, but=frozenset(row.record_id for row in rows)
+            PersonRows(it.runtime.log), it.runtime.vault, ref, but=frozenset(row.record_id for row in rows)
         )
         groups = it.runtime.vault.live_groups(ref)
         again = await it.take([*LINES, paid("7", event="p1"), paid("ada", event="p2")], consents=(PURPOSE,))
@@ -665,7 +665,9 @@ class Restoring(OnHome):
 
     async def claims(self, it: TestHome) -> list[str]:
         """Who was erased is, and who was not is whole."""
-        remains = await remains_of(it.runtime.log, it.runtime.vault, it.subjects.find(ADA).refs[0])
+        remains = await remains_of(
+            PersonRows(it.runtime.log), it.runtime.vault, it.subjects.find(ADA).refs[0]
+        )
         counts = await _counts(it, "8")
         return [
             *_differ("identity", it.subjects.find(ADA).status, IdentityStatus.ERASED),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.bootstrap import Runtime, erasure_of, subjects_of
 from privacy_ledger.domain.errors import RefusedByPolicy
 from privacy_ledger.domain.topics import state_topic, view_topic
@@ -50,7 +50,7 @@ async def somebody(runtime: Runtime) -> tuple[str, SubjectRef]:
 
 async def assert_gone(runtime: Runtime, name: str, ref: SubjectRef) -> None:
     """Assert that nothing answers for the erased person, and that nothing of theirs is read."""
-    remains = await remains_of(runtime.log, runtime.vault, ref)
+    remains = await remains_of(PersonRows(runtime.log), runtime.vault, ref)
     assert (remains.live, remains.readable, remains.unknown) == (0, 0, 0)
     assert await runtime.views.live(ref) == ()
     assert await runtime.views.get(progress.TABLE, ref) is None

@@ -14,6 +14,7 @@ from privacy_ledger import bootstrap
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.keystore import KeystorePlace
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
+from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.export import Export
@@ -202,7 +203,7 @@ class TestHome:
     async def export(self, name: str) -> dict[str, bytes]:
         """Return the files of a person's export."""
         r = self.runtime
-        return await Export(log=r.log, codec=r.codec, clock=r.clock).export((self.ref(name),))
+        return await Export(rows=PersonRows(r.log), codec=r.codec, clock=r.clock).export((self.ref(name),))
 
     async def take(
         self,

@@ -16,8 +16,13 @@ from privacy_ledger.domain.events import (
     AccountUpdated,
     ConsentGranted,
     ConsentWithdrawn,
+    CookieChoiceRecorded,
     CourseCompleted,
     DeviceObserved,
+    EmailClicked,
+    EmailDeliveryReported,
+    EmailOpened,
+    EmailSuppressionChanged,
     Fact,
     LocationDerived,
     ObjectionRaised,
@@ -26,6 +31,7 @@ from privacy_ledger.domain.events import (
     ProfileFieldSet,
     RevealRecorded,
     StudyResponseRecorded,
+    VideoQoeReported,
 )
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import SubjectRef
@@ -58,12 +64,14 @@ CLOSED: Final = frozenset({"kind", "speed", "system", "device_class"})
 """Text fields with a vocabulary of their own: no token goes through."""
 BY_NO_FORMAT: Final = frozenset(
     {
-        AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CourseCompleted, LocationDerived,
-        ObjectionRaised, PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
-        StudyResponseRecorded,
+        AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CookieChoiceRecorded,
+        CourseCompleted, EmailClicked,
+        EmailDeliveryReported, EmailOpened, EmailSuppressionChanged, LocationDerived, ObjectionRaised,
+        PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
+        StudyResponseRecorded, VideoQoeReported,
     }
 )  # fmt: skip
-"""What people and operators say by commands, what no tracking log says, and what a law keeps."""
+"""What people, operators and partners say, what no tracking log says, and what a law keeps."""
 
 
 def _facts(person: Canary) -> list[Fact]:

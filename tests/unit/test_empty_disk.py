@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.domain.topics import TOPICS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.interfaces.cli.operate import verify
@@ -60,7 +60,7 @@ async def whole(it: TestHome, name: str) -> tuple[object, ...]:
 async def assert_gone(it: TestHome, ref: SubjectRef) -> None:
     """Assert that nothing answers for the erased, and that nothing of theirs is read or counted."""
     r = it.runtime
-    remains = await remains_of(r.log, r.vault, ref)
+    remains = await remains_of(PersonRows(r.log), r.vault, ref)
     assert (remains.live, remains.readable, remains.unknown) == (0, 0, 0)
     assert await r.views.live(ref) == ()
     assert await r.views.get(progress.TABLE, ref) is None

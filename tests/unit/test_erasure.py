@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from privacy_ledger import receipt_verifier
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app.erasure import STEPS
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.domain.values import SubjectRef
@@ -27,7 +27,7 @@ LINES = [
 async def assert_gone(it: TestHome, ref: SubjectRef) -> None:
     """Assert that nothing of a person can be read or found, and that others are untouched."""
     r = it.runtime
-    remains = await remains_of(r.log, r.vault, ref)
+    remains = await remains_of(PersonRows(r.log), r.vault, ref)
     assert (remains.live, remains.readable, remains.unknown) == (0, 0, 0)
     assert await r.views.live(ref) == ()
     assert await r.views.get(progress.TABLE, ref) is None

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pytest
 
 from privacy_ledger import bootstrap
+from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.app.export import MANIFEST, Export
 from privacy_ledger.domain.topics import LEDGER_EVENTS, TOPICS
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import Identity
-from privacy_ledger.ports.log import EventLog, Row
 from tests.unit.home import TestHome, home, played, registered, viewed
 
 PEOPLE: Final = 10_000
@@ -52,38 +52,11 @@ async def ledger_of(it: TestHome, refs: frozenset[bytes]) -> list[tuple[int, int
     return [(row.partition, row.offset, row.key, row.value) for row in rows if row.key[:16] in refs]
 
 
-class OnePersonsLog:
-    """What the ledger says of one person: who reads it anyway passes over what it says of others."""
-
-    def __init__(self, partitions: int, rows: Sequence[Row]) -> None:
-        """Take the person's records, oldest first."""
-        self._partitions = partitions
-        self._rows = rows
-
-    def partitions(self, topic: str) -> int:
-        """Return the ledger's number of partitions."""
-        assert topic == LEDGER_EVENTS
-        return self._partitions
-
-    async def read(self, topic: str, partition: int, *, after: int, limit: int) -> Sequence[Row]:
-        """Return a page of them."""
-        del topic, partition
-        return [row for row in self._rows if row.offset > after][:limit]
-
-
 async def exports_of(it: TestHome, refs: Sequence[SubjectRef]) -> list[Exported]:
-    """Return everybody's export; only the time at which it was made is left out.
-
-    The ledger is read once for all of them.
-    """
+    """Return everybody's export; only the time at which it was made is left out."""
     r = it.runtime
-    rows: dict[bytes, list[Row]] = {ref: [] for ref in refs}
-    for row in await it.rows(LEDGER_EVENTS):
-        if (mine := rows.get(row.key[:16])) is not None:
-            mine.append(row)
-    logs = (cast("EventLog", OnePersonsLog(r.partitions, rows[ref])) for ref in refs)
-    exports = (Export(log=log, codec=r.codec, clock=r.clock) for log in logs)
-    return [exported(await export.export((ref,))) for export, ref in zip(exports, refs, strict=True)]
+    export = Export(rows=PersonRows(r.log), codec=r.codec, clock=r.clock)
+    return [exported(await export.export((ref,))) for ref in refs]
 
 
 def exported(files: dict[str, bytes]) -> Exported:

@@ -10,7 +10,7 @@ import msgspec
 from privacy_ledger import bootstrap, receipt_verifier
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app.erasure import ErasureOutcome
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import IdentityStatus
@@ -51,7 +51,9 @@ async def test_a_duty_keeps_billing_alone_and_the_receipt_says_so(tmp_path: Path
         done = await _erase(it)
         live, groups = await _live(it, ref), it.runtime.vault.live_groups(ref)
         (row,) = await it.runtime.views.live(ref)
-        others = await remains_of(it.runtime.log, it.runtime.vault, ref, but=frozenset({row.record_id}))
+        others = await remains_of(
+            PersonRows(it.runtime.log), it.runtime.vault, ref, but=frozenset({row.record_id})
+        )
         view = await it.runtime.views.get(subject_view.TABLE, ref)
         permissions = await it.runtime.views.get(PERMISSIONS, ref)
         (status,) = await bootstrap.erasure_care_of(it.runtime).status((ref,))
@@ -148,7 +150,7 @@ async def test_an_erasure_completes_by_itself_when_the_duty_is_over(tmp_path: Pa
         groups, live = it.runtime.vault.live_groups(ref), await _live(it, ref)
         again = await _erase(it)
         types = await it.types("7")
-        remains = await remains_of(it.runtime.log, it.runtime.vault, ref)
+        remains = await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref)
         leaves = await it.leaves()
         s = await it.take([paid("7", event="p9")])
     assert (early.state, late.state) == ("retained", "completed")

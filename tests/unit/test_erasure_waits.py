@@ -10,14 +10,15 @@ import pytest
 from msgspec import structs
 
 from privacy_ledger import bootstrap
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app._receipt import salted
+from privacy_ledger.app._requests import SagaReader
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.stores import DerivedStore
 from privacy_ledger.domain.errors import KeyUnavailable, NotCaughtUp
 from privacy_ledger.domain.key_release import Caller
 from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS, state_topic
-from privacy_ledger.domain.values import SubjectRef
+from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.engine.line_up import LineUp
 from privacy_ledger.engine.remote import RemotePasses
 from privacy_ledger.ports.keys import KeyVault, ShredReport
@@ -213,12 +214,16 @@ class Reading:
 
 def over(it: TestHome, log: Reading, *beside: DerivedStore) -> Erasure:
     """Return the erasure saga over another log."""
-    parts = structs.replace(it.runtime.parts, log=log)
+    own = cast("EventLog", log)
+    parts = structs.replace(it.runtime.parts, log=log, rows=PersonRows(own), sagas=SagaReader(own))
     return bootstrap.erasure_of(structs.replace(it.runtime, parts=parts), beside=beside)
 
 
 async def test_no_reading_of_the_whole_ledger_lies_between_request_and_shred(tmp_path: Path) -> None:
-    """The larger the ledger is, the longer keys would live for it. All steps share one reading."""
+    """The larger the ledger is, the longer keys would live for it.
+
+    All steps share one reading, and so do all erasures of a process.
+    """
     scans: dict[str, int] = {}
     async with home(tmp_path) as it:
         await it.take(LINES)
@@ -227,10 +232,13 @@ async def test_no_reading_of_the_whole_ledger_lies_between_request_and_shred(tmp
         def note(_: SubjectRef, step: str) -> None:
             scans[step] = reading.scans
 
-        (done,) = await over(it, reading).erase(it.subjects.find(ADA).refs, on_step=note)
-    assert done.is_completed
+        erasure = over(it, reading)
+        (done,) = await erasure.erase(it.subjects.find(ADA).refs, on_step=note)
+        (other,) = await erasure.erase(it.subjects.find("openedx:user_id:8").refs)
+    assert (done.is_completed, other.is_completed) == (True, True)
     assert scans["shredded"] == scans["requested"] > 0
     assert scans["completed"] == 1
+    assert reading.scans == len({partition_of(one.ref, it.runtime.partitions) for one in (done, other)})
 
 
 async def test_keys_whose_shred_was_not_noted_are_told_though_their_records_went_since(
@@ -241,13 +249,13 @@ async def test_keys_whose_shred_was_not_noted_are_told_though_their_records_went
         await it.take(LINES)
         ref, away, local = it.ref("7"), Away(), it.runtime.local
         assert local is not None
-        kids = (await remains_of(it.runtime.log, it.runtime.vault, ref)).kids
+        kids = (await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref)).kids
         with pytest.raises(Crash):
             await over(it, Reading(it.runtime.log, fails_at="shredded")).erase((ref,))
         left = it.runtime.vault.standing_of(ref).live
         await it.erasure(away).resume()
         await local.compact(LEDGER_EVENTS)
-        records = (await remains_of(it.runtime.log, it.runtime.vault, ref)).kids
+        records = (await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref)).kids
         away.is_away = False
         (done,) = await it.erasure(away).resume()
     assert (left, records, done.is_completed) == (0, (), True)

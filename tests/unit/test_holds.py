@@ -11,7 +11,7 @@ from msgspec import structs
 from privacy_ledger import bootstrap
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.domain.errors import BadInput, NotCaughtUp, RefusedByPolicy
 from privacy_ledger.domain.events import ErasureRequested
 from privacy_ledger.domain.refusals import Refusal
@@ -107,7 +107,7 @@ async def test_an_erasure_keeps_the_held_category_and_goes_on_when_the_hold_is_l
         (status,) = await care.status((ref,))
         (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
         after, left = await _live(it), it.runtime.vault.live_groups(ref)
-        remains = await remains_of(it.runtime.log, it.runtime.vault, ref)
+        remains = await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref)
     assert live == {"usage": 1, "evidence": 1}
     assert {group for group in groups if not group.startswith("state:")} == {f"usage+{PURPOSE}", "evidence"}
     assert [(i.category, i.ground) for i in first.retained] == [

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from privacy_ledger import bootstrap
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app.export import MANIFEST
 from privacy_ledger.app.rectification import Correction
 from privacy_ledger.domain.errors import RefusedByPolicy
@@ -108,7 +108,7 @@ async def test_whatever_comes_first_the_erased_are_gone_and_others_are_whole(
         await how([lambda name=name: desk.do(name) for name in order])
         await it.runtime.passes.settle()
         await it.erasure().erase(refs)
-        remains = [await remains_of(it.runtime.log, it.runtime.vault, ref) for ref in refs]
+        remains = [await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref) for ref in refs]
         permissions = await it.runtime.views.get(PERMISSIONS, refs[0])
         assert [(one.live, one.readable) for one in remains] == [(0, 0)]
         assert permissions is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from privacy_ledger import bootstrap
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.keys import IdentityStatus
@@ -26,7 +26,7 @@ LINES = [
 async def readable(it: TestHome, ref: SubjectRef) -> tuple[int, object, object]:
     """Return how many records of a person open, and what the views answer."""
     r = it.runtime
-    remains = await remains_of(r.log, r.vault, ref)
+    remains = await remains_of(PersonRows(r.log), r.vault, ref)
     assert remains.unknown == 0
     return (
         remains.readable,
@@ -82,7 +82,7 @@ async def test_a_restored_log_learns_again_who_was_erased(tmp_path: Path) -> Non
     async with home(tmp_path) as it:
         (done,) = await it.erasure().reconcile()
         permissions = await it.runtime.views.get(PERMISSIONS, ada)
-        remains = await remains_of(it.runtime.log, it.runtime.vault, ada)
+        remains = await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ada)
         assert (done.ref, done.is_completed) == (ada, True)
         assert permissions is not None
         assert permissions.is_ended

@@ -15,7 +15,7 @@ from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.keystore import KeystorePlace, PostgresAddress
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
 from privacy_ledger.app import ingest
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app.ingest import Source
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
@@ -54,7 +54,7 @@ def move(folder: Path, at: datetime) -> None:
 async def assert_gone(it: TestHome, ref: SubjectRef, *, records: int) -> None:
     """Assert that the person is as an erasure left them: no new reference, no record, no view."""
     r = it.runtime
-    remains = await remains_of(r.log, r.vault, ref)
+    remains = await remains_of(PersonRows(r.log), r.vault, ref)
     assert (remains.live, remains.readable, remains.unknown) == (0, 0, 0)
     assert remains.records == records
     assert await r.views.get(progress.TABLE, ref) is None
@@ -70,7 +70,7 @@ async def erased(it: TestHome) -> tuple[SubjectRef, int]:
     ref = it.ref("7")
     (done,) = await it.erasure().erase(it.subjects.find(ADA).refs)
     assert done.is_completed
-    return ref, (await remains_of(it.runtime.log, it.runtime.vault, ref)).records
+    return ref, (await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref)).records
 
 
 # Old files -------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ async def test_one_who_was_erased_comes_back_as_somebody_new_by_an_authenticated
         again = await it.take([*lines, played("7", event="new", at=BEGUN + 30 * DAY + timedelta(minutes=1))])
         new = it.ref("7")
         live = await it.runtime.views.live(new)
-        remains = await remains_of(it.runtime.log, it.runtime.vault, ref)
+        remains = await remains_of(PersonRows(it.runtime.log), it.runtime.vault, ref)
     assert new != ref
     assert (again.accepted, again.reasons) == (1, {Refusal.BEFORE_SUBJECT: OWN})
     assert len(live) == 1

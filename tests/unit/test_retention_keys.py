@@ -16,7 +16,7 @@ from msgspec import json as msgspec_json
 from privacy_ledger import bootstrap, receipt_verifier
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.local.home import open_home, set_trial_clock
-from privacy_ledger.app._evidence import remains_of
+from privacy_ledger.app._evidence import PersonRows, remains_of
 from privacy_ledger.app.expiry_care import ExpiryCare
 from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.app.retention_status import DueItem
@@ -139,7 +139,7 @@ async def test_who_is_restricted_keeps_every_key_until_the_lift(tmp_path: Path) 
         await it.runtime.passes.settle(await it.subjects.restrict(ADA, ground="accuracy"))
     async with moved(tmp_path, MARCH + SECOND) as it:
         frozen = await bootstrap.expiry_of(it.runtime).run()
-        remains = await remains_of(it.runtime.log, it.runtime.vault, it.ref("7"))
+        remains = await remains_of(PersonRows(it.runtime.log), it.runtime.vault, it.ref("7"))
         kept, other = gone(it), gone(it, "8")
         status = await (await bootstrap.statements_of(it.runtime)).status((it.ref("7"),))
         lift = await it.subjects.lift(ADA, notified_at=it.runtime.clock.now())

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
 from privacy_ledger import bootstrap
+from privacy_ledger.adapters import views
 from privacy_ledger.adapters.views import IndexedLatest, TailedLatest
 from privacy_ledger.domain.topics import state_topic, view_topic
 from privacy_ledger.domain.values import SubjectRef, partition_of
@@ -126,7 +130,7 @@ async def test_stores_that_are_tailed_count_what_those_of_a_home_count(tmp_path:
 
 
 async def test_many_prefixes_are_answered_as_few_are(tmp_path: Path) -> None:
-    """Beyond a few the keys are put in order first: the answer is the same."""
+    """And in a home as where it is tailed."""
     async with home(tmp_path) as it:
         await it.take(LINES, consents=(PURPOSE,))
         place = partition_of(it.ref("7"), it.runtime.partitions)
@@ -143,3 +147,44 @@ async def test_many_prefixes_are_answered_as_few_are(tmp_path: Path) -> None:
     assert len(many) > len(few) + 8
     assert found == wanted
     assert list(live.values()) == [alone, ()]
+
+
+class Paged:
+    """A log of one partition that gives what it holds, some rows at a time."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        self.rows: list[Row] = []
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Append."""
+        self.rows.append(Row(0, len(self.rows), key, value, (), 0))
+
+    async def read(self, topic: str, partition: int, *, after: int, limit: int) -> Sequence[Row]:
+        """Return the next rows."""
+        del topic, partition, limit
+        return self.rows[after + 1 : after + 8]
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_keys_that_come_and_go_are_scanned_in_order(data: st.DataObject) -> None:
+    """Few of them or many since the last look, and whatever came twice, or went before anybody looked."""
+    key = st.binary(min_size=1, max_size=2)
+    some = st.lists(st.tuples(key, st.none() | st.binary(max_size=1)), max_size=30)
+
+    async def check() -> None:
+        log, wanted = Paged(), dict[bytes, bytes]()
+        latest = TailedLatest(cast("EventLog", log))
+        for changes in data.draw(st.lists(some, max_size=6)):
+            for one, value in changes:
+                log.put(one, value)
+                wanted.pop(one, None)
+                wanted.update({} if value is None else {one: value})
+            prefix = data.draw(st.binary(max_size=1))
+            pairs = sorted(pair for pair in wanted.items() if pair[0].startswith(prefix))
+            assert await latest.scan(TOPIC, 0, prefix) == pairs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "SORTED_ANEW", data.draw(st.integers(0, 20)))
+        asyncio.run(check())

@@ -15,7 +15,7 @@ from privacy_ledger.domain.topics import LEDGER_EVENTS, state_topic
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.domain.versions import Version, VersionKey, native_of
 from privacy_ledger.ports.codec import StateCodec
-from privacy_ledger.ports.log import EventLog
+from privacy_ledger.ports.log import EventLog, Row
 from privacy_ledger.ports.passes import Latest, PassPosition
 from privacy_ledger.ports.tables import committed
 from privacy_ledger.streams.states import INDEX, META, IndexRow, Meta, Table
@@ -25,8 +25,8 @@ __all__ = ["IndexedLatest", "LaterVersions", "LogViews", "TailedLatest"]
 T = TypeVar("T")
 FOLLOWED_S: Final = 60.0
 """So long a key is followed since it was last asked for."""
-FEW_PREFIXES: Final = 8
-"""For more of them the keys are put in order first."""
+SORTED_ANEW: Final = 1000
+"""After more changes than this the keys are put in order as a whole."""
 _POSITION_KEY = b"\0pos"
 _CORE = "core"
 
@@ -68,6 +68,56 @@ class IndexedLatest:
         """Do nothing: the log keeps its own index."""
 
 
+class _Kept:
+    """The newest values of one partition, up to an offset; in order for those who scan."""
+
+    def __init__(self) -> None:
+        self.after = -1
+        self.values: dict[bytes, bytes] = {}
+        self._ordered: list[bytes] | None = None
+        self._moved: set[bytes] = set()
+
+    def apply(self, rows: Sequence[Row]) -> None:
+        """Take what the log says next."""
+        values = self.values
+        for row in rows:
+            key, value = row.key, row.value
+            if (value is None) == (key in values) and self._ordered is not None:
+                self._moved.add(key)  # it came, or it went
+            if value is None:
+                values.pop(key, None)
+            else:
+                values[key] = value
+        self.after = rows[-1].offset
+
+    def under(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the pairs under a prefix, in key order."""
+        keys, values = self._keys(), self.values
+        found = []
+        for place in range(bisect_left(keys, prefix), len(keys)):
+            key = keys[place]
+            if not key.startswith(prefix):
+                break
+            found.append((key, values[key]))
+        return found
+
+    def _keys(self) -> list[bytes]:
+        """Return all keys, in order; a few changes since the last time are put in their places."""
+        keys = self._ordered
+        if keys is None or len(self._moved) > SORTED_ANEW:
+            keys = self._ordered = sorted(self.values)
+        else:
+            for key in self._moved:
+                place = bisect_left(keys, key)
+                is_there = place < len(keys) and keys[place] == key
+                if key in self.values and not is_there:
+                    keys.insert(place, key)
+                elif is_there and key not in self.values:
+                    del keys[place]
+        self._moved.clear()
+        return keys
+
+
 class TailedLatest:
     """`Latest` on Kafka: a partition is read to its stable end and kept until `forget`.
 
@@ -77,27 +127,21 @@ class TailedLatest:
     def __init__(self, log: EventLog) -> None:
         """Start with nothing read."""
         self._log = log
-        self._read: dict[tuple[str, int], tuple[int, dict[bytes, bytes]]] = {}
+        self._read: defaultdict[tuple[str, int], _Kept] = defaultdict(_Kept)
         self._reading: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._followed: dict[tuple[str, int, bytes], tuple[int, bytes | None, float]] = {}
 
-    async def _caught_up(self, topic: str, partition: int) -> dict[bytes, bytes]:
+    async def _caught_up(self, topic: str, partition: int) -> _Kept:
         place = (topic, partition)
         async with self._reading[place]:  # two at once would put old values over the other's new ones
-            after, values = self._read.get(place, (-1, {}))
-            while rows := await self._log.read(topic, partition, after=after, limit=5000):
-                for row in rows:
-                    if row.value is None:
-                        values.pop(row.key, None)
-                    else:
-                        values[row.key] = row.value
-                after = rows[-1].offset
-            self._read[place] = (after, values)
-        return values
+            kept = self._read[place]
+            while rows := await self._log.read(topic, partition, after=kept.after, limit=5000):
+                kept.apply(rows)
+        return kept
 
     async def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
         """Return the newest committed value of a key, or None."""
-        return (await self._caught_up(topic, partition)).get(key)
+        return (await self._caught_up(topic, partition)).values.get(key)
 
     async def newest(self, topic: str, partition: int, key: bytes) -> bytes | None:
         """Return the newest committed value of a key: from the end, then what came since.
@@ -125,24 +169,12 @@ class TailedLatest:
         self, topic: str, partition: int, prefixes: Sequence[bytes]
     ) -> list[Sequence[tuple[bytes, bytes]]]:
         """Return live pairs under each prefix, in key order, all as of one moment."""
-        values, under_any = await self._caught_up(topic, partition), tuple(prefixes)
-        if len(under_any) > FEW_PREFIXES:
-            ordered = sorted(values)
-            return [[(key, values[key]) for key in _under(ordered, prefix)] for prefix in prefixes]
-        pairs = sorted(pair for pair in values.items() if pair[0].startswith(under_any))
-        return [[pair for pair in pairs if pair[0].startswith(prefix)] for prefix in prefixes]
+        kept = await self._caught_up(topic, partition)
+        return [kept.under(prefix) for prefix in prefixes]
 
     def forget(self) -> None:
         """Let go of the partitions that were read; keys that are followed stay so."""
         self._read.clear()
-
-
-def _under(ordered: Sequence[bytes], prefix: bytes) -> Iterator[bytes]:
-    """Yield the keys under a prefix, of keys in order."""
-    for place in range(bisect_left(ordered, prefix), len(ordered)):
-        if not ordered[place].startswith(prefix):
-            break
-        yield ordered[place]
 
 
 class LaterVersions:

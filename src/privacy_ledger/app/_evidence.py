@@ -1,10 +1,11 @@
 """What is left of one person: an own reading of the ledger, apart from every projection."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.app._directory import Directory
 from privacy_ledger.domain.events import ControlFact, ErasureRequested, event_type
 from privacy_ledger.domain.topics import LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.domain.values import REF_BYTES, SubjectRef, partition_of
@@ -17,7 +18,6 @@ __all__ = [
     "Waiting",
     "is_said",
     "remains_of",
-    "rows_of",
     "waiting_of",
     "without_request",
 ]
@@ -56,53 +56,42 @@ class Waiting(Struct, kw_only=True):
 
 
 class PersonRows:
-    """Every record and tombstone of a person, read once and then read on from where the reading ended.
+    """Every record and tombstone of a person, by an own reading of the ledger.
 
-    A log only grows, and compaction takes nothing that a later reading would need: so the steps of one
-    erasure share a reading, of which each sees all that is there by then. Begin each run with `forget`.
+    All erasures of a process share one reading, which goes on from where it ended, and the steps of
+    one erasure share the person's rows: each step sees all that is there by then. Begin each run
+    with `forget`.
     """
 
     def __init__(self, log: EventLog) -> None:
         """Start with nothing read."""
-        self._log = log
-        self._kept: dict[SubjectRef, tuple[list[Row], int]] = {}
+        self._partitions = log.partitions(LEDGER_EVENTS)
+        self._directory = Directory(log, LEDGER_EVENTS, _owner_of)
+        self._kept: dict[SubjectRef, list[Row]] = {}
 
     async def of(self, ref: SubjectRef) -> Sequence[Row]:
         """Return the rows of a reference as of now, oldest first."""
-        rows, after = self._kept.pop(ref, ([], -1))
-        partition = partition_of(ref, self._log.partitions(LEDGER_EVENTS))
-        while page := await self._log.read(LEDGER_EVENTS, partition, after=after, limit=_PAGE):
-            rows += [row for row in page if row.key[:REF_BYTES] == ref]
-            after = page[-1].offset
+        rows = self._kept.pop(ref, [])
+        after = rows[-1].offset if rows else -1
+        rows += await self._directory.rows(partition_of(ref, self._partitions), {ref}, after=after)
         while len(self._kept) >= PEOPLE_KEPT:
             del self._kept[next(iter(self._kept))]
         if len(rows) <= ROWS_KEPT:
-            self._kept[ref] = rows, after
+            self._kept[ref] = rows
         return tuple(rows)
 
     def forget(self, *refs: SubjectRef) -> None:
-        """Read of these references anew the next time."""
+        """Read the rows of these references anew the next time."""
         for ref in refs:
             self._kept.pop(ref, None)
 
 
-async def rows_of(log: EventLog | PersonRows, ref: SubjectRef) -> AsyncIterator[Row]:
-    """Yield every record and tombstone of a reference, oldest first."""
-    if isinstance(log, PersonRows):
-        for row in await log.of(ref):
-            yield row
-        return
-    partition = partition_of(ref, log.partitions(LEDGER_EVENTS))
-    after = -1
-    while page := await log.read(LEDGER_EVENTS, partition, after=after, limit=_PAGE):
-        for row in page:
-            if row.key[:REF_BYTES] == ref:
-                yield row
-        after = page[-1].offset
+def _owner_of(row: Row) -> bytes:
+    return row.key[:REF_BYTES]
 
 
 async def remains_of(
-    log: EventLog | PersonRows, vault: KeyVault, ref: SubjectRef, *, but: frozenset[bytes] = frozenset()
+    rows: PersonRows, vault: KeyVault, ref: SubjectRef, *, but: frozenset[bytes] = frozenset()
 ) -> Remains:
     """Return what the log still holds of a reference, and what of it can be read.
 
@@ -110,7 +99,7 @@ async def remains_of(
     """
     kids: dict[bytes, bytes] = {}
     live: set[bytes] = set()
-    async for row in rows_of(log, ref):
+    for row in await rows.of(ref):
         if row.key[REF_BYTES:] in but:
             continue
         if row.value is None:
@@ -154,10 +143,10 @@ async def waiting_of(log: EventLog, vault: KeyVault, ref: SubjectRef) -> Waiting
     )
 
 
-async def is_said(log: EventLog | PersonRows, ref: SubjectRef, kind: type[ControlFact], request: str) -> bool:
+async def is_said(rows: PersonRows, ref: SubjectRef, kind: type[ControlFact], request: str) -> bool:
     """Return whether a reference's partition holds a control fact of this kind about this request."""
     kind_name, wanted = event_type(kind).encode(), request.encode()
-    async for row in rows_of(log, ref):
+    for row in await rows.of(ref):
         if header(row.headers, "ce_type") == kind_name and row.value is not None and wanted in row.value:
             return True
     return False

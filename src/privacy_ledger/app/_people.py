@@ -137,7 +137,11 @@ class People:
         if parsed is None or entry.reason is not None:
             return
         if parsed.people:
-            entry.claims = tuple([_claim(person.identities, person.facts, rows) for person in parsed.people])
+            claims = tuple([_claim(person.identities, person.facts, rows) for person in parsed.people])
+            if parsed.may_register or any(claim.known for claim in claims):
+                entry.claims = claims
+            else:
+                entry.is_unattributed = True
             return
         if parsed.anonymous is not None and is_session(parsed.anonymous):
             link = self._lane.link(parsed.anonymous)

@@ -3,18 +3,20 @@
 It holds random ids, counts and times. A saga is known by its request and its reference.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
+from privacy_ledger.app._directory import Directory
 from privacy_ledger.app.retention import KeptItem
 from privacy_ledger.domain.events import ControlFact
 from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS
 from privacy_ledger.domain.values import SubjectRef, partition_of
 from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.log import EventLog, NewRecord
+from privacy_ledger.ports.log import EventLog, NewRecord, Row
 from privacy_ledger.ports.runtime import Clock, Ids
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Progress",
     "Saga",
     "SagaNotes",
+    "SagaReader",
     "read_sagas",
     "record",
 ]
@@ -186,22 +189,49 @@ def record(progress: Progress, *, partitions: int) -> NewRecord:
     return NewRecord(partition_of(key, partitions), key, msgspec.json.encode(progress))
 
 
-async def read_sagas(log: EventLog, *, near: str | None = None) -> dict[tuple[str, SubjectRef], Saga]:
-    """Return every erasure by request and reference, oldest first within a partition.
-
-    `near`: only those in the partition of this request.
-    """
+async def read_sagas(log: EventLog) -> dict[tuple[str, SubjectRef], Saga]:
+    """Return every erasure by request and reference, oldest first within a partition."""
     found: dict[tuple[str, SubjectRef], Saga] = {}
-    decode = msgspec.json.Decoder(Progress).decode
-    count = log.partitions(REQUESTS)
-    for partition in range(count) if near is None else (partition_of(bytes.fromhex(near), count),):
+    for partition in range(log.partitions(REQUESTS)):
         after = -1
         while rows := await log.read(REQUESTS, partition, after=after, limit=_PAGE):
-            for row in rows:
-                if row.value is not None:
-                    _apply(found, decode(row.value))
+            _fold(found, rows)
             after = rows[-1].offset
     return found
+
+
+class SagaReader:
+    """Erasures of some references, by one reading of all requests that goes on from where it ended."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Start with nothing read."""
+        self._partitions = range(log.partitions(REQUESTS))
+        self._directory = Directory(log, REQUESTS, _ref_of)
+
+    async def of(self, *refs: SubjectRef) -> dict[tuple[str, SubjectRef], Saga]:
+        """Return what `read_sagas` returns of these references."""
+        found: dict[tuple[str, SubjectRef], Saga] = {}
+        for partition in self._partitions:
+            _fold(found, await self._directory.rows(partition, frozenset(refs)))
+        return found
+
+
+class _Whose(Struct, frozen=True):
+    ref: str
+
+
+_decode_progress: Final = msgspec.json.Decoder(Progress).decode
+_decode_whose: Final = msgspec.json.Decoder(_Whose).decode
+
+
+def _ref_of(row: Row) -> bytes:
+    return b"" if row.value is None else bytes.fromhex(_decode_whose(row.value).ref)
+
+
+def _fold(found: dict[tuple[str, SubjectRef], Saga], rows: Iterable[Row]) -> None:
+    for row in rows:
+        if row.value is not None:
+            _apply(found, _decode_progress(row.value))
 
 
 def _apply(found: dict[tuple[str, SubjectRef], Saga], progress: Progress) -> None:

@@ -6,12 +6,12 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from privacy_ledger.app._evidence import PersonRows, rows_of
+from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.domain.events import ErasureRequested, FieldErasureRequested
 from privacy_ledger.domain.permissions import scope_of
 from privacy_ledger.domain.values import REF_BYTES, Category, SubjectRef
 from privacy_ledger.ports.keys import DataKey, KeyVault, Withheld
-from privacy_ledger.ports.log import EventLog, Row, header
+from privacy_ledger.ports.log import Row, header
 from privacy_ledger.streams.states import IndexRow
 
 __all__ = [
@@ -106,10 +106,10 @@ def scope_erased(body: object) -> Scope | None:
             return None
 
 
-async def request_of(log: EventLog | PersonRows, ref: SubjectRef, request: str) -> Row | None:
+async def request_of(rows: PersonRows, ref: SubjectRef, request: str) -> Row | None:
     """Return the first control fact with this request id in the subject's partition, or None."""
     wanted = request.encode()
-    async for row in rows_of(log, ref):
+    for row in await rows.of(ref):
         if row.value is not None and header(row.headers, "kid") is None and wanted in row.value:
             return row
     return None
@@ -121,7 +121,7 @@ def instant_of(row: Row) -> datetime:
 
 
 async def scope_remains(
-    log: EventLog | PersonRows,
+    rows: PersonRows,
     vault: KeyVault,
     ref: SubjectRef,
     scope: Scope,
@@ -138,7 +138,7 @@ async def scope_remains(
     kids: dict[bytes, bytes] = {}
     live: set[bytes] = set()
     others: dict[bytes, bytes] = {}
-    async for row in rows_of(log, ref):
+    for row in await rows.of(ref):
         if row.key[REF_BYTES:] in but:
             continue
         if row.value is None:
@@ -167,12 +167,12 @@ def newest(rows: Iterable[Row], *, now: datetime) -> datetime:
     return max([now, *map(instant_of, rows)])
 
 
-async def newest_of(log: EventLog | PersonRows, ref: SubjectRef, scope: Scope, *, now: datetime) -> datetime:
+async def newest_of(rows: PersonRows, ref: SubjectRef, scope: Scope, *, now: datetime) -> datetime:
     """Return the latest time at which a record of a scope occurred, or now where that is later.
 
     The log is read, and no view, which may lag: what it misses could come back after the erasure.
     """
-    found = [row async for row in rows_of(log, ref) if row.value is not None and scope.may_hold(row)]
+    found = [row for row in await rows.of(ref) if row.value is not None and scope.may_hold(row)]
     return newest(found, now=now)
 
 

@@ -25,6 +25,7 @@ _MALFORMED: Final = frozenset(
         Refusal.DUPLICATE_KEY,
         Refusal.NULL_VALUE,
         Refusal.SCHEMA_MISMATCH,
+        Refusal.SIGNAL_INVALID,
     )
 )
 _DIGEST_BYTES: Final = 16

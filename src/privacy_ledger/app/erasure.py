@@ -20,7 +20,7 @@ from privacy_ledger.app._evidence import (
     without_request,
 )
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
-from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, read_sagas, record
+from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, SagaReader, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
 from privacy_ledger.app.retention import NOTHING, Kept, Retention, items_of
 from privacy_ledger.app.stores import DONE, UNREACHABLE, StoreRegistry
@@ -57,6 +57,7 @@ class Erasure:
         *,
         log: EventLog,
         rows: PersonRows,
+        sagas: SagaReader,
         vault: KeyVault,
         codec: Codec,
         views: Views,
@@ -71,10 +72,11 @@ class Erasure:
     ) -> None:
         """Take the ports; `build` is the program's version, `wait_s` bounds each wait for passes.
 
-        `rows`: the readings that its steps share with the stores and with who knows what a law keeps.
+        `rows`: the reading that its steps share with the stores and with who knows what a law keeps.
         """
         self._log = log
         self._rows_of = rows
+        self._sagas = sagas
         self._vault = vault
         self._views = views
         self._passes = passes
@@ -164,7 +166,7 @@ class Erasure:
     async def _open(self, refs: Sequence[SubjectRef], *, cause: Cause) -> list[Saga]:
         """Return the saga of each reference: the one that was opened before, or a new one."""
         known: dict[SubjectRef, Saga] = {}
-        for saga in filter(self.is_mine, (await read_sagas(self._log)).values()):
+        for saga in filter(self.is_mine, (await self._sagas.of(*refs)).values()):
             best = known.get(saga.ref)
             if best is None or (saga.is_completed and not best.is_completed):
                 known[saga.ref] = saga
@@ -426,7 +428,7 @@ class Erasure:
 
     async def _catch_up(self, saga: Saga) -> None:
         """Take over what is written of a saga's end: somebody else may have gone on with it meanwhile."""
-        written = (await read_sagas(self._log, near=saga.request))[saga.request, saga.ref]
+        written = (await self._sagas.of(saga.ref))[saga.request, saga.ref]
         saga.receipt, saga.salt, saga.leaf = written.receipt, written.salt, written.leaf
         saga.kept, saga.rests, saga.handed = written.kept, written.rests, written.handed
         saga.done = {**saga.done, **written.done}

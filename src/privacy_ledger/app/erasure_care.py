@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from privacy_ledger.app import _receipt
 from privacy_ledger.app._bytes import FirstSeen, without_bytes
-from privacy_ledger.app._evidence import is_said
+from privacy_ledger.app._evidence import PersonRows, is_said
 from privacy_ledger.app._requests import Saga, SagaNotes, read_sagas
 from privacy_ledger.app.erasure import Erasure, ErasureOutcome
 from privacy_ledger.app.retention import KeptItem
@@ -61,6 +61,7 @@ class ErasureCare:
         self,
         *,
         log: EventLog,
+        rows: PersonRows,
         vault: KeyVault,
         keeper: KeyKeeper,
         codec: Codec,
@@ -72,6 +73,7 @@ class ErasureCare:
     ) -> None:
         """Take the ports, the sagas, and whoever looks on; `first_seen`: what earlier looks found."""
         self._log = log
+        self._rows = rows
         self._vault = vault
         self._keeper = keeper
         self._clock = clock
@@ -128,7 +130,7 @@ class ErasureCare:
                 continue
             if any(number <= epoch for number in held) or not await self._is_unreadable(saga):
                 continue
-            if not await is_said(self._log, saga.ref, ErasureFinal, saga.request):
+            if not await is_said(self._rows, saga.ref, ErasureFinal, saga.request):
                 fact = ErasureFinal(request=saga.request, occurred_at=self._clock.now(), epoch=epoch)
                 await self._notes.fact(saga, fact)
             await self._notes.note(saga, "final", epoch=epoch)

@@ -13,7 +13,7 @@ from typing import Final, Union
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.app._evidence import rows_of
+from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.app._scopes import scope_erased
 from privacy_ledger.domain.events import (
     COLLECTION_EVENTS,
@@ -25,7 +25,7 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.values import SubjectRef
 from privacy_ledger.ports.codec import Codec
-from privacy_ledger.ports.log import EventLog, Row, header
+from privacy_ledger.ports.log import Row, header
 from privacy_ledger.ports.runtime import Clock
 from privacy_ledger.streams.record import Erased, Record
 
@@ -93,9 +93,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
 class Export:
     """Reads one person's facts from the ledger."""
 
-    def __init__(self, *, log: EventLog, codec: Codec, clock: Clock) -> None:
+    def __init__(self, *, rows: PersonRows, codec: Codec, clock: Clock) -> None:
         """Take the ports."""
-        self._log = log
+        self._rows = rows
         self._codec = codec
         self._clock = clock
 
@@ -144,7 +144,7 @@ class Export:
     async def _live(self, ref: SubjectRef) -> list[Row]:
         """Return the records of a reference without a later tombstone, oldest first."""
         found: dict[bytes, Row] = {}
-        async for row in rows_of(self._log, ref):
+        for row in await self._rows.of(ref):
             if row.value is None:
                 found.pop(row.key, None)
             else:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.app._evidence import PersonRows, rows_of
+from privacy_ledger.app._evidence import PersonRows
 from privacy_ledger.app._terms import INDEX_GROUP
 from privacy_ledger.domain.events import HoldPlaced, RetainedCategory, event_type
 from privacy_ledger.domain.events.control import HoldGround
@@ -19,7 +19,7 @@ from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.rules import Rules
 from privacy_ledger.domain.values import Category, SubjectRef, start_of
 from privacy_ledger.ports.keys import KeyVault
-from privacy_ledger.ports.log import EventLog, header
+from privacy_ledger.ports.log import header
 from privacy_ledger.ports.passes import Views
 from privacy_ledger.streams.states import PERMISSIONS, IndexRow
 
@@ -78,9 +78,9 @@ NOTHING: Final = Kept()
 class Retention:
     """Looks at a reference: what the passes hold of it, under the rules in force."""
 
-    def __init__(self, *, log: EventLog | PersonRows, vault: KeyVault, views: Views, rules: RulesOf) -> None:
+    def __init__(self, *, rows: PersonRows, vault: KeyVault, views: Views, rules: RulesOf) -> None:
         """Take the ports, and how the rules in force for a reference are found."""
-        self._log = log
+        self._rows_of = rows
         self._vault = vault
         self._views = views
         self._rules = rules
@@ -121,7 +121,7 @@ class Retention:
     async def _maybe_held(self, ref: SubjectRef) -> set[Category]:
         """Return the categories on which a hold was ever placed, by the log itself."""
         found: set[Category] = set()
-        async for row in rows_of(self._log, ref):
+        for row in await self._rows_of.of(ref):
             if row.value is not None and header(row.headers, "ce_type") == _PLACED:
                 found |= {msgspec.json.decode(row.value, type=_Placed).category, Category.EVIDENCE}
         return found

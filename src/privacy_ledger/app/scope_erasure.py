@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from privacy_ledger.app._erasure_outcome import counted
 from privacy_ledger.app._receipt import StoreOutcome
-from privacy_ledger.app._requests import Asked, Progress, Saga, read_sagas, record
+from privacy_ledger.app._requests import Asked, Progress, Saga, record
 from privacy_ledger.app._scopes import (
     Scope,
     ScopeRemains,
@@ -71,7 +71,7 @@ class ScopeErasure(Erasure):
     async def _begin(self, wanted: Sequence[tuple[SubjectRef, Scope]]) -> list[Saga]:
         open_sagas = {
             (saga.ref, saga.scope): saga
-            for saga in (await read_sagas(self._log)).values()
+            for saga in (await self._sagas.of(*(ref for ref, _ in wanted))).values()
             if self.is_mine(saga) and not (saga.is_completed or saga.rests)
         }
         request = self._ids.token().hex()

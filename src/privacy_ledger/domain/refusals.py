@@ -13,6 +13,10 @@ class Refusal(StrEnum):
     The codes are public: they stand in summaries, reports, DLQ entries and tombstone causes.
     """
 
+    # Requests that nobody known sent.
+    SIGNATURE_MISSING = "signature_missing"
+    SIGNATURE_INVALID = "signature_invalid"
+    SIGNATURE_STALE = "signature_stale"
     # Bytes that are no event.
     LINE_TOO_LONG = "line_too_long"
     NOT_UTF8 = "not_utf8"
@@ -26,6 +30,7 @@ class Refusal(StrEnum):
     CARD_NUMBER = "card_number"
     SECRET = "secret"  # noqa: S105 - a reason code
     SCHEMA_MISMATCH = "schema_mismatch"
+    SIGNAL_INVALID = "signal_invalid"
     # Events that the mapping or the policy does not take.
     UNKNOWN_EVENT = "unknown_event"
     TIME_MISSING = "time_missing"
@@ -44,6 +49,8 @@ class Refusal(StrEnum):
     PAST_RETENTION = "past_retention"
     ID_REUSED = "id_reused"
     DUPLICATE = "duplicate"
+    COOKIE_UNKNOWN = "cookie_unknown"
+    COOKIE_FORBIDDEN = "cookie_forbidden"
     CONSENT_MISSING = "consent_missing"
     MINOR_UNAPPROVED = "minor_unapproved"
     # What a removal says as its tombstone's cause.

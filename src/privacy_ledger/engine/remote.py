@@ -51,13 +51,16 @@ class RemotePasses:
         A position may stand below an offset that holds no record for a reader (a transaction's
         marker), so with `offsets` None the newest record of each partition is the goal.
 
-        A transaction becomes readable partition by partition: a position may be readable before
-        the views that were written with it, so those are waited for too.
+        A transaction becomes readable partition by partition. So what is committed and not readable
+        yet is waited for: in the source, where the goal is the end as of now, and in what the passes
+        keep, whose position may be readable before the views that were written with it.
         """
         source = self._source
         if offsets is None:
+            partitions = range(self._log.partitions(source))
+            await self._readable([(source, partition) for partition in partitions], timeout_s)
             offsets = {}
-            for partition in range(self._log.partitions(source)):
+            for partition in partitions:
                 newest = await self._newest(source, partition)
                 if newest >= 0:
                     offsets[partition] = newest
@@ -85,17 +88,20 @@ class RemotePasses:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, POLL_MAX_S)
-        await self._readable(offsets, timeout_s)
+        await self._readable(await self._kept_in(offsets), timeout_s)
 
-    async def _readable(self, partitions: Iterable[int], timeout_s: float) -> None:
-        """Wait until what the passes wrote in these partitions until now is readable, or never will be."""
+    async def _kept_in(self, partitions: Iterable[int]) -> list[tuple[str, int]]:
+        """Return the places in which the passes keep what they know of these partitions."""
         current = await self._line_up.current()
         topics = {topic for name in await self._line_up.required() for topic in self._written(current[name])}
-        places = [(topic, partition) for topic in sorted(topics) for partition in partitions]
+        return [(topic, partition) for topic in sorted(topics) for partition in partitions]
+
+    async def _readable(self, places: Collection[tuple[str, int]], timeout_s: float) -> None:
+        """Wait until what is written in these places until now is readable, or never will be."""
         if places and not await self._until_readable(places, timeout_s):
             raise NotCaughtUp(
-                "What the workers wrote is not readable yet; it is safe. See `privacy-ledger doctor`, then "
-                "look again."
+                "What was written is not readable yet; it is safe. See `privacy-ledger doctor`, then look "
+                "again."
             )
 
     async def advance(self) -> bool:

@@ -9,7 +9,7 @@ from privacy_ledger.domain.events import DeviceObserved, Fact
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.keys import Identity
 
-__all__ = ["Format", "Parsed", "PersonFacts"]
+__all__ = ["Format", "Parsed", "PersonFacts", "TimedFormat"]
 
 
 class PersonFacts(Struct, frozen=True, kw_only=True, gc=False):
@@ -32,6 +32,8 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     people: then the line links that session to the acting person. `device` concerns the first of
     `people` and stands in no other field. `digest_input` is the decoded line before minimisation,
     in a canonical encoding: it holds identifiers, so hash it with a key and drop it.
+    `may_register`: the line may make its people known; one that may not is of nobody, with what
+    `unattributed` says instead, unless one of them is known.
     """
 
     people: tuple[PersonFacts, ...]
@@ -41,6 +43,7 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     source_event_id: str | None
     anonymous: str | None
     digest_input: bytes
+    may_register: bool = True
 
     def __repr__(self) -> str:
         """Return counts only."""
@@ -57,4 +60,12 @@ class Format(Protocol):
 
     def __call__(self, line: bytes, /) -> Parsed | Refusal:
         """Return what a line says, or the first refusal that applies; never raises."""
+        ...
+
+
+class TimedFormat(Protocol):
+    """A parser of events that may have no time of their own."""
+
+    def __call__(self, line: bytes, /, *, received_at: datetime | None) -> Parsed | Refusal:
+        """Return what an event says, as of `received_at` where it has no time; None: that is refused."""
         ...

@@ -67,7 +67,18 @@ EFFECTS: Final = {
 """Calls that may leave something behind; a process can end before and after each."""
 READS: Final = {
     "log": frozenset(
-        {"read", "read_at", "latest", "end", "first", "since", "latest_many", "scan_latest", "live_tags"}
+        {
+            "read",
+            "read_at",
+            "latest",
+            "end",
+            "first",
+            "since",
+            "until_readable",
+            "latest_many",
+            "scan_latest",
+            "live_tags",
+        }
     ),
     "vault": frozenset(
         {

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, events_of, split
+from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, array_items, split
 from privacy_ledger.adapters.formats.caliper_entities import (
     Entities,
     Entity,
@@ -143,7 +143,7 @@ def parse(line: bytes) -> Parsed | Refusal:
 def _items(line: bytes) -> list[bytes | Refusal]:
     """Return the events of a line; the line itself where it is none, or an empty array."""
     if not (line.startswith(b"{") and b'"dataVersion"' in line and b'"data"' in line):
-        return events_of(line)
+        return array_items(line) if line.startswith(b"[") else [line]
     refusal = check_bytes(line)
     if refusal is not None:
         return [refusal]

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
-from privacy_ledger.adapters.formats.arrays import items_of
-from privacy_ledger.adapters.formats.json_lines import LINE_BYTES_MAX, check_bytes, decode_object
+from privacy_ledger.adapters.formats.arrays import array_items
+from privacy_ledger.adapters.formats.json_lines import LINE_BYTES_MAX, decode_json, decode_object
 from privacy_ledger.adapters.formats.screen import screen
 from privacy_ledger.adapters.formats.times import parse_time
 from privacy_ledger.domain.refusals import Refusal
@@ -137,10 +137,11 @@ def read_structured(body: bytes) -> CloudEvent | Refusal:
 
 def _batch(body: bytes) -> list[CloudEvent | Refusal]:
     """Return the events of a batch; an empty one has none."""
-    if not body.strip().startswith(b"["):
-        refusal = check_bytes(body)
-        return [Refusal.SCHEMA_MISMATCH if refusal is None else refusal]
-    found = items_of(body)
+    body = body.strip()
+    found = array_items(body) if body.startswith(b"[") else [body]
+    if found == [body]:
+        value = decode_json(body)
+        return [] if value == [] else [value if type(value) is Refusal else Refusal.SCHEMA_MISMATCH]
     return [one if type(one) is Refusal else read_structured(one) for one in found]
 
 

@@ -24,12 +24,22 @@ TABLE: Final[tuple[tuple[Attribute, str, str], ...]] = (
     ("dataschema", "http://purl.imsglobal.org/ctx/caliper", "caliper"),
     ("dataschema", "https://purl.imsglobal.org/ctx/caliper", "caliper"),
     ("type", "org.openedx", "openedx-bus"),
-    ("type", "privacy-ledger.caliper", "caliper"),
-    ("type", "privacy-ledger.canvas", "canvas"),
-    ("type", "privacy-ledger.ledger", "ledger"),
-    ("type", "privacy-ledger.openedx", "openedx"),
-    ("type", "privacy-ledger.openedx-bus", "openedx-bus"),
-    ("type", "privacy-ledger.xapi", "xapi"),
+    *(
+        ("type", f"privacy-ledger.{name}", name)
+        for name in (
+            "caliper",
+            "canvas",
+            "cmcd",
+            "ledger",
+            "openedx",
+            "openedx-bus",
+            "postmark",
+            "sendgrid",
+            "signals",
+            "stripe",
+            "xapi",
+        )
+    ),
 )
 """Attribute, prefix, and the name of the format that it tells."""
 _ENDS: Final = frozenset("./#?:")

@@ -14,17 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from privacy_ledger.adapters.formats.json_lines import decode_canonical
-from privacy_ledger.adapters.formats.openedx import (
-    USER_ID,
-    USERNAME,
-    user_id_identity,
-    username_identity,
-)
+from privacy_ledger.adapters.formats.subjects import subject_identity
 from privacy_ledger.adapters.formats.times import parse_time
 from privacy_ledger.domain.events import Fact, PaymentConfirmed, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.formats import Parsed, PersonFacts
-from privacy_ledger.ports.keys import Identity
 
 __all__ = ["parse"]
 
@@ -54,7 +48,7 @@ def parse(line: bytes) -> Parsed | Refusal:
     found = _fact(said.event)
     if type(found) is Refusal:
         return found
-    identity = _identity(said.subject)
+    identity = subject_identity(said.subject)
     if type(identity) is Refusal:
         return identity
     if said.id is not None and _ID.fullmatch(said.id) is None:
@@ -84,14 +78,3 @@ def _fact(event: dict[str, object]) -> tuple[Fact, datetime] | Refusal:
     except msgspec.ValidationError:
         return Refusal.SCHEMA_MISMATCH
     return found, occurred_at
-
-
-def _identity(subject: str) -> Identity | Refusal:
-    """Return the one identity that a line names, canonical as the platform's own format makes it."""
-    namespace, _, value = subject.rpartition(":")
-    found: Identity | Refusal | None = Refusal.ID_INVALID
-    if namespace == USER_ID:
-        found = user_id_identity(value)
-    elif subject.startswith(f"{USERNAME}:"):
-        found = username_identity(subject.removeprefix(f"{USERNAME}:"))
-    return Refusal.ID_INVALID if found is None else found

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from privacy_ledger.adapters.formats.minimise import (
     plain_target,
 )
 from privacy_ledger.adapters.formats.openedx import user_id_identity, username_identity
-from privacy_ledger.adapters.formats.times import YEAR_MAX, YEAR_MIN, parse_time
+from privacy_ledger.adapters.formats.times import epoch_time, parse_time
 from privacy_ledger.domain.events import Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import EPOCH
@@ -28,10 +28,8 @@ from privacy_ledger.ports.keys import Identity
 __all__ = ["Mapped"]
 
 _PER_SECOND: Final = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6}
-_EPOCH_DIGITS_MAX: Final = 18
 _PLACE_DIGITS_MAX: Final = 4
 _NUMBER_MAX: Final = 10**15
-_MICROSECONDS: Final = 10**6
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,255}")
 _COURSE: Final = re.compile(r"[0-9]{1,19}|[A-Za-z][A-Za-z0-9_.\-]{0,63}")
 _COURSE_ID: Final = re.compile(r"[0-9]{11}|[0-9a-fA-F]{16}")
@@ -147,21 +145,7 @@ def _time(value: object, said: Time) -> datetime | Refusal:
     per_second = _PER_SECOND.get(said.kind)
     if per_second is None:
         return parse_time(value, assume_utc=said.kind == "iso_utc")
-    if value is None or value == "":
-        return Refusal.TIME_MISSING
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _EPOCH_DIGITS_MAX:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return Refusal.TIME_INVALID
-    if not abs(value) < 10**_EPOCH_DIGITS_MAX:
-        return Refusal.TIME_INVALID
-    try:
-        instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
-            microseconds=value * (_MICROSECONDS // per_second)
-        )
-    except OverflowError:
-        return Refusal.TIME_INVALID
-    return instant if YEAR_MIN <= instant.year <= YEAR_MAX else Refusal.TIME_INVALID
+    return epoch_time(value, per_second=per_second)
 
 
 def _token(value: object) -> str | None:

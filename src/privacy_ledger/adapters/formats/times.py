@@ -1,16 +1,18 @@
 """The one parser of times from outside: microseconds, UTC, and a reason for what is no instant."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from privacy_ledger.domain.refusals import Refusal
 
-__all__ = ["YEAR_MAX", "YEAR_MIN", "clock_seconds", "parse_time"]
+__all__ = ["YEAR_MAX", "YEAR_MIN", "clock_seconds", "epoch_time", "parse_time"]
 
 YEAR_MIN: Final = 1970
 YEAR_MAX: Final = 9998
 _TEXT_CHARS_MAX: Final = 64
+_EPOCH_DIGITS_MAX: Final = 18
+_MICROSECONDS: Final = 10**6
 # Old loggers wrote the offset twice or more (38 characters and up); the same offset again says
 # nothing new. More than six digits of a fraction are cut to microseconds.
 _TIME: Final = re.compile(
@@ -63,3 +65,25 @@ def clock_seconds(text: str) -> float | None:
         return None
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def epoch_time(value: object, *, per_second: int = 1) -> datetime | Refusal:
+    """Return the instant that a count since 1970 says, or why it is none; never raises.
+
+    Takes numbers, and text that is one; `per_second` is a divisor of a million.
+    """
+    if value is None or value == "":
+        return Refusal.TIME_MISSING
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _EPOCH_DIGITS_MAX:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Refusal.TIME_INVALID
+    if not abs(value) < 10**_EPOCH_DIGITS_MAX:
+        return Refusal.TIME_INVALID
+    try:
+        instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
+            microseconds=value * (_MICROSECONDS // per_second)
+        )
+    except OverflowError:
+        return Refusal.TIME_INVALID
+    return instant if YEAR_MIN <= instant.year <= YEAR_MAX else Refusal.TIME_INVALID

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, events_of, split
+from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, array_items
 from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical, decode_object
 from privacy_ledger.adapters.formats.xapi_facts import Said, facts_of, said_of
 from privacy_ledger.adapters.formats.xapi_rules import instant_of, statement_of
@@ -35,13 +35,15 @@ from privacy_ledger.ports.keys import Identity
 
 Members = dict[str, Any]
 
-__all__ = ["ACCOUNT", "MBOX_SHA1SUM", "OPENID", "PEOPLE_MAX", "parse", "statements"]
+__all__ = ["ACCOUNT", "MBOX_SHA1SUM", "OPENID", "PEOPLE_MAX", "STATEMENTS_MAX", "parse", "statements"]
 
 ACCOUNT: Final = "xapi:account"
 MBOX_SHA1SUM: Final = "xapi:mbox_sha1sum"
 OPENID: Final = "xapi:openid"
 PEOPLE_MAX: Final = 100
 """A statement that names more people than this is refused whole, as no statement."""
+STATEMENTS_MAX: Final = ITEMS_MAX
+"""A line of more is refused whole: as many valid statements do not fit into the longest line."""
 _OBJECT: Final = "xapi.object"
 _INSTRUCTOR: Final = "xapi.instructor"
 _TEAM: Final = "xapi.team"
@@ -65,12 +67,17 @@ _decode_result = msgspec.json.Decoder(_StatementResult).decode
 def statements(
     lines: Iterable[tuple[int, bytes | Refusal]],
 ) -> Iterator[tuple[int, bytes | Refusal]]:
-    """Return each statement of each line, with the line's number, in order; a refusal as it is.
+    """Yield each statement of each line, with the line's number, in order; a refusal as it is.
 
     A line is a statement, an array of them, or a store's answer to a query; each statement has an
     outcome of its own. What is none of these, or holds none, comes as it is.
     """
-    return split(lines, _items)
+    for number, line in lines:
+        if type(line) is Refusal:
+            yield number, line
+        else:
+            for one in _items(line):
+                yield number, one
 
 
 def parse(line: bytes, *, received_at: datetime | None, takes_unknown: bool = True) -> Parsed | Refusal:
@@ -117,20 +124,23 @@ def parse(line: bytes, *, received_at: datetime | None, takes_unknown: bool = Tr
 
 def _items(line: bytes) -> list[bytes | Refusal]:
     """Return the statements of a line; the line itself where it is no collection, or an empty one."""
-    if not (line.startswith(b"{") and b'"statements"' in line):
-        return events_of(line)
+    start = line[:1]
+    if start == b"[":
+        return array_items(line)
+    if not (start == b"{" and b'"statements"' in line):
+        return [line]
     refusal = check_bytes(line)
     if refusal is not None:
         return [refusal]
-    if type(decode_object(line)) is Refusal:  # each statement is screened for itself
-        return [line]
     try:
-        said = _decode_result(line).statements
+        if type(decode_object(line)) is Refusal:  # each statement is screened for itself
+            return [line]
+        found = _decode_result(line).statements
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return [line]
-    if len(said) > ITEMS_MAX:
+    if len(found) > STATEMENTS_MAX:
         return [Refusal.LINE_TOO_LONG]
-    return [bytes(one).strip() for one in said] or [line]
+    return [bytes(one).strip() for one in found] or [line]
 
 
 def _time(statement: Statement, *, received_at: datetime | None) -> datetime | Refusal:

@@ -31,7 +31,8 @@ from privacy_ledger.ports.log import NewRecord, Row
 
 __all__ = ["KafkaLog"]
 
-_IDLE_READERS: Final = 16
+_IDLE_READERS: Final = 64
+"""Enough for every place that an erasure asks: one that is turned to another place asks for metadata."""
 _ABORT_TIMEOUT_S: Final = 3.0
 _Groups = defaultdict[tuple[str, int], list[NewRecord]]
 

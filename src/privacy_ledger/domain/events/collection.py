@@ -18,6 +18,7 @@ __all__ = [
     "CertificateIssued",
     "ConsentGranted",
     "ConsentWithdrawn",
+    "CookieChoiceRecorded",
     "CourseCompleted",
     "CourseEnrolled",
     "CourseGraded",
@@ -25,6 +26,10 @@ __all__ = [
     "CourseQuizAnswered",
     "CourseUnenrolled",
     "DeviceObserved",
+    "EmailClicked",
+    "EmailDeliveryReported",
+    "EmailOpened",
+    "EmailSuppressionChanged",
     "LocationDerived",
     "ObjectionRaised",
     "PaymentConfirmed",
@@ -40,6 +45,7 @@ __all__ = [
     "VideoLoaded",
     "VideoPaused",
     "VideoPlayed",
+    "VideoQoeReported",
     "VideoSeeked",
     "VideoSpeedChanged",
 ]
@@ -212,6 +218,35 @@ class VideoCaptionsToggled(_Video, frozen=True, kw_only=True, tag="video.caption
     is_shown: bool
 
 
+class VideoQoeReported(Fact, frozen=True, kw_only=True, tag="video.qoe_reported.v1"):
+    """A player said how well a playback went, and nothing of who watched (policy P22; CTA-5004).
+
+    Throughput and lengths are rounded to hundreds. Of several kinds of objects the highest rate and the
+    shortest buffer count. `is_startup`: the player waited for its first content, or to go on.
+    """
+
+    category: ClassVar[Category] = Category.USAGE
+    provenance: ClassVar[Provenance] = Provenance.OBSERVED
+    occurred_at: UtcTime
+    video: Code | None = None
+    bitrate_kbps: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    throughput_kbps: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    buffer_ms: Millis | None = None
+    starved_ms: Millis | None = None
+    start_delay_ms: Millis | None = None
+    dropped_frames: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    is_starved: bool | None = None
+    is_startup: bool | None = None
+    state: (
+        Literal[
+            "ended", "failed", "paused", "playing", "preloading", "quit", "rebuffering", "seeking",
+            "starting", "waiting",
+        ]
+        | None
+    ) = None  # fmt: skip
+    stream: Literal["live", "recorded"] | None = None
+
+
 class _Usage(Fact, frozen=True, kw_only=True):
     category: ClassVar[Category] = Category.USAGE
     provenance: ClassVar[Provenance] = Provenance.OBSERVED
@@ -303,6 +338,48 @@ class PaymentConfirmed(Fact, frozen=True, kw_only=True, tag="payment.confirmed.v
     )
 
 
+class _Email(Fact, frozen=True, kw_only=True):
+    category: ClassVar[Category] = Category.COMMUNICATION
+    provenance: ClassVar[Provenance] = Provenance.OBSERVED
+    occurred_at: UtcTime
+
+
+class EmailDeliveryReported(_Email, frozen=True, kw_only=True, tag="email.delivery_reported.v1"):
+    """An e-mail provider said what became of one message; its words and addresses are dropped (P23).
+
+    `message` is the provider's id of it. `reason` says why it was not delivered, or not even sent.
+    """
+
+    message: Code | None = None
+    outcome: Literal["processed", "deferred", "delivered", "bounced", "dropped"]
+    reason: Literal["bounced", "complained", "content", "invalid", "other", "unsubscribed"] | None = None
+    is_permanent: bool | None = None
+
+
+class EmailOpened(_Email, frozen=True, kw_only=True, tag="email.opened.v1"):
+    """A message was opened (policy P23); `is_automatic`: a program fetched its images, not the person."""
+
+    message: Code | None = None
+    is_automatic: bool = False
+
+
+class EmailClicked(_Email, frozen=True, kw_only=True, tag="email.clicked.v1"):
+    """A link in a message was followed; only the host and path of its target are kept (policy P23)."""
+
+    message: Code | None = None
+    target: Annotated[str, Meta(max_length=512, extra_json_schema=label("usage.path"))] | None = None
+
+
+class EmailSuppressionChanged(_Email, frozen=True, kw_only=True, tag="email.suppression_changed.v1"):
+    """An e-mail provider began to send the data subject nothing more, or ended that (policy P14, P38).
+
+    The end of a suppression is no consent: consent is given to the platform (GDPR Art. 7).
+    """
+
+    is_suppressed: bool
+    reason: Literal["bounced", "complained", "other", "unsubscribed"] | None = None
+
+
 class _Evidence(Fact, frozen=True, kw_only=True):
     category: ClassVar[Category] = Category.EVIDENCE
     provenance: ClassVar[Provenance] = Provenance.PROVIDED
@@ -327,6 +404,21 @@ class ObjectionRaised(_Evidence, frozen=True, kw_only=True, tag="objection.raise
     """The data subject objected to one purpose (GDPR Art. 21)."""
 
     purpose: Code
+
+
+class CookieChoiceRecorded(_Evidence, frozen=True, kw_only=True, tag="cookie.choice_recorded.v1"):
+    """The data subject, or a browser for them, chose what cookies and partners may do (policy P35).
+
+    A class that is in neither list stays as it was. A signal (`gpc`, `gpp`, `tcf`) allows nothing. The
+    counts are of the cookies that waited for the choice; their names are not kept.
+    """
+
+    source: Literal["banner", "browser", "gpc", "gpp", "tcf"]
+    allowed: tuple[Literal["functionality", "performance"], ...] = ()
+    refused: tuple[Literal["functionality", "performance"], ...] = ()
+    opted_out: tuple[Literal["sale", "sharing", "targeted_advertising"], ...] = ()
+    cookies_allowed: Annotated[int, Meta(ge=0)] | None = None
+    cookies_blocked: Annotated[int, Meta(ge=0)] | None = None
 
 
 class RevealRecorded(_Evidence, frozen=True, kw_only=True, tag="audit.revealed.v1"):

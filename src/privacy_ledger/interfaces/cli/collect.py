@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
+from privacy_ledger.adapters.formats import arrays, caliper, cmcd, xapi
 from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.adapters.formats.mapping import SOURCE_NAME
 from privacy_ledger.app.ingest import LineReport, Source, Summary
@@ -18,10 +19,13 @@ from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
 from privacy_ledger.interfaces.cli.formats import (
     ADDRESSED,
+    ARRAYS,
+    CALIPER,
     CLOUDEVENTS,
+    CMCD,
+    UNTIMED,
     XAPI,
     FormatName,
-    NamedFormat,
     format_named,
 )
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
@@ -70,7 +74,7 @@ def register(group: click.Group) -> None:
 )  # fmt: skip
 @click.option(
     "--take-untimed", "takes_untimed", is_flag=True,
-    help="Of xapi: take a statement without a time as of now; sent again after an erasure, it comes back.",
+    help="Take an event without a time as of now; sent again after an erasure, it comes back.",
 )  # fmt: skip
 @command
 async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
@@ -88,8 +92,8 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
     _check_options(
-        name, of_xapi=unknown is not None or takes_untimed, by_address=registers_addresses,
-        of_data=bool(data_formats),
+        name, of_verbs=unknown is not None, by_address=registers_addresses, of_data=bool(data_formats),
+        takes_untimed=takes_untimed,
     )  # fmt: skip
     if source is not None and SOURCE_NAME.fullmatch(source) is None:
         raise click.UsageError(
@@ -121,7 +125,7 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
             with progress_bar(shell) as bar:
                 task = bar.add_task("ingesting lines", total=None)
                 summary = await use_case.run(
-                    _events(named, file, stream), origin, on_line=note,
+                    _events(name, file, stream), origin, on_line=note,
                     on_progress=lambda read: bar.update(task, completed=read),
                 )  # fmt: skip
             await shell.settle(runtime, summary.offsets)
@@ -142,14 +146,20 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
         raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
 
 
-def _check_options(name: str, *, of_xapi: bool, by_address: bool, of_data: bool) -> None:
+def _check_options(
+    name: str, *, of_verbs: bool, by_address: bool, of_data: bool, takes_untimed: bool
+) -> None:
     """End the command when an option is not for this format."""
-    if of_xapi and name != XAPI:
-        raise click.UsageError("`--unknown-verbs` and `--take-untimed` are for `--format xapi` alone.")
+    if of_verbs and name != XAPI:
+        raise click.UsageError("`--unknown-verbs` is for `--format xapi` alone.")
     if by_address and name not in ADDRESSED:
         raise click.UsageError(f"`--register-addresses` is for the formats {', '.join(sorted(ADDRESSED))}.")
     if of_data and name != CLOUDEVENTS:
         raise click.UsageError("`--data-format` is for `--format cloudevents` alone.")
+    if takes_untimed and name not in UNTIMED:
+        raise click.UsageError(
+            f"Events of this format have a time: `--take-untimed` is for {', '.join(sorted(UNTIMED))}."
+        )
 
 
 def _by_prefix(data_formats: Iterable[str]) -> Mapping[str, str]:
@@ -165,9 +175,17 @@ def _by_prefix(data_formats: Iterable[str]) -> Mapping[str, str]:
     return found
 
 
-def _events(named: NamedFormat, file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
+def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
     """Return the events of a stream, each with the number of its line."""
-    return named.events(_numbered(file, stream, documents=named.documents))
+    if name == XAPI:
+        return xapi.statements(_numbered(file, stream, documents=(dict, list)))
+    if name == CALIPER:
+        return caliper.events(_numbered(file, stream, documents=(dict, list)))
+    if name == CMCD:
+        return cmcd.events(_numbered(file, stream, documents=(dict, list)))
+    if name in ARRAYS:
+        return arrays.items(_numbered(file, stream, documents=(dict, list)))
+    return _numbered(file, stream, documents=(dict,))
 
 
 def _numbered(

@@ -1,7 +1,7 @@
 """`formats`: what lines may be, and formats that an operator declares in a file."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from importlib import resources
@@ -13,8 +13,19 @@ import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import avro, caliper, ledger, openedx, openedx_bus, xapi
-from privacy_ledger.adapters.formats.arrays import events_of, split
+from privacy_ledger.adapters.formats import (
+    avro,
+    caliper,
+    cmcd,
+    ledger,
+    openedx,
+    openedx_bus,
+    postmark,
+    sendgrid,
+    signals,
+    stripe,
+    xapi,
+)
 from privacy_ledger.adapters.formats.cloudevents_lines import TABLE, Read, Route, Routed
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
@@ -22,12 +33,15 @@ from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, S
 from privacy_ledger.domain.events import Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
-from privacy_ledger.ports.formats import Format, Parsed
+from privacy_ledger.ports.formats import Format, Parsed, TimedFormat
 
 __all__ = [
     "ADDRESSED",
+    "ARRAYS",
     "CALIPER",
     "CLOUDEVENTS",
+    "CMCD",
+    "UNTIMED",
     "XAPI",
     "FormatName",
     "NamedFormat",
@@ -41,25 +55,43 @@ __all__ = [
     "register",
 ]
 
-OPENEDX_BUS: Final = "openedx-bus"
-XAPI: Final = "xapi"
-"""The format whose lines may hold several events, and whose events may have no time of their own."""
 CALIPER: Final = "caliper"
+"""The format whose lines may be envelopes of events."""
 CLOUDEVENTS: Final = "cloudevents"
 """The format whose events hold data of another one."""
-ADDRESSED: Final = frozenset({CALIPER, CLOUDEVENTS, XAPI})
-"""Formats that may name a person by an address alone."""
+CMCD: Final = "cmcd"
+"""The format whose lines may be no JSON."""
+OPENEDX_BUS: Final = "openedx-bus"
+"""The format that needs an extra."""
+XAPI: Final = "xapi"
+"""The format with options of its own; a line may hold several events, or a record store's answer."""
 _ABOUT: Final = {
     CALIPER: "Caliper 1.1 and 1.2: an event, an array of them, or an envelope",
     "canvas": "Canvas Live Events",
     CLOUDEVENTS: "CloudEvents 1.0 in JSON, one or a batch, with data of one of these formats",
+    CMCD: "reports of players (CMCD 1 and 2): text, query, headers or JSON",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
     OPENEDX_BUS: "the Open edX event bus: Avro records with their headers",
+    "postmark": "Postmark's webhooks: an event, or an array of them",
+    "sendgrid": "SendGrid's event webhook: an event, or an array of them",
+    "signals": "privacy signals and cookie choices: Sec-GPC, GPP strings, banners",
+    "stripe": "Stripe's webhooks: a payment that was confirmed",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
-_PARSERS: Final[dict[str, Format]] = {"ledger": ledger.parse, "openedx": openedx.parse}
-"""Formats each of whose lines is one event, by name."""
+_PARSERS: Final[dict[str, Format]] = {
+    CALIPER: caliper.parse, "ledger": ledger.parse, "openedx": openedx.parse,
+    OPENEDX_BUS: openedx_bus.parse, "sendgrid": sendgrid.parse, "signals": signals.parse,
+    "stripe": stripe.parse,
+}  # fmt: skip
+"""Formats whose events have a time, by name."""
+_TIMED: Final[dict[str, TimedFormat]] = {CMCD: cmcd.parse, "postmark": postmark.parse}
+"""Formats some of whose events have no time of their own, by name."""
+UNTIMED: Final = frozenset({XAPI, *_TIMED})
+ADDRESSED: Final = frozenset({CALIPER, CLOUDEVENTS, XAPI})
+"""Formats that may register a person by an address alone, where the operator says so."""
+ARRAYS: Final = frozenset({CLOUDEVENTS, "postmark", "sendgrid", "signals", "stripe"})
+"""Formats of which a line may hold several events, as an array."""
 _MAPPINGS: Final = frozenset({"canvas"})
 """Formats that are mappings of the package's own."""
 _SHIPPED: Final = "privacy_ledger.adapters.formats"
@@ -67,29 +99,26 @@ _SUFFIX: Final = ".toml"
 _TEMPLATE: Final = "mapping.toml"
 
 
-Lines = Iterable[tuple[int, bytes | Refusal]]
-
-
 class NamedFormat(Struct, frozen=True):
-    """A format, and what its source is called where nobody says otherwise; xAPI has no parser of lines.
+    """A format, and what its source is called where nobody says otherwise.
 
-    `events`: the events of lines that may hold several. `documents`: what a file that is one document is.
+    One some of whose events have no time has no parser until a run says what becomes of them.
     """
 
     name: str
     line_parser: Format | None
-    events: Callable[[Lines], Lines] = iter
-    documents: tuple[type, ...] = (dict,)
 
     def parser(self, *, received_at: datetime | None, takes_unknown: bool) -> Format:
         """Return the parser of a run.
 
-        Of xAPI: `received_at`, when a statement without a time happened (None: it is refused), and
-        `takes_unknown`, whether verbs of no known vocabulary are taken.
+        `received_at`: when an event without a time happened; None: it is refused. Of xAPI,
+        `takes_unknown`: whether verbs of no known vocabulary are taken.
         """
-        if self.line_parser is None:
-            return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
-        return self.line_parser
+        if self.line_parser is not None:
+            return self.line_parser
+        if self.name in _TIMED:
+            return partial(_TIMED[self.name], received_at=received_at)
+        return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
 
 
 class FormatName(click.ParamType):
@@ -221,36 +250,27 @@ def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyTyp
     if text in _MAPPINGS:
         document = (resources.files(_SHIPPED) / f"{text}{_SUFFIX}").read_bytes()
         return NamedFormat(text, Mapped(read(document)))
-    match text:
-        case "xapi":
-            return NamedFormat(text, None, xapi.statements, (dict, list))
-        case "caliper":
-            return NamedFormat(text, caliper.parse, caliper.events, (dict, list))
-        case "cloudevents":
-            own = [Route("type", prefix, _reader(name)) for prefix, name in data_formats.items()]
-            known = [Route(attribute, prefix, _reader(name)) for attribute, prefix, name in TABLE]
-            return NamedFormat(text, Routed([*own, *known]), partial(split, events=events_of), (dict, list))
-        case "openedx-bus":
-            avro.require_avro()
-            return NamedFormat(text, openedx_bus.parse)
-        case _ if text in _PARSERS:
-            return NamedFormat(text, _PARSERS[text])
-        case _:
-            mapped = mapped_in(Path(text))
-            return NamedFormat(mapped.name, mapped)
+    if text == CLOUDEVENTS:
+        own = [Route("type", prefix, _reader(name)) for prefix, name in data_formats.items()]
+        known = [Route(attribute, prefix, _reader(name)) for attribute, prefix, name in TABLE]
+        return NamedFormat(text, Routed([*own, *known]))
+    if text == OPENEDX_BUS:
+        avro.require_avro()
+    if text in _ABOUT:
+        return NamedFormat(text, _PARSERS.get(text))
+    mapped = mapped_in(Path(text))
+    return NamedFormat(mapped.name, mapped)
 
 
 def _reader(name: str) -> Read:
-    """Return what reads the data of a CloudEvent; a statement without a time happened when the event did.
+    """Return what reads the data of a CloudEvent; data without a time are of when the event was.
 
     A record of the event bus is JSON here.
     """
-    if name == XAPI:
-        return lambda event: xapi.parse(event.data, received_at=event.time)
     if name == OPENEDX_BUS:
         return openedx_bus.read_event
-    parse = format_named(name).parser(received_at=None, takes_unknown=True)
-    return lambda event: parse(event.data)
+    named = format_named(name)
+    return lambda event: named.parser(received_at=event.time, takes_unknown=True)(event.data)
 
 
 def mapped_in(path: Path) -> Mapped:
@@ -271,7 +291,8 @@ def _becomes(number: int, found: Parsed | Refusal) -> _Becomes:
     if isinstance(found, Refusal):
         return _Becomes(number, refused=str(found))
     people = [fact for person in found.people for fact in person.facts]
-    facts = [*people, *found.unattributed, *([found.device] if found.device is not None else [])]
+    nobodys = () if people else found.unattributed
+    facts = [*people, *nobodys, *([found.device] if found.device is not None else [])]
     return _Becomes(
         number, people=tuple((event_type(fact), _members(fact)) for fact in facts), is_unattributed=not people
     )

@@ -1,0 +1,112 @@
+"""What an e-mail provider reports of a message, as facts about whom it went to.
+
+A report never registers anybody. Who is named by the operator's own `ledger_subject` is that person;
+otherwise the address stands for whom it is known to stand for. What is about nobody known waits in the
+unattributed lane without address and message, good for rates only.
+
+Of agents the families stay, of links host and path. Addresses of machines, places, coordinates, texts of
+servers and of the message, tags and other members are never read.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from msgspec import structs
+
+from privacy_ledger.adapters.formats.minimise import device_of, is_code, plain_target
+from privacy_ledger.adapters.formats.subjects import subject_identity
+from privacy_ledger.adapters.formats.xapi import MBOX_SHA1SUM
+from privacy_ledger.domain.events import (
+    ConsentWithdrawn,
+    EmailClicked,
+    EmailDeliveryReported,
+    EmailOpened,
+    EmailSuppressionChanged,
+    Fact,
+)
+from privacy_ledger.domain.identifiers import mbox_sha1sum_of
+from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.ports.formats import Parsed, PersonFacts
+from privacy_ledger.ports.keys import Identity
+
+__all__ = [
+    "NAMED_SUBJECT",
+    "PROMOTION",
+    "Reason",
+    "clicked",
+    "message_of",
+    "report",
+    "suppressed",
+]
+
+NAMED_SUBJECT: Final = "ledger_subject"
+"""The member by which a platform tells a partner whom something concerns; it comes back in webhooks."""
+PROMOTION: Final = "comm.promote"
+"""The purpose that ends with an unsubscription or a complaint (GDPR Art. 7(3) and 21(3))."""
+
+Reason = Literal["bounced", "complained", "other", "unsubscribed"]
+
+
+def message_of(value: object) -> str | None:
+    """Return a provider's id of a message, or None where it is none, or holds an address."""
+    return value if isinstance(value, str) and is_code(value) and "@" not in value else None
+
+
+def clicked(url: object, *, message: str | None, at: datetime) -> EmailClicked:
+    """Return that a link was followed; a target that is no web address is left out."""
+    target = plain_target(url) if isinstance(url, str) else None
+    return EmailClicked(occurred_at=at, message=message, target=target)
+
+
+def suppressed(reason: Reason | None, *, at: datetime) -> tuple[Fact, ...]:
+    """Return that a provider sends a person nothing more, and the withdrawal that a wish of theirs means."""
+    fact = EmailSuppressionChanged(occurred_at=at, is_suppressed=True, reason=reason)
+    if reason in {"complained", "unsubscribed"}:
+        return fact, ConsentWithdrawn(occurred_at=at, purpose=PROMOTION)
+    return (fact,)
+
+
+def report(
+    facts: tuple[Fact, ...],
+    *,
+    address: object,
+    own: Mapping[str, Any],
+    agent: object,
+    at: datetime,
+    source_event_id: str | None,
+    canonical: bytes,
+) -> Parsed | Refusal:
+    """Return what a report says of whom it concerns; `own` holds the operator's members.
+
+    `ID_INVALID`: the operator's name of the person is none.
+    """
+    identity = _identity(address, own.get(NAMED_SUBJECT))
+    if type(identity) is Refusal:
+        return identity
+    is_personal = identity is not None and isinstance(facts[0], EmailClicked | EmailOpened)
+    return Parsed(
+        people=() if identity is None else (PersonFacts(identities=(identity,), facts=facts),),
+        unattributed=tuple([_bare(fact) for fact in facts if not isinstance(fact, ConsentWithdrawn)]),
+        device=device_of(agent, occurred_at=at) if is_personal and isinstance(agent, str) and agent else None,
+        occurred_at=at,
+        source_event_id=source_event_id,
+        anonymous=None,
+        digest_input=canonical,
+        may_register=False,
+    )
+
+
+def _identity(address: object, subject: object) -> Identity | Refusal | None:
+    """Return whom the operator names, else whom the address may be; None: nobody."""
+    if subject is not None and subject != "":
+        return subject_identity(subject) if isinstance(subject, str) else Refusal.ID_INVALID
+    found = mbox_sha1sum_of(address) if isinstance(address, str) else None
+    return None if found is None else Identity(MBOX_SHA1SUM, found)
+
+
+def _bare(fact: Fact) -> Fact:
+    """Return a fact without what would tie it to others of one message."""
+    if isinstance(fact, EmailClicked | EmailDeliveryReported | EmailOpened):
+        return structs.replace(fact, message=None)
+    return fact

@@ -40,6 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     standbys: int = 1
     health: HealthAddress | None = None
     traces: str | None = None
+    geoip: Path | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -55,7 +56,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     `PRIVACY_LEDGER_KEY_BACKUPS`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
     `PRIVACY_LEDGER_STANDBYS`, `PRIVACY_LEDGER_HEALTH` (where a worker answers health checks; default
-    nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none), and for the cluster
+    nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none),
+    `PRIVACY_LEDGER_GEOIP` (a database of the places of addresses; default none), and for the cluster
     `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
 
@@ -80,6 +82,7 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         standbys=_number(read("PRIVACY_LEDGER_STANDBYS"), 1, within=_STANDBYS),
         health=_health(read("PRIVACY_LEDGER_HEALTH")),
         traces=read("PRIVACY_LEDGER_TRACES") or None,
+        geoip=_path(read("PRIVACY_LEDGER_GEOIP")),
     )
 
 

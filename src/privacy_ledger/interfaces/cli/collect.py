@@ -221,6 +221,8 @@ def summary_text(summary: Summary) -> str:
     lines += [f"  {count:>8,}  {reason}" for reason, count in sorted(summary.reasons.items())]
     if summary.linked:
         lines.append(f"  {summary.linked:>8,}  linked from before a login")
+    if summary.location_fault is not None:
+        lines.append(f"  No place was derived from an address: {summary.location_fault.replace('_', ' ')}.")
     if "too_old_to_register" in summary.reasons:
         lines.append("  Old events may register people only with --import.")
     return "\n".join(lines)

@@ -287,7 +287,7 @@ def test_what_nobody_did_is_nobodys(actor: object) -> None:
 
 
 def test_a_session_and_its_client_are_the_acting_persons() -> None:
-    """Of the client only families stay; a grader's session says nothing of the student."""
+    """Of the client only families stay, and its address is handed on to be looked up; a grader's session says nothing of the student."""
     agent = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
     client = {"id": "urn:c", "type": "SoftwareApplication", "userAgent": agent, "ipAddress": "192.0.2.7"}
     session = {"id": f"{LMS}/sessions/5", "type": "Session", "client": client}
@@ -300,6 +300,7 @@ def test_a_session_and_its_client_are_the_acting_persons() -> None:
         occurred_at=AT, browser="Firefox", system="Linux", device_class="desktop"
     )
     assert [one.anonymous for one in (own, login, of_other)] == [f"session:{LMS}/sessions/5"] * 2 + [None]
+    assert (own.address, of_other.address) == ("192.0.2.7", None)
     assert of_other.device is None
 
 

@@ -13,7 +13,6 @@ identifiers. A description of an entity, which an envelope may hold beside event
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -30,7 +29,7 @@ from privacy_ledger.adapters.formats.caliper_facts import GRADED, Said, deed_of,
 from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical, decode_object
 from privacy_ledger.adapters.formats.minimise import device_of
 from privacy_ledger.adapters.formats.times import parse_time
-from privacy_ledger.domain.events import DeviceObserved, Fact, UsageOther
+from privacy_ledger.domain.events import Fact, UsageOther
 from privacy_ledger.domain.identifiers import has_control
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.values import EPOCH
@@ -125,11 +124,13 @@ def parse(line: bytes) -> Parsed | Refusal:
     people = _people(roles, deed, fact, said)
     if type(people) is Refusal:
         return people
+    agent = _client(root, entities, "userAgent")
     has_actor = len(roles[0][1]) == 1 and not is_nobody(roles[0][1][0])
     return Parsed(
         people=people,
         unattributed=() if people else (fact,),
-        device=_device(root, entities, at=occurred_at) if has_actor else None,
+        device=device_of(agent, occurred_at=occurred_at) if has_actor and agent is not None else None,
+        address=_client(root, entities, "ipAddress") if has_actor else None,
         occurred_at=occurred_at,
         source_event_id=str(root["id"]).lower(),
         anonymous=_session(root, entities) if has_actor or not people else None,
@@ -223,10 +224,10 @@ def _session(root: Mapping[str, object], entities: Entities) -> str | None:
     return f"session:{session.id}" if 0 < len(session.id) <= _SESSION_CHARS_MAX else None
 
 
-def _device(root: Mapping[str, object], entities: Entities, *, at: datetime) -> DeviceObserved | None:
-    """Return the families of the client of the session, which 1.2 may name."""
-    agent = entities.at(entities.of(root.get("session")), "client").members.get("userAgent")
-    return device_of(agent, occurred_at=at) if isinstance(agent, str) and agent else None
+def _client(root: Mapping[str, object], entities: Entities, member: str) -> str | None:
+    """Return what the client of the session, which 1.2 may name, says of itself."""
+    value = entities.at(entities.of(root.get("session")), "client").members.get(member)
+    return value if isinstance(value, str) and value else None
 
 
 # People ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from privacy_ledger import _erasing, _passes, _retaining
 from privacy_ledger._runtime import Runtime
 from privacy_ledger.adapters import registry
+from privacy_ledger.adapters.atlas import atlas_over
 from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.adapters.noise import OpenDpNoise
 from privacy_ledger.adapters.signer import SEED_NAME, Ed25519Signer
@@ -28,8 +29,10 @@ from privacy_ledger.domain.rules import Registry, Rules
 from privacy_ledger.domain.topics import LEDGER_UNATTRIBUTED
 from privacy_ledger.engine.declaration import PassDeclaration
 from privacy_ledger.engine.rebuild import Rebuild
+from privacy_ledger.ports.atlas import Atlas
 
 __all__ = [
+    "atlas_of",
     "audit_of",
     "dead_letters_of",
     "erasure_care_of",
@@ -111,8 +114,13 @@ async def ingest_of(runtime: Runtime) -> Ingest:
         lane_codec=LedgerCodec(vault, partitions=runtime.partitions, stream=LEDGER_UNATTRIBUTED),
         views=runtime.views, clock=runtime.clock, ids=runtime.ids,
         rules=await rules_in_force(runtime), passes=runtime.passes,
-        seen=None if local is None else local.live_tags,
+        seen=None if local is None else local.live_tags, atlas=atlas_of(runtime),
     )  # fmt: skip
+
+
+def atlas_of(runtime: Runtime) -> Atlas:
+    """Return who tells the places of addresses, by the operator's own database."""
+    return atlas_over(runtime.settings.geoip)
 
 
 async def release_of(runtime: Runtime) -> Release:

@@ -13,6 +13,7 @@ from privacy_ledger import _passes
 from privacy_ledger._keystore import OpenedKeystore, care_of, open_vault, places_of, restorer_for
 from privacy_ledger._runtime import Runtime
 from privacy_ledger._use_cases import (
+    atlas_of,
     audit_of,
     dead_letters_of,
     erasure_care_of,
@@ -66,6 +67,7 @@ from privacy_ledger.streams.protocol import Processor, Published
 
 __all__ = [
     "Runtime",
+    "atlas_of",
     "audit_of",
     "care_of",
     "changelogs_of",

@@ -42,6 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     traces: str | None = None
     api_keys: Path | None = None
     webhooks: Path | None = None
+    geoip: Path | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -63,8 +64,9 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     `PRIVACY_LEDGER_KEY_BACKUPS`, `PRIVACY_LEDGER_CLUSTER` (as `--kafka`),
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
     `PRIVACY_LEDGER_STANDBYS`, `PRIVACY_LEDGER_HEALTH` (where a worker answers health checks; default
-    nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none), `PRIVACY_LEDGER_API_KEYS` and
-    `PRIVACY_LEDGER_WEBHOOKS` (files of the HTTP service), and for the cluster
+    nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none),
+    `PRIVACY_LEDGER_GEOIP` (a database of the places of addresses; default none),
+    `PRIVACY_LEDGER_API_KEYS` and `PRIVACY_LEDGER_WEBHOOKS` (files of the HTTP service), and for the cluster
     `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
 
@@ -91,6 +93,7 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         traces=read("PRIVACY_LEDGER_TRACES") or None,
         api_keys=_path(read("PRIVACY_LEDGER_API_KEYS")),
         webhooks=_path(read("PRIVACY_LEDGER_WEBHOOKS")),
+        geoip=_path(read("PRIVACY_LEDGER_GEOIP")),
     )
 
 

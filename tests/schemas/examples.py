@@ -64,6 +64,8 @@ def _text(wanted: inspect.StrType) -> str:
         return "study.reading"
     if wanted.pattern.startswith("^[A-Za-z]{1,12}_"):
         return "pay_example"
+    if wanted.pattern == "^[A-Z]{2}-[A-Z0-9]{1,3}$":
+        return "US-CA"
     if wanted.pattern == "^[a-z]{2,16}$":
         return "visa"
     parts = re.fullmatch(r"\^\[(.).*\]\{(\d+)\}\$", wanted.pattern)

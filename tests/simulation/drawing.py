@@ -187,7 +187,9 @@ class _Drawing:
             case 4:
                 return e.DeviceObserved(occurred_at=at, browser=pick(("Firefox", None)), system="Linux")
             case 5:
-                return e.LocationDerived(occurred_at=at, country=pick(("AT", "PT", "FI")))
+                if pick((True, False)):
+                    return e.LocationDerived(occurred_at=at, country=pick(("AT", "PT", "FI")))
+                return e.RegionDerived(occurred_at=at, country="US", region=pick(("US-CA", None)))
             case 6 | 7:
                 kind = pick((e.CourseEnrolled, e.CourseUnenrolled, e.CourseCompleted, e.CertificateIssued))
                 return kind(occurred_at=at, course=course)

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from privacy_ledger.app._ports import Ports
-from privacy_ledger.app._terms import INDEX_GROUP, DeviceKey
+from privacy_ledger.app._terms import INDEX_GROUP, SettingKey
 from privacy_ledger.domain.errors import InvariantViolation, RefusedByPolicy
 from privacy_ledger.domain.events import (
     ConsentWithdrawn,
@@ -34,8 +34,8 @@ _ENDED: Final = Permissions(is_registered=True, ended_at=0)
 class Member(Struct, gc=False):
     """One subject of a run.
 
-    `pending`: control facts that go before the next record. `device_names`: tag and digest of each
-    device that was met; `devices`: the tags of those that are in the log.
+    `pending`: control facts that go before the next record. `setting_names`: tag and digest of
+    each device and place that was met; `settings`: the tags of those that are in the log.
     """
 
     ref: SubjectRef
@@ -45,8 +45,8 @@ class Member(Struct, gc=False):
     pending: list[ControlFact]
     index_key: KeyedHash = _NO_KEY
     is_defaulted: bool = False
-    device_names: dict[DeviceKey, tuple[bytes, bytes]] = {}
-    devices: set[bytes] = set()
+    setting_names: dict[SettingKey, tuple[bytes, bytes]] = {}
+    settings: set[bytes] = set()
 
     def __repr__(self) -> str:
         """Return the partition only: a member holds a key."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from privacy_ledger.app._terms import TermsBook
+from privacy_ledger.ports.atlas import Atlas
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.keys import KeyVault
 from privacy_ledger.ports.log import EventLog
@@ -30,5 +31,6 @@ class Ports(Struct, frozen=True, kw_only=True):
     clock: Clock
     ids: Ids
     book: TermsBook
+    atlas: Atlas | None
     passes: Passes | None
     seen: Seen | None

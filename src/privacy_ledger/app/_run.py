@@ -1,6 +1,6 @@
 """One run of an ingest, batch by batch: what it has met, appended and counted."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -14,9 +14,9 @@ from privacy_ledger.app._members import Member, Members
 from privacy_ledger.app._people import Claim, Entry, People
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.app._sealer import Item, Sealer
-from privacy_ledger.app._terms import device_key, device_names, digest_of, tag_of
+from privacy_ledger.app._terms import digest_of, setting_key, setting_names, tag_of
 from privacy_ledger.app._verdicts import LineReport, Outcome, Redactor, Summary, is_malformed
-from privacy_ledger.domain.events import ErasureRequested, Fact, event_type
+from privacy_ledger.domain.events import DeviceObserved, ErasureRequested, Fact, RegionDerived, event_type
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED, REQUESTS
 from privacy_ledger.domain.values import SubjectRef
@@ -131,7 +131,7 @@ class Run:
         return Entry(number, line, parsed, None)
 
     def _items(self, entry: Entry, place: int, *, now: datetime) -> list[Item]:
-        """Return the facts of one line for each of its people, the device after the first."""
+        """Return the facts of one line for each of its people, device and place after the first."""
         parsed = entry.parsed
         if parsed is None:
             return []
@@ -150,8 +150,9 @@ class Run:
                 item.line, item.received_at = place, now
                 item.source_id, item.joint = parsed.source_event_id, joint
                 items.append(item)
-            if person == 0 and parsed.device is not None and items:
-                items += self._device(parsed, items[0], now=now)
+            if person == 0 and items:
+                for setting in (parsed.device, self._place(parsed)):
+                    items += () if setting is None else self._setting(setting, items[0], now=now)
         return items
 
     def _item(
@@ -171,26 +172,32 @@ class Run:
             source=self._source, occurred_at=occurred_at, received_at=occurred_at,
         )  # fmt: skip
 
-    def _device(self, parsed: Parsed, parent: Item, *, now: datetime) -> list[Item]:
-        """Return the device of a line, once per subject, month and families; only beside its fact."""
-        device, member = parsed.device, parent.member
-        terms = None if device is None else self._ports.book.of(device)
-        if device is None or terms is None:
-            return []
-        key = device_key(device)
-        names = member.device_names.get(key)
+    def _setting(
+        self, fact: DeviceObserved | RegionDerived, parent: Item, *, now: datetime
+    ) -> Iterator[Item]:
+        """Yield a device or a place, once per subject, month and what is kept of it; only beside its fact."""
+        member, terms = parent.member, self._ports.book.of(fact)
+        if terms is None:
+            return
+        key = setting_key(fact)
+        names = member.setting_names.get(key)
         if names is None:
-            names = device_names(member.index_key, source=self._source, device=key)
-            member.device_names[key] = names
+            names = setting_names(member.index_key, source=self._source, setting=key)
+            member.setting_names[key] = names
         tag, digest = names
-        if tag in member.devices:
-            return []
-        return [
-            Item(
-                line=parent.line, member=member, fact=device, terms=terms, tag=tag, digest=digest,
-                source=self._source, occurred_at=device.occurred_at, received_at=now, parent=parent,
-            )
-        ]  # fmt: skip
+        if tag not in member.settings:
+            yield Item(
+                line=parent.line, member=member, fact=fact, terms=terms, tag=tag, digest=digest,
+                source=self._source, occurred_at=fact.occurred_at, received_at=now, parent=parent,
+            )  # fmt: skip
+
+    def _place(self, parsed: Parsed) -> RegionDerived | None:
+        """Return where a line's address is; the address goes no further than here."""
+        atlas, address = self._ports.atlas, parsed.address
+        place = None if atlas is None or address is None else atlas.place(address)
+        if place is None:
+            return None
+        return RegionDerived(occurred_at=parsed.occurred_at, country=place.country, region=place.region)
 
     def _lane_facts(self, entry: Entry, place: int, *, now: datetime) -> list[LaneFact]:
         """Return the facts of a line of nobody known that may wait for their person."""
@@ -250,7 +257,7 @@ class Run:
             if item.parent is None:
                 of_line.setdefault(item.line, []).append(item)
             elif item.refusal in (None, Refusal.DUPLICATE):
-                item.member.devices.add(item.tag)
+                item.member.settings.add(item.tag)
         reports: list[LineReport] = []
         letters: list[NewRecord] = []
         for place, entry in enumerate(entries):

@@ -11,6 +11,7 @@ from privacy_ledger.domain.events import (
     DeviceObserved,
     Fact,
     ProfileFieldSet,
+    RegionDerived,
     StudyResponseRecorded,
     event_type,
 )
@@ -22,14 +23,14 @@ from privacy_ledger.ports.codec import Origin
 __all__ = [
     "INDEX_GROUP",
     "OWN_SOURCE",
-    "DeviceKey",
+    "SettingKey",
     "Terms",
     "TermsBook",
-    "device_key",
-    "device_names",
     "digest_of",
     "field_name",
     "field_of",
+    "setting_key",
+    "setting_names",
     "tag_of",
 ]
 
@@ -40,8 +41,8 @@ OWN_SOURCE: Final = "privacy-ledger"
 _TAG_BYTES: Final = 16
 _FIELD_BYTES: Final = 8
 
-DeviceKey = tuple[int, str | None, str | None, str]
-"""The calendar month, and the families of browser, system and device."""
+SettingKey = tuple[str | int | None, ...]
+"""What it is, the calendar month, and what is kept: families of a device, or country and region."""
 
 
 class Terms(Struct, frozen=True, gc=False):
@@ -153,13 +154,17 @@ def field_name(index_key: KeyedHash, field: str) -> bytes:
     return index_key(b"field\0" + field.encode())[:_FIELD_BYTES]
 
 
-def device_key(device: DeviceObserved) -> DeviceKey:
-    """Return what makes a device another one: its calendar month and its families."""
-    return month_of(device.occurred_at), device.browser, device.system, device.device_class
+def setting_key(fact: DeviceObserved | RegionDerived) -> SettingKey:
+    """Return what makes a device or a place another one: the calendar month, and what is kept of it."""
+    month = month_of(fact.occurred_at)
+    if isinstance(fact, RegionDerived):
+        return "location", month, fact.country, fact.region
+    return "device", month, fact.browser, fact.system, fact.device_class
 
 
-def device_names(index_key: KeyedHash, *, source: str, device: DeviceKey) -> tuple[bytes, bytes]:
-    """Return tag and digest of a device: one record per subject, calendar month and families."""
-    content = sha256("\0".join(map(str, device)).encode()).digest()
-    tag = tag_of(index_key, source=source, event=content, role="device")
-    return tag, digest_of(index_key, content=content, role="device")
+def setting_names(index_key: KeyedHash, *, source: str, setting: SettingKey) -> tuple[bytes, bytes]:
+    """Return tag and digest of a device or a place: one record per subject, month and what is kept."""
+    role, *kept = setting
+    content = sha256("\0".join(map(str, kept)).encode()).digest()
+    tag = tag_of(index_key, source=source, event=content, role=str(role))
+    return tag, digest_of(index_key, content=content, role=str(role))

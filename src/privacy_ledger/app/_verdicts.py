@@ -10,6 +10,7 @@ from msgspec import Struct
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ
+from privacy_ledger.ports.atlas import AtlasFault
 from privacy_ledger.ports.log import NewRecord
 
 __all__ = ["LineReport", "Outcome", "Redactor", "Summary", "is_malformed"]
@@ -57,7 +58,8 @@ class Summary(Struct, kw_only=True):
     `reasons` counts lines by reason code, `records` the facts that were appended, `linked` those
     that a link moved out of the lane. `linked_to_erased`: references whose erasure was requested
     because a line joined them to an erased person; their erasure must be run. `offsets`: the last
-    ledger offset of each partition that this run appended to.
+    ledger offset of each partition that this run appended to. `location_fault`: why no places were
+    derived from addresses.
     """
 
     read: int = 0
@@ -71,6 +73,7 @@ class Summary(Struct, kw_only=True):
     linked: int = 0
     linked_to_erased: tuple[bytes, ...] = ()
     offsets: dict[int, int] = {}
+    location_fault: AtlasFault | None = None
 
     def count(self, outcome: Outcome, reason: Refusal | None) -> None:
         """Count one line."""

@@ -17,6 +17,7 @@ from privacy_ledger.app._verdicts import LineReport, Outcome, Summary
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.rules import Rules
+from privacy_ledger.ports.atlas import Atlas
 from privacy_ledger.ports.codec import Codec
 from privacy_ledger.ports.formats import Format
 from privacy_ledger.ports.keys import KeyVault
@@ -72,17 +73,19 @@ class Ingest:
         ids: Ids,
         rules: Rules,
         passes: Passes | None = None,
+        atlas: Atlas | None = None,
         seen: Seen | None = None,
     ) -> None:
         """Take the ports.
 
-        `lane_codec` binds `ledger.unattributed.v1`. `passes`: a run first waits until the views
+        `lane_codec` binds `ledger.unattributed.v1`. `atlas`: where addresses are; None: nobody asks.
+        `passes`: a run first waits until the views
         have passed what is in the log, so that nobody is refused for a grant not yet folded.
         `seen`: the embedded log's `live_tags`; None makes `duplicate` advisory.
         """
         self._ports = Ports(
             log=log, vault=vault, codec=codec, lane_codec=lane_codec, views=views, clock=clock,
-            ids=ids, book=TermsBook(rules), passes=passes, seen=seen,
+            ids=ids, book=TermsBook(rules), atlas=atlas, passes=passes, seen=seen,
         )  # fmt: skip
 
     async def run(
@@ -115,6 +118,8 @@ class Ingest:
                     on_line(report)
             if on_progress is not None:
                 on_progress(run.summary.read)
+        atlas = self._ports.atlas
+        run.summary.location_fault = None if atlas is None else atlas.fault
         return run.summary
 
     async def begin(self, *, wait_s: float = 30.0) -> "OpenIngest":

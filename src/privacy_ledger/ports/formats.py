@@ -30,7 +30,8 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     that every reading of the line gives again. Empty when the line names nobody: then
     `unattributed` has its facts. `anonymous` is the line's session, else client id, also beside
     people: then the line links that session to the acting person. `device` concerns the first of
-    `people` and stands in no other field. `digest_input` is the decoded line before minimisation,
+    `people` and stands in no other field. `address` is where they were on the network: it is looked up and
+    dropped. `digest_input` is the decoded line before minimisation,
     in a canonical encoding: it holds identifiers, so hash it with a key and drop it.
     `may_register`: the line may make its people known; one that may not is of nobody, with what
     `unattributed` says instead, unless one of them is known.
@@ -44,6 +45,7 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     anonymous: str | None
     digest_input: bytes
     may_register: bool = True
+    address: str | None = None
 
     def __repr__(self) -> str:
         """Return counts only."""

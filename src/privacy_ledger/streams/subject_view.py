@@ -17,6 +17,7 @@ from privacy_ledger.domain.events import (
     LocationDerived,
     ProfileFieldCleared,
     ProfileFieldSet,
+    RegionDerived,
     event_type,
 )
 from privacy_ledger.streams.record import Record
@@ -73,6 +74,8 @@ class SubjectView:
                 devices = _plus_one(devices, name)
             case LocationDerived() as fact:
                 countries = _plus_one(countries, fact.country)
+            case RegionDerived() as fact:
+                countries = _plus_one(countries, fact.region or fact.country)
             case _:
                 pass
         counts = _plus_one(part.counts, record.type)

@@ -18,6 +18,7 @@ from privacy_ledger.domain.events import (
     LocationDerived,
     ProfileFieldCleared,
     ProfileFieldSet,
+    RegionDerived,
     VideoCompleted,
     VideoPaused,
     VideoPlayed,
@@ -53,6 +54,8 @@ def subject_view_of(records: Iterable[Record]) -> SubjectPart:
                 devices[f"{fact.browser or '?'} / {fact.system or '?'} / {fact.device_class}"] += 1
             case LocationDerived() as fact:
                 countries[fact.country] += 1
+            case RegionDerived() as fact:
+                countries[fact.country if fact.region is None else fact.region] += 1
             case _:
                 pass
     return SubjectPart(dict(account), dict(profile), dict(devices), dict(countries), dict(counts))

@@ -87,6 +87,7 @@ class Mapped:
             return people
         has_actor = bool(actor) and bool(people) and people[0].identities[: len(actor)] == actor
         agent, session = _found(root, mapping.agent), _token(_found(root, mapping.session))
+        address = _found(root, mapping.address)
         # What concerns somebody else who is not known is nobody's: no session tells who that was.
         own = deed is not None and not people
         nobodys = deed or fact
@@ -96,6 +97,7 @@ class Mapped:
             device=device_of(agent, occurred_at=at)
             if has_actor and isinstance(agent, str) and agent
             else None,
+            address=address if has_actor and isinstance(address, str) else None,
             occurred_at=at,
             source_event_id=_token(_found(root, mapping.id)),
             anonymous=f"session:{session}" if session is not None and (has_actor or own) else None,

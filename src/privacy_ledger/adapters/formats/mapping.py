@@ -29,6 +29,7 @@ from privacy_ledger.domain.events import (
     DeviceObserved,
     Fact,
     LocationDerived,
+    RegionDerived,
     RevealRecorded,
     event_type,
 )
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 MAPPING_BYTES_MAX: Final = 1 << 18
-_OURS: Final = (DeviceObserved, LocationDerived, RevealRecorded)
+_OURS: Final = (DeviceObserved, LocationDerived, RegionDerived, RevealRecorded)
 """What the ledger derives, or says itself."""
 EVENTS: Final[dict[str, type[Fact]]] = {
     event_type(kind): kind for kind in COLLECTION_EVENTS if kind not in _OURS
@@ -132,6 +133,7 @@ class Mapping(Struct, frozen=True):
     id: str | None
     session: str | None
     agent: str | None
+    address: str | None
     texts: tuple[str, ...]
 
 
@@ -155,6 +157,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     id: str | None = None
     session: str | None = None
     agent: str | None = None
+    address: str | None = None
     json: tuple[str, ...] = ()
 
 
@@ -186,6 +189,7 @@ def read(document: bytes) -> Mapping:
         id=said.id,
         session=said.session,
         agent=said.agent,
+        address=said.address,
         texts=said.json,
     )
 

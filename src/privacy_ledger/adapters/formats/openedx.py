@@ -2,8 +2,8 @@
 
 Both shapes: the older one (`event_type`, `time`, `username`, `event` at the root) and the newer
 one (`name`, `timestamp`, `context`, `data`). Pure, and total: any bytes give `Parsed` or a
-`Refusal`. No address is read, the agent only as families, and of each event only the fields that
-its fact declares.
+`Refusal`. An address is handed on to be looked up and dropped, the agent only as families, and of each
+event only the fields that its fact declares.
 """
 
 import re
@@ -74,12 +74,14 @@ def parse(line: bytes) -> Parsed | Refusal:
     # A session and an agent are the acting person's: never those of whom the event is about.
     is_about_actor = has_actor or not persons
     agent = root.get("agent") or read.context.get("agent")
+    address = root.get("ip") or read.context.get("ip")
     return Parsed(
         people=persons,
         unattributed=() if persons else (fact,),
         device=device_of(agent, occurred_at=occurred_at)
         if has_actor and isinstance(agent, str) and agent
         else None,
+        address=address if has_actor and isinstance(address, str) else None,
         occurred_at=occurred_at,
         source_event_id=_token(root.get("event_id")) or _token(root.get("id")),
         anonymous=_anonymous(root, read.context) if is_about_actor else None,

@@ -35,6 +35,7 @@ __all__ = [
     "PaymentConfirmed",
     "ProfileFieldCleared",
     "ProfileFieldSet",
+    "RegionDerived",
     "RevealRecorded",
     "StudyResponseRecorded",
     "UsageLinkClicked",
@@ -292,6 +293,19 @@ class LocationDerived(Fact, frozen=True, kw_only=True, tag="location.derived.v1"
     provenance: ClassVar[Provenance] = Provenance.DERIVED
     occurred_at: UtcTime
     country: Annotated[str, Meta(pattern="^[A-Z]{2}$", extra_json_schema=label("location.country"))]
+
+
+class RegionDerived(Fact, frozen=True, kw_only=True, tag="location.derived.v2"):
+    """The country that an address points to, and its region (ISO 3166-2); nothing finer (policy P9, P44)."""
+
+    category: ClassVar[Category] = Category.LOCATION
+    provenance: ClassVar[Provenance] = Provenance.DERIVED
+    occurred_at: UtcTime
+    country: Annotated[str, Meta(pattern="^[A-Z]{2}$", extra_json_schema=label("location.country"))]
+    region: (
+        Annotated[str, Meta(pattern="^[A-Z]{2}-[A-Z0-9]{1,3}$", extra_json_schema=label("location.region"))]
+        | None
+    ) = None
 
 
 class StudyResponseRecorded(Fact, frozen=True, kw_only=True, tag="study.response_recorded.v1"):

@@ -12,7 +12,8 @@ import click
 
 from privacy_ledger.adapters.api_keys import ApiKey, ApiKeyFile, Keyring
 from privacy_ledger.adapters.clock import SystemClock
-from privacy_ledger.adapters.formats import arrays, cmcd, xapi
+from privacy_ledger.adapters.formats import arrays, caliper, cmcd, xapi
+from privacy_ledger.adapters.formats.cloudevents_http import structured
 from privacy_ledger.adapters.formats.mapping import EVENTS, SOURCE_NAME
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.observe.health import LOOPBACK, HealthAddress, serving
@@ -22,7 +23,7 @@ from privacy_ledger.bootstrap import Runtime, ingest_of
 from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.engine import collector
-from privacy_ledger.interfaces.cli.formats import ARRAYS, CMCD, NAMES, format_named
+from privacy_ledger.interfaces.cli.formats import ARRAYS, CLOUDEVENTS, CMCD, NAMES, OPENEDX_BUS, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, service
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ async def api_keys_revoke(shell: Shell, identifier: str) -> None:
 
 
 def readers_of(mappings: Iterable[Path]) -> "dict[str, Reader]":
-    """Return the readers of all formats, and of these mappings, by name.
+    """Return the readers of all formats whose extras are installed, and of these mappings, by name.
 
     Raises:
         BadInput: a mapping says something that cannot be meant.
@@ -190,11 +191,16 @@ def readers_of(mappings: Iterable[Path]) -> "dict[str, Reader]":
 
     found: dict[str, Reader] = {}
     for text in (*NAMES, *map(str, mappings)):
+        if text == OPENEDX_BUS and find_spec("fastavro") is None:
+            continue
         named = format_named(text)
         if named.name in found:
             raise click.UsageError("A mapping has the name of another format. Give it one of its own.")
         parse = named.parser(received_at=None, takes_unknown=True)
-        found[named.name] = Reader(named.name, parse, _cut(text), is_text=text == CMCD)
+        found[named.name] = Reader(
+            named.name, parse, _cut(text), is_text=text == CMCD,
+            of_headers=structured if text == CLOUDEVENTS else None,
+        )  # fmt: skip
     return found
 
 
@@ -203,6 +209,8 @@ def _cut(name: str) -> "Callable[[Lines], Lines]":
     match name:
         case "xapi":
             return xapi.statements
+        case "caliper":
+            return caliper.events
         case "cmcd":
             return cmcd.events
         case _ if name in ARRAYS:

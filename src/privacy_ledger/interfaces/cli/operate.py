@@ -19,6 +19,7 @@ from privacy_ledger.app.daily_keys import DailyKeys
 from privacy_ledger.app.key_care import overdue
 from privacy_ledger.bootstrap import (
     Runtime,
+    atlas_of,
     audit_of,
     care_of,
     changelogs_of,
@@ -440,6 +441,8 @@ async def _examine(runtime: Runtime) -> list[dict[str, str]]:
     if free := (await expiry_of(runtime).look(since=DUE_FOR)).keys:
         text = f"{free} keys are due by retention for more than a day, and not destroyed yet"
         found.append(_finding(text, "retention run"))
+    if (fault := atlas_of(runtime).fault) is not None:
+        found.append(_finding(f"No place is derived from an address: {fault.replace('_', ' ')}", "doctor"))
     home = runtime.home
     if home is not None and _is_readable_by_others(home.path):
         found.append(_finding("The home is readable by others (chmod 700)", "doctor"))

@@ -17,11 +17,8 @@ from privacy_ledger.adapters.formats.cloudevents_http import structured
 from privacy_ledger.adapters.formats.mapping import EVENTS, SOURCE_NAME
 from privacy_ledger.adapters.ids import SystemIds
 from privacy_ledger.adapters.observe.health import LOOPBACK, HealthAddress, serving
-from privacy_ledger.adapters.webhook_secrets import PARTNERS, Webhooks, read_webhooks
-from privacy_ledger.app.ingest import OpenIngest
-from privacy_ledger.bootstrap import Runtime, ingest_of
+from privacy_ledger.adapters.webhook_secrets import read_webhooks
 from privacy_ledger.domain.errors import HomeUnusable
-from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.engine import collector
 from privacy_ledger.interfaces.cli.formats import ARRAYS, CLOUDEVENTS, CMCD, NAMES, OPENEDX_BUS, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, service
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["api", "api_keys_create", "api_keys_list", "api_keys_revoke", "api_run", "readers_of", "register"]
 
-CATCH_UP_S: Final = 5.0
-"""So long a batch waits for views that do not move; then its senders are told to come again."""
 PORT_DEFAULT: Final = 8080
 RATE_DEFAULT: Final = 10_000
 _PORTS: Final = 1 << 16
@@ -84,7 +79,7 @@ async def api_run(
     In a home it folds what it took, unless a worker does.
     """
     _require()
-    from privacy_ledger.interfaces.http import server  # noqa: PLC0415 - slow to load, and an extra
+    from privacy_ledger.interfaces.http import server, wiring  # noqa: PLC0415 - slow to load, and an extra
 
     at = _address(listen)
     address = server.Address(at.host, at.port, at.is_loopback)
@@ -99,13 +94,15 @@ async def api_run(
         loop.add_signal_handler(number, stop.set)
     async with shell.open() as runtime:
         shell.announce(runtime)
-        intake, answering = _wired(shell, runtime, keyring, readers, webhooks, rate=rate)
-        app = _application(answering, readers, webhooks)
+        wired = wiring.wire(
+            runtime, keyring=keyring, readers=readers, webhooks=webhooks, rate=rate,
+            settle=lambda: shell.settle(runtime),
+        )  # fmt: skip
         collector.calm()
-        async with _watched(shell, answering, intake):
+        async with _watched(shell, wired.service, wired.intake):
             scheme = "http" if tls is None else "https"
             await server.serve(
-                app, intake, address, tls=tls, stop=stop,
+                wired.app, wired.intake, address, tls=tls, stop=stop,
                 on_serving=lambda taken: shell.talk.print(
                     f"Events are taken at {scheme}://{taken.text}/v1/events.", markup=False
                 ),
@@ -217,45 +214,6 @@ def _cut(name: str) -> "Callable[[Lines], Lines]":
             return arrays.items
         case _:
             return iter
-
-
-def _wired(
-    shell: Shell,
-    runtime: Runtime,
-    keyring: Keyring,
-    readers: "dict[str, Reader]",
-    webhooks: Webhooks,
-    *,
-    rate: int,
-) -> "tuple[Intake, Service]":
-    """Return the intake over a home or a cluster, and the service in front of it."""
-    from privacy_ledger.interfaces.http.intake import Intake  # noqa: PLC0415 - of the service only
-    from privacy_ledger.interfaces.http.limits import Limits  # noqa: PLC0415 - see above
-    from privacy_ledger.interfaces.http.service import Service  # noqa: PLC0415 - see above
-
-    async def begin() -> OpenIngest:
-        await runtime.registrar.tick()
-        return await (await ingest_of(runtime)).begin(wait_s=CATCH_UP_S)
-
-    async def rest() -> None:
-        if runtime.embedded is not None:
-            await shell.settle(runtime)
-        else:
-            await runtime.log.end(LEDGER_EVENTS, 0)
-
-    intake = Intake(begin, rest=rest)
-    answering = Service(
-        keyring=keyring, readers=readers, webhooks=webhooks, intake=intake, limits=Limits(rate),
-        now=runtime.clock.now,
-    )  # fmt: skip
-    return intake, answering
-
-
-def _application(answering: "Service", readers: "dict[str, Reader]", webhooks: Webhooks):  # type: ignore[no-untyped-def] # noqa: ANN202 - of the framework, which is loaded here only
-    from privacy_ledger.interfaces.http.asgi import create_app  # noqa: PLC0415 - slow to load, and an extra
-
-    partners = [name for name in PARTNERS if webhooks.source(name) is not None]
-    return create_app(answering, formats=sorted(readers), partners=partners)
 
 
 @asynccontextmanager

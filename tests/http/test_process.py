@@ -173,7 +173,7 @@ def test_what_is_sent_is_neither_said_nor_kept_outside_of_seals(cli: Cli) -> Non
 
 
 def test_the_service_is_reached_by_tls(cli: Cli, tmp_path: Path) -> None:
-    """With the certificate that it was given, and not in the clear; without one no other machine is let in."""
+    """With the certificate that it was given, and without one no other machine is let in."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     made = (

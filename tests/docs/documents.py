@@ -27,7 +27,7 @@ __all__ = [
 
 ROOT: Final = Path(__file__).parents[2]
 INSTALL: Final = "python -m pip install uv && "
-PREFIX: Final = "uv run "
+PREFIX: Final = re.compile(r"uv run (?:--extra [a-z]+ )?(?=privacy-ledger )")
 CLUSTER_ADDRESS: Final = "127.0.0.1:9092"
 """The address of a cluster in the documents; a test puts that of its own broker in its place."""
 
@@ -121,7 +121,7 @@ def run_steps(
     """Run commands in one shell in `folder`, in order, up to the first that fails its promise."""
     lines = []
     for number, step in enumerate(steps):
-        command = step.command.removeprefix(INSTALL).replace(f"{PREFIX}privacy-ledger", "privacy-ledger")
+        command = PREFIX.sub("", step.command.removeprefix(INSTALL))
         if address:
             command = command.replace(CLUSTER_ADDRESS, address)
         lines += [command, f'_code=$?; [ "$_code" -eq {step.code} ] || _ended "$_code" {number}']

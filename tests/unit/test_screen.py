@@ -42,7 +42,7 @@ SEED: Final = 1
 NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
 FORMATS: Final = [
     name
-    for name in re.findall(r"[A-Za-z.]+", FormatName().get_metavar(click.Argument(["name"])))
+    for name in re.findall(r"[A-Za-z.\-]+", FormatName().get_metavar(click.Argument(["name"])))
     if name.islower()
 ]
 """Every format that has a name."""
@@ -333,7 +333,7 @@ def test_every_format_screens_before_it_reads(name: str) -> None:
 
 def test_the_formats_that_are_screened_are_all_that_there_are() -> None:
     """As the command's help lists them."""
-    assert {"canvas", "ledger", "openedx", "xapi"} <= set(FORMATS)
+    assert {"caliper", "canvas", "cloudevents", "ledger", "openedx", "openedx-bus", "xapi"} <= set(FORMATS)
 
 
 def test_each_statement_of_an_array_or_a_stores_answer_is_screened_for_itself() -> None:

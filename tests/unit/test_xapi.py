@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy_ledger.adapters.formats.arrays import ITEMS_MAX
 from privacy_ledger.adapters.formats.json_lines import DEPTH_MAX, LINE_BYTES_MAX
-from privacy_ledger.adapters.formats.xapi import PEOPLE_MAX, STATEMENTS_MAX, parse, statements
+from privacy_ledger.adapters.formats.xapi import PEOPLE_MAX, parse, statements
 from privacy_ledger.adapters.formats.xapi_rules import VOIDED
 from privacy_ledger.domain.events import (
     AccountLoggedIn,
@@ -566,7 +567,7 @@ def test_each_statement_of_a_line_stands_for_itself() -> None:
         (b"[{}", Refusal.NOT_JSON),
         (b"[\xff]", Refusal.NOT_UTF8),
         (b"[" * (DEPTH_MAX + 1), Refusal.TOO_DEEP),
-        (b"[" + b"0," * STATEMENTS_MAX + b"0]", Refusal.LINE_TOO_LONG),
+        (b"[" + b"0," * ITEMS_MAX + b"0]", Refusal.LINE_TOO_LONG),
         (b'{"statements": []}', Refusal.SCHEMA_MISMATCH),
         (b'{"statements": 7}', Refusal.SCHEMA_MISMATCH),
         (b'{"statements": [], "x": 1}', Refusal.SCHEMA_MISMATCH),

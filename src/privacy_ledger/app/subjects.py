@@ -32,7 +32,7 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.events.control import HoldGround
 from privacy_ledger.domain.holds import Hold
-from privacy_ledger.domain.identifiers import xapi_name
+from privacy_ledger.domain.identifiers import person_of, xapi_name
 from privacy_ledger.domain.keyed_hash import KeyedHash
 from privacy_ledger.domain.permissions import Permissions
 from privacy_ledger.domain.refusals import Refusal
@@ -371,6 +371,11 @@ def identity_of(subject: str) -> Identity:
                 "'xapi:account:HOMEPAGE NAME'.",
             )
         return Identity(f"xapi:{name[0]}", name[1])
+    if source == "caliper":
+        person = person_of(value) if kind == "person" else None
+        if person is None:
+            raise BadInput(Refusal.ID_INVALID, "A Caliper SUBJECT is caliper:person:IRI.")
+        return Identity(*person)
     if kind == "user_id":
         if not (value.isascii() and value.isdecimal()):
             raise BadInput(Refusal.ID_INVALID, "A user_id is a decimal number, such as openedx:user_id:42.")

@@ -1,4 +1,4 @@
-"""How xAPI names a person, in the one form in which two spellings of one name are equal.
+"""How xAPI and Caliper name a person, in the one form in which two spellings of one name are equal.
 
 Rules: xAPI 1.0.3, Part Two (Data), 2.4.2.3 and 2.4.2.4. An address is known by its hash only, so
 that `mbox`, `mbox_sha1sum` and an operator's own spelling find the same person. What this cannot
@@ -10,7 +10,16 @@ import re
 import unicodedata
 from typing import Final, Literal
 
-__all__ = ["ADDRESSES", "XapiName", "account_of", "has_control", "mbox_sha1sum_of", "openid_of", "xapi_name"]
+__all__ = [
+    "ADDRESSES",
+    "XapiName",
+    "account_of",
+    "has_control",
+    "mbox_sha1sum_of",
+    "openid_of",
+    "person_of",
+    "xapi_name",
+]
 
 NAME_CHARS_MAX: Final = 255
 IRI_CHARS_MAX: Final = 1024
@@ -61,6 +70,18 @@ def account_of(home_page: str, name: str) -> str | None:
 def openid_of(uri: str) -> str | None:
     """Return an OpenID with scheme and host in lower case; None beyond the bounds."""
     return _plain_iri(uri)
+
+
+def person_of(iri: str) -> tuple[str, str] | None:
+    """Return namespace and value of a person whom Caliper names by an IRI; None beyond the bounds.
+
+    An address is known by its hash, as in xAPI, so that the rules for addresses hold for it, too.
+    """
+    if iri[:7].lower() == "mailto:":
+        found = mbox_sha1sum_of(iri[7:])
+        return None if found is None else ("xapi:mbox_sha1sum", found)
+    plain = _plain_iri(iri.lower() if iri[:9].lower() == "urn:uuid:" else iri)
+    return None if plain is None else ("caliper:person", plain)
 
 
 def xapi_name(kind: str, value: str) -> XapiName | None:

@@ -39,6 +39,7 @@ class Refusal(StrEnum):
     TIME_FUTURE = "time_future"
     ID_INVALID = "id_invalid"
     UNKNOWN_PURPOSE = "unknown_purpose"
+    UNKNOWN_CLASSIFICATION = "unknown_classification"
     # The person and the order of their facts.
     SUBJECT_ERASED = "subject_erased"
     SUBJECT_UNKNOWN = "subject_unknown"

@@ -74,7 +74,8 @@ class Identity(Struct, frozen=True, gc=False):
     """A platform's own id of a person, canonical, in an exact namespace; never logged.
 
     Namespaces: `openedx:user_id` (decimal string), `openedx:username` (NFC text),
-    `xapi:mbox_sha1sum` (hex), `xapi:account` (home page, space, name), `xapi:openid` (URI).
+    `xapi:mbox_sha1sum` (hex), `xapi:account` (home page, space, name), `xapi:openid` (URI),
+    `caliper:person` (IRI).
     """
 
     namespace: str

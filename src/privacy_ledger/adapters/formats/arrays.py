@@ -1,6 +1,6 @@
 """Lines that hold several events: each item of an array is an event with an outcome of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -8,11 +8,23 @@ import msgspec
 from privacy_ledger.adapters.formats.json_lines import check_bytes
 from privacy_ledger.domain.refusals import Refusal
 
-__all__ = ["ITEMS_MAX", "array_items", "items"]
+__all__ = ["ITEMS_MAX", "array_items", "items", "split"]
 
 ITEMS_MAX: Final = 20_000
 """A line of more is refused whole: as many events of any format do not fit into the longest line."""
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def split(
+    lines: Iterable[tuple[int, bytes | Refusal]], events: Callable[[bytes], list[bytes | Refusal]]
+) -> Iterator[tuple[int, bytes | Refusal]]:
+    """Yield each event of each line by what `events` says, with the line's number; a refusal as it is."""
+    for number, line in lines:
+        if type(line) is Refusal:
+            yield number, line
+        else:
+            for one in events(line):
+                yield number, one
 
 
 def items(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[tuple[int, bytes | Refusal]]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from privacy_ledger.domain.refusals import Refusal
 
-__all__ = ["YEAR_MAX", "YEAR_MIN", "epoch_time", "parse_time"]
+__all__ = ["YEAR_MAX", "YEAR_MIN", "clock_seconds", "epoch_time", "parse_time"]
 
 YEAR_MIN: Final = 1970
 YEAR_MAX: Final = 9998
@@ -19,6 +19,7 @@ _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]{1,12}))?"
     r"(?:([Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)\4{0,3})?"
 )
+_CLOCK: Final = re.compile(r"PT(?:([0-9]{1,5})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,8}(?:\.[0-9]{1,9})?)S)?")
 _DATE_OR_HOUR: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[Tt ][0-9]{2}:[0-9]{2})?")
 
 
@@ -55,6 +56,15 @@ def parse_time(value: object, *, assume_utc: bool = False) -> datetime | Refusal
     except (ValueError, OverflowError):
         return Refusal.TIME_INVALID
     return instant if YEAR_MIN <= instant.year <= YEAR_MAX else Refusal.TIME_INVALID
+
+
+def clock_seconds(text: str) -> float | None:
+    """Return the seconds of an ISO 8601 duration of hours, minutes and seconds, or None for other text."""
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def epoch_time(value: object, *, per_second: int = 1) -> datetime | Refusal:

@@ -23,6 +23,7 @@ from privacy_ledger.adapters.formats.minimise import (
     plain_target,
     plain_verb,
 )
+from privacy_ledger.adapters.formats.times import clock_seconds
 from privacy_ledger.adapters.formats.xapi_rules import VOIDED, is_activity
 from privacy_ledger.adapters.formats.xapi_shape import Context, Extensions, Result, Statement, Thing
 from privacy_ledger.domain.events import (
@@ -88,7 +89,6 @@ _CERTIFICATE_TYPES: Final = frozenset(
 )
 _CHOICES: Final = frozenset(("choice", "sequencing"))
 _SPEED: Final = re.compile(r"[0-9]{1,2}(?:\.[0-9]{1,4})?x?")
-_CLOCK: Final = re.compile(r"PT(?:([0-9]{1,5})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,8}(?:\.[0-9]{1,9})?)S)?")
 
 
 class Said(Struct, frozen=True, kw_only=True, gc=False):
@@ -378,9 +378,8 @@ def _seconds(said: Said, name: str) -> float | None:
     value = _extension(said, _VIDEO + name)
     if value is None or value == "":
         return None
-    if isinstance(value, str) and (match := _CLOCK.fullmatch(value)) is not None:
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        return hours * 3600 + minutes * 60 + seconds
+    if isinstance(value, str) and (seconds := clock_seconds(value)) is not None:
+        return seconds
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _UnfitError
     if not 0 <= value <= MILLIS_MAX // 1000:

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -10,14 +10,24 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from privacy_ledger.adapters.formats import arrays, cmcd, xapi
+from privacy_ledger.adapters.formats import arrays, caliper, cmcd, xapi
 from privacy_ledger.adapters.formats.json_lines import decode_json, read_lines
 from privacy_ledger.adapters.formats.mapping import SOURCE_NAME
 from privacy_ledger.app.ingest import LineReport, Source, Summary
 from privacy_ledger.bootstrap import ingest_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.engine import collector
-from privacy_ledger.interfaces.cli.formats import ARRAYS, CMCD, UNTIMED, XAPI, FormatName, format_named
+from privacy_ledger.interfaces.cli.formats import (
+    ADDRESSED,
+    ARRAYS,
+    CALIPER,
+    CLOUDEVENTS,
+    CMCD,
+    UNTIMED,
+    XAPI,
+    FormatName,
+    format_named,
+)
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, progress_bar
 
 __all__ = ["exit_code", "ingest", "register", "summary_text"]
@@ -56,7 +66,11 @@ def register(group: click.Group) -> None:
 )  # fmt: skip
 @click.option(
     "--register-addresses", "registers_addresses", is_flag=True,
-    help="Of xapi: let an address alone register a person, who may have been erased by another id.",
+    help="Of xapi and the like: let an address alone register a person, perhaps one erased by another id.",
+)  # fmt: skip
+@click.option(
+    "--data-format", "data_formats", multiple=True, metavar="PREFIX=FORMAT",
+    help="Of cloudevents: the format of the data of events whose type begins so.",
 )  # fmt: skip
 @click.option(
     "--take-untimed", "takes_untimed", is_flag=True,
@@ -73,20 +87,19 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
     consents: tuple[str, ...],
     unknown: str | None,
     registers_addresses: bool,  # noqa: FBT001 - click passes options by name
+    data_formats: tuple[str, ...],
     takes_untimed: bool,  # noqa: FBT001 - click passes options by name
 ) -> int:
     """Ingest FILE (or - for standard input, gzip or not) line by line; a bad line stops nothing."""
-    if name != XAPI and (unknown is not None or registers_addresses):
-        raise click.UsageError("`--unknown-verbs` and `--register-addresses` are for `--format xapi` alone.")
-    if takes_untimed and name not in UNTIMED:
-        raise click.UsageError(
-            f"Events of this format have a time: `--take-untimed` is for {', '.join(sorted(UNTIMED))}."
-        )
+    _check_options(
+        name, of_verbs=unknown is not None, by_address=registers_addresses, of_data=bool(data_formats),
+        takes_untimed=takes_untimed,
+    )  # fmt: skip
     if source is not None and SOURCE_NAME.fullmatch(source) is None:
         raise click.UsageError(
             "A source's name is lower-case letters, digits, dots and dashes, such as our-lms."
         )
-    named = format_named(name)
+    named = format_named(name, data_formats=_by_prefix(data_formats))
     with ExitStack() as stack:
         stream = _open(file, stack)
         out = None if report is None else stack.enter_context(report.open("wb"))
@@ -133,10 +146,41 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
         raise click.UsageError(f"The file cannot be read ({error.strerror}). Check its name.") from None
 
 
+def _check_options(
+    name: str, *, of_verbs: bool, by_address: bool, of_data: bool, takes_untimed: bool
+) -> None:
+    """End the command when an option is not for this format."""
+    if of_verbs and name != XAPI:
+        raise click.UsageError("`--unknown-verbs` is for `--format xapi` alone.")
+    if by_address and name not in ADDRESSED:
+        raise click.UsageError(f"`--register-addresses` is for the formats {', '.join(sorted(ADDRESSED))}.")
+    if of_data and name != CLOUDEVENTS:
+        raise click.UsageError("`--data-format` is for `--format cloudevents` alone.")
+    if takes_untimed and name not in UNTIMED:
+        raise click.UsageError(
+            f"Events of this format have a time: `--take-untimed` is for {', '.join(sorted(UNTIMED))}."
+        )
+
+
+def _by_prefix(data_formats: Iterable[str]) -> Mapping[str, str]:
+    """Return the formats of data by the prefix of the type."""
+    found: dict[str, str] = {}
+    for text in data_formats:
+        prefix, _, name = text.partition("=")
+        if not prefix or not name or name == CLOUDEVENTS or prefix in found:
+            raise click.UsageError(
+                "`--data-format` takes one PREFIX=FORMAT for a prefix, such as com.example.lms=xapi."
+            )
+        found[prefix] = FormatName().convert(name, None, None)
+    return found
+
+
 def _events(name: str, file: Path, stream: BinaryIO) -> Iterable[tuple[int, bytes | Refusal]]:
     """Return the events of a stream, each with the number of its line."""
     if name == XAPI:
         return xapi.statements(_numbered(file, stream, documents=(dict, list)))
+    if name == CALIPER:
+        return caliper.events(_numbered(file, stream, documents=(dict, list)))
     if name == CMCD:
         return cmcd.events(_numbered(file, stream, documents=(dict, list)))
     if name in ARRAYS:

@@ -1,17 +1,32 @@
 """`formats`: what lines may be, and formats that an operator declares in a file."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 import click
 from msgspec import Struct, structs
 
 from privacy_ledger.adapters import registry
-from privacy_ledger.adapters.formats import cmcd, ledger, openedx, postmark, sendgrid, signals, stripe, xapi
+from privacy_ledger.adapters.formats import (
+    avro,
+    caliper,
+    cmcd,
+    ledger,
+    openedx,
+    openedx_bus,
+    postmark,
+    sendgrid,
+    signals,
+    stripe,
+    xapi,
+)
+from privacy_ledger.adapters.formats.cloudevents_lines import TABLE, Read, Route, Routed
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
 from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
@@ -21,7 +36,10 @@ from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.formats import Format, Parsed, TimedFormat
 
 __all__ = [
+    "ADDRESSED",
     "ARRAYS",
+    "CALIPER",
+    "CLOUDEVENTS",
     "CMCD",
     "UNTIMED",
     "XAPI",
@@ -37,15 +55,24 @@ __all__ = [
     "register",
 ]
 
+CALIPER: Final = "caliper"
+"""The format whose lines may be envelopes of events."""
+CLOUDEVENTS: Final = "cloudevents"
+"""The format whose events hold data of another one."""
 CMCD: Final = "cmcd"
 """The format whose lines may be no JSON."""
+OPENEDX_BUS: Final = "openedx-bus"
+"""The format that needs an extra."""
 XAPI: Final = "xapi"
 """The format with options of its own; a line may hold several events, or a record store's answer."""
 _ABOUT: Final = {
+    CALIPER: "Caliper 1.1 and 1.2: an event, an array of them, or an envelope",
     "canvas": "Canvas Live Events",
+    CLOUDEVENTS: "CloudEvents 1.0 in JSON, one or a batch, with data of one of these formats",
     CMCD: "reports of players (CMCD 1 and 2): text, query, headers or JSON",
     "ledger": "events in the ledger's own terms, such as a payment processor's confirmation",
     "openedx": "the Open edX tracking log, both shapes",
+    OPENEDX_BUS: "the Open edX event bus: Avro records with their headers",
     "postmark": "Postmark's webhooks: an event, or an array of them",
     "sendgrid": "SendGrid's event webhook: an event, or an array of them",
     "signals": "privacy signals and cookie choices: Sec-GPC, GPP strings, banners",
@@ -53,14 +80,17 @@ _ABOUT: Final = {
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
 _PARSERS: Final[dict[str, Format]] = {
-    "ledger": ledger.parse, "openedx": openedx.parse, "sendgrid": sendgrid.parse,
-    "signals": signals.parse, "stripe": stripe.parse,
+    CALIPER: caliper.parse, "ledger": ledger.parse, "openedx": openedx.parse,
+    OPENEDX_BUS: openedx_bus.parse, "sendgrid": sendgrid.parse, "signals": signals.parse,
+    "stripe": stripe.parse,
 }  # fmt: skip
 """Formats whose events have a time, by name."""
 _TIMED: Final[dict[str, TimedFormat]] = {CMCD: cmcd.parse, "postmark": postmark.parse}
 """Formats some of whose events have no time of their own, by name."""
 UNTIMED: Final = frozenset({XAPI, *_TIMED})
-ARRAYS: Final = frozenset({"postmark", "sendgrid", "signals", "stripe"})
+ADDRESSED: Final = frozenset({CALIPER, CLOUDEVENTS, XAPI})
+"""Formats that may register a person by an address alone, where the operator says so."""
+ARRAYS: Final = frozenset({CLOUDEVENTS, "postmark", "sendgrid", "signals", "stripe"})
 """Formats of which a line may hold several events, as an array."""
 _MAPPINGS: Final = frozenset({"canvas"})
 """Formats that are mappings of the package's own."""
@@ -209,19 +239,38 @@ def _write(path: Path, text: str) -> None:
         raise click.UsageError(f"{path} cannot be written ({error.strerror}).") from None
 
 
-def format_named(text: str) -> NamedFormat:
+def format_named(text: str, *, data_formats: Mapping[str, str] = MappingProxyType({})) -> NamedFormat:
     """Return a format by its name, or that of a mapping file.
 
+    `data_formats`: of CloudEvents, the formats of further types of data, by the prefix of the type.
+
     Raises:
-        BadInput: the mapping says something that cannot be meant.
+        BadInput: the mapping says something that cannot be meant, or an extra is not installed.
     """
     if text in _MAPPINGS:
         document = (resources.files(_SHIPPED) / f"{text}{_SUFFIX}").read_bytes()
         return NamedFormat(text, Mapped(read(document)))
+    if text == CLOUDEVENTS:
+        own = [Route("type", prefix, _reader(name)) for prefix, name in data_formats.items()]
+        known = [Route(attribute, prefix, _reader(name)) for attribute, prefix, name in TABLE]
+        return NamedFormat(text, Routed([*own, *known]))
+    if text == OPENEDX_BUS:
+        avro.require_avro()
     if text in _ABOUT:
         return NamedFormat(text, _PARSERS.get(text))
     mapped = mapped_in(Path(text))
     return NamedFormat(mapped.name, mapped)
+
+
+def _reader(name: str) -> Read:
+    """Return what reads the data of a CloudEvent; data without a time are of when the event was.
+
+    A record of the event bus is JSON here.
+    """
+    if name == OPENEDX_BUS:
+        return openedx_bus.read_event
+    named = format_named(name)
+    return lambda event: named.parser(received_at=event.time, takes_unknown=True)(event.data)
 
 
 def mapped_in(path: Path) -> Mapped:

@@ -6,7 +6,9 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from privacy_ledger.interfaces.http.server import IDLE_S
 from privacy_ledger.testing.scanner import Scanner
 from tests.cli.cli import NOW, Cli, encoded, enrolled, event, rows_of
 from tests.http.stage import array
@@ -217,3 +220,31 @@ def test_keys_are_made_listed_and_revoked(cli: Cli) -> None:
     assert (revoked.code, revoked.document["revoked_at"] is None) == (0, False)
     assert [one.code for one in wrong] == [2, 2, 2, 2]
     assert (cli.home / "api-keys.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_service_loads_what_it_needs_and_says_how_to_get_it() -> None:
+    """Other commands are as quick as before; without the extra the command names what to install."""
+    start = "import sys; from privacy_ledger.interfaces.cli.main import main; "
+    look = f"{start}print([name for name in ('litestar', 'uvicorn') if name in sys.modules])"
+    hidden = f"{start}sys.modules['uvicorn'] = None; main()"
+    loaded = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    missing = subprocess.run(
+        [sys.executable, "-c", hidden, "api", "run"], capture_output=True, text=True, check=False
+    )
+
+    assert loaded.stdout.strip() == "[]"
+    assert (missing.returncode, "privacy-ledger[api]" in missing.stderr) == (1, True)
+
+
+def test_a_connection_on_which_nothing_is_asked_is_ended(cli: Cli) -> None:
+    """Also one that sends a request byte by byte, which would otherwise hold its place for ever."""
+    with served(cli) as service:
+        port = int(service.events.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=3 * IDLE_S) as connection:
+            connection.sendall(b"POST /v1/events HTTP/1.1\r\nHost: a")
+            started = time.monotonic()
+            with suppress(ConnectionError):
+                assert connection.recv(100) == b""
+            waited = time.monotonic() - started
+
+    assert waited < 2 * IDLE_S + 5

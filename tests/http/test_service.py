@@ -6,11 +6,14 @@ import hashlib
 import hmac
 import json
 import logging
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
+import structlog
 
 from privacy_ledger.adapters.api_keys import Keyring
 from privacy_ledger.adapters.webhook_secrets import read_webhooks
@@ -18,9 +21,10 @@ from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.domain.topics import LEDGER_EVENTS
 from privacy_ledger.interfaces.http.batches import ITEMS_MAX
 from privacy_ledger.interfaces.http.bodies import BODY_BYTES_MAX
+from privacy_ledger.interfaces.http.problems import Kind
 from privacy_ledger.logging import configure
 from tests.cli.cli import NOW, Cli, encoded, enrolled, event, rows_of, viewed
-from tests.http.stage import NDJSON, SECRET, array, outcomes, problem, staged, webhooks_in, zipped
+from tests.http.stage import FORMATS, NDJSON, SECRET, array, outcomes, problem, staged, webhooks_in, zipped
 
 CARD: Final = encoded(event("play_video", context={"user_id": 7}, event={"note": "4111 1111 1111 1111"}))
 CANARY: Final = "canary-zq7-marker"
@@ -376,11 +380,18 @@ async def test_a_key_is_kept_as_a_hash_in_a_file_of_its_owner(cli: Cli) -> None:
 # What is said ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def loud(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """Log everything to standard error, as the command does at its loudest, and yield what hears it."""
+    configure(level="DEBUG")
+    yield capsys
+    structlog.reset_defaults()
+
+
 async def test_nothing_of_a_request_is_in_any_answer_or_log(
-    cli: Cli, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    cli: Cli, loud: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Body, header, query, path and key, through what is taken, refused, malformed and failing."""
-    configure(level="DEBUG")
     caplog.set_level(logging.DEBUG)
     for client in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
@@ -402,7 +413,7 @@ async def test_nothing_of_a_request_is_in_any_answer_or_log(
                     ),
                 ]  # fmt: skip
     said = [answer.text + str(answer.headers) for answer in answers]
-    printed = capsys.readouterr()
+    printed = loud.readouterr()
 
     assert {answer.status_code for answer in answers} >= {200, 400, 401, 404, 415}
     assert [text for text in (*said, printed.out, printed.err, caplog.text) if CANARY in text] == []
@@ -420,3 +431,35 @@ async def test_the_description_loads_nothing_and_names_every_path(cli: Cli) -> N
     assert "http" not in page.text.replace("http-equiv", "")
     assert all(f"<{tag}" not in page.text for tag in ("script", "img", "link", "iframe"))
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+async def test_no_request_that_can_be_made_up_is_a_fault_of_the_service(cli: Cli) -> None:
+    """Paths, methods, fields, types and bodies at random: each answer is of the document, below 500."""
+    rng = random.Random(20_264)
+    good = [enrolled(1), array([enrolled(1), CARD]), b"[]", b"{}", zipped(enrolled(1)), b"\x1f\x8b"]
+    medias = [
+        "application/json", NDJSON, "text/plain", "application/cloudevents+json", "", ";", 'a/b;c="',
+        "application/cloudevents-batch+json", "application/cloudevents-batch+xml", "APPLICATION/JSON",
+    ]  # fmt: skip
+    fields = ["ce-id", "ce-type", "ce-source", "ce-specversion", "idempotency-key", "content-encoding"]
+    paths = [f"/v1/events/{name}" for name in (*FORMATS, "none", "%00", "%ff", "a%2fb")]
+    paths += ["/v1/events", "/v1/events?format=xapi", "/v1/events?format=%ff", "/v1/webhooks/stripe", "/docs"]
+    statuses: set[int] = set()
+    async with staged(cli) as stage:
+        for _ in range(400):
+            body = bytearray(rng.choice(good))
+            for _ in range(rng.randrange(4)):
+                body.insert(rng.randrange(len(body) + 1), rng.randrange(256))
+            headers = {
+                name: rng.choice(["gzip", "1.0", "x", "%", "%ff", "/a", " "])
+                for name in rng.sample(fields, 2)
+            }
+            if rng.random() < 0.5:
+                headers = {}
+            answer = await stage.post(
+                rng.choice(paths), bytes(body), media=rng.choice(medias), headers=headers
+            )
+            statuses.add(answer.status_code)
+
+    assert max(statuses) < 500
+    assert statuses <= {200, *(kind.status for kind in Kind)}

@@ -381,17 +381,18 @@ async def test_a_key_is_kept_as_a_hash_in_a_file_of_its_owner(cli: Cli) -> None:
 
 
 @pytest.fixture
-def loud(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """Log everything to standard error, as the command does at its loudest, and yield what hears it."""
-    configure(level="DEBUG")
-    yield capsys
+def logging_set_back() -> Iterator[None]:
+    """Let a test set logging up; what it prints to is gone afterwards."""
+    yield
     structlog.reset_defaults()
 
 
+@pytest.mark.usefixtures("logging_set_back")
 async def test_nothing_of_a_request_is_in_any_answer_or_log(
-    cli: Cli, loud: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    cli: Cli, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Body, header, query, path and key, through what is taken, refused, malformed and failing."""
+    configure(level="DEBUG")
     caplog.set_level(logging.DEBUG)
     for client in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
@@ -413,7 +414,7 @@ async def test_nothing_of_a_request_is_in_any_answer_or_log(
                     ),
                 ]  # fmt: skip
     said = [answer.text + str(answer.headers) for answer in answers]
-    printed = loud.readouterr()
+    printed = capsys.readouterr()
 
     assert {answer.status_code for answer in answers} >= {200, 400, 401, 404, 415}
     assert [text for text in (*said, printed.out, printed.err, caplog.text) if CANARY in text] == []

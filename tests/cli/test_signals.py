@@ -56,14 +56,14 @@ def test_a_choice_grants_and_withdraws_and_a_signal_grants_nothing(used: Cli) ->
 
 
 def test_a_string_without_consents_withdraws(used: Cli) -> None:
-    """As a choice does; the opt-out of a person who is not known registers nobody."""
+    """As a choice does; the opt-out of a person who is not known registers nobody, and is not swallowed."""
     used.run("consent", "grant", subject(1), PURPOSE)
     done = sent(used, {"gpp": "DBABMA~CPSG_8APSG_8ANwAAAENDgCgAAAAAAAAAAAAAAAAAAAA.IAAA.YAAAAAAAAAAA"})
     stranger = sent(used, {"gpc": "1", "subject": subject(777)})
 
     assert parts_of(done) == {"accepted": 1}
     assert consents(used) == set()
-    assert parts_of(stranger) == {"unattributed": 1}
+    assert (parts_of(stranger), stranger["reasons"]) == ({"refused": 1}, {"subject_unknown": 1})
     assert used.run("subject", "show", subject(777)).code == 1
 
 

@@ -33,7 +33,8 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     `people` and stands in no other field. `digest_input` is the decoded line before minimisation,
     in a canonical encoding: it holds identifiers, so hash it with a key and drop it.
     `may_register`: the line may make its people known; one that may not is of nobody, with what
-    `unattributed` says instead, unless one of them is known.
+    `unattributed` says instead, unless one of them is known. Where that is nothing, it is refused as
+    `SUBJECT_UNKNOWN`.
     """
 
     people: tuple[PersonFacts, ...]

@@ -77,10 +77,10 @@ async def test_a_report_never_registers_anybody(used: Cli) -> None:
     named = sent(used, "sendgrid", reported("delivered", 3, ledger_subject=subject(777)))
 
     assert parts_of(done) == {"unattributed": 2}
-    assert parts_of(named) == {"unattributed": 1}
+    assert (parts_of(named), named["reasons"]) == ({"refused": 1}, {"subject_unknown": 1})
     assert used.run("subject", "show", subject(777)).code == 1
     async with used.opened() as runtime:
-        assert len(await rows_of(runtime, LEDGER_UNATTRIBUTED)) == 3
+        assert len(await rows_of(runtime, LEDGER_UNATTRIBUTED)) == 2
         types = {dict(row.headers).get("ce_type") for row in await rows_of(runtime, LEDGER_EVENTS)}
     assert not any(name is not None and name.startswith(b"email.") for name in types)
     scanner = Scanner({"address": ADDRESS.encode(), "place": PLACE.encode(), "event": b"event-2"})

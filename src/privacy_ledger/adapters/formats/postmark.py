@@ -65,13 +65,17 @@ def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refus
     own = root.get("Metadata")
     return report(
         facts,
-        address=root.get("Recipient") or root.get("Email"),
+        address=_address(root),
         own=own if isinstance(own, Mapping) else {},
         agent=root.get("UserAgent"),
         at=at,
         source_event_id=_event_id(kind, root),
         canonical=canonical,
     )
+
+
+def _address(root: dict[str, object]) -> object:
+    return root.get("Recipient") or root.get("Email")
 
 
 def _facts(kind: str, root: dict[str, object], *, at: datetime) -> tuple[Fact, ...] | Refusal:
@@ -87,17 +91,23 @@ def _facts(kind: str, root: dict[str, object], *, at: datetime) -> tuple[Fact, .
         case "Open":
             return (EmailOpened(occurred_at=at, message=message),)
         case "Click":
-            return (clicked(root.get("OriginalLink"), message=message, at=at),)
+            return (clicked(root.get("OriginalLink"), address=_address(root), message=message, at=at),)
         case "SubscriptionChange":
             is_suppressed = root.get("SuppressSending")
             if not isinstance(is_suppressed, bool):
                 return Refusal.SCHEMA_MISMATCH
             if is_suppressed:
-                reason = root.get("SuppressionReason")
-                return suppressed(_SUPPRESSED.get(reason) if isinstance(reason, str) else None, at=at)
+                return suppressed(_reason(root), at=at)
             return (EmailSuppressionChanged(occurred_at=at, is_suppressed=False),)
         case _:
             return Refusal.UNKNOWN_EVENT
+
+
+def _reason(root: dict[str, object]) -> Reason | None:
+    """Return why sending was ended; what the recipient did is a wish, whatever it is called."""
+    said = root.get("SuppressionReason")
+    reason = _SUPPRESSED.get(said) if isinstance(said, str) else None
+    return "unsubscribed" if reason is None and root.get("Origin") == "Recipient" else reason
 
 
 def _bounced(kind: object, *, message: str | None, at: datetime) -> tuple[Fact, ...] | Refusal:

@@ -87,7 +87,7 @@ def _facts(root: dict[str, object], *, at: datetime) -> tuple[Fact, ...] | Refus
             is_automatic = root.get("sg_machine_open") is True
             return (EmailOpened(occurred_at=at, message=message, is_automatic=is_automatic),)
         case "click":
-            return (clicked(root.get("url"), message=message, at=at),)
+            return (clicked(root.get("url"), address=root.get("email"), message=message, at=at),)
         case "spamreport":
             return suppressed("complained", at=at)
         case "unsubscribe" | "group_unsubscribe":

@@ -125,13 +125,16 @@ def test_an_address_reaches_whom_xapi_knows_by_it(cli: Cli) -> None:
 
 
 def test_an_event_without_a_time_is_taken_only_when_asked_for(used: Cli) -> None:
-    """Postmark's bounces may lack it; SendGrid's events never do."""
-    line = {"RecordType": "Bounce", "Type": "Unsubscribe", "Metadata": {"ledger_subject": subject(1)}}
+    """Postmark's bounces may lack it, and a wish is taken at once; SendGrid's events never do."""
+    line = {"RecordType": "Bounce", "Type": "HardBounce", "Metadata": {"ledger_subject": subject(1)}}
+    wish = {**line, "Type": "Unsubscribe"}
     words = ("ingest", "-", "--format", "postmark")
     refused = used.run(*words, stdin=json.dumps(line).encode())
     taken = used.run(*words, "--take-untimed", stdin=json.dumps(line).encode())
+    wished = used.run(*words, stdin=json.dumps(wish).encode())
     wrong = used.run("ingest", "-", "--format", "sendgrid", "--take-untimed")
 
     assert (refused.code, refused.document["reasons"]) == (4, {"time_missing": 1})
     assert (taken.code, parts_of(taken.document)) == (0, {"accepted": 1})
+    assert (wished.code, parts_of(wished.document)) == (0, {"accepted": 1})
     assert wrong.code == 2

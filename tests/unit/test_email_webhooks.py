@@ -88,7 +88,11 @@ OF_SENDGRID: Final[list[tuple[Members, tuple[Fact, ...]]]] = [
     ),
     (
         of_sendgrid("dropped", reason="Unsubscribed Address"),
-        (delivery("dropped", message=OURS, reason="unsubscribed"),),
+        (delivery("dropped", message=OURS, reason="unsubscribed"), suppression("unsubscribed"), WITHDRAWN),
+    ),
+    (
+        of_sendgrid("dropped", reason="Spam Reporting Address"),
+        (delivery("dropped", message=OURS, reason="complained"), suppression("complained"), WITHDRAWN),
     ),
     (of_sendgrid("dropped", reason="Invalid"), (delivery("dropped", message=OURS, reason="invalid"),)),
     (of_sendgrid("dropped", reason="private"), (delivery("dropped", message=OURS, reason="other"),)),
@@ -271,11 +275,15 @@ def test_what_is_no_report_has_its_reason(members: Members, refusal: Refusal) ->
 
 
 def test_an_event_without_a_time_is_of_now_where_the_operator_says_so() -> None:
-    """Postmark's bounces may lack it."""
+    """Postmark's bounces may lack it; a wish among them is taken all the same."""
     line = json.dumps(of_postmark("Bounce", Type="Unsubscribe", BouncedAt=None)).encode()
-    parsed = postmark.parse(line, received_at=AT)
-    assert isinstance(parsed, Parsed)
-    assert parsed.people[0].facts == (suppression("unsubscribed"), WITHDRAWN)
+    for takes_untimed in (True, False):
+        parsed = postmark.parse(line, received_at=AT, takes_untimed=takes_untimed)
+        assert isinstance(parsed, Parsed)
+        assert parsed.people[0].facts == (suppression("unsubscribed"), WITHDRAWN)
+    bounced = json.dumps(of_postmark("Bounce", Type="HardBounce", BouncedAt=None)).encode()
+    assert isinstance(postmark.parse(bounced, received_at=AT), Parsed)
+    assert postmark.parse(bounced, received_at=AT, takes_untimed=False) is Refusal.TIME_MISSING
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,6 @@ class Format(Protocol):
 class TimedFormat(Protocol):
     """A parser of events that may have no time of their own."""
 
-    def __call__(self, line: bytes, /, *, received_at: datetime | None) -> Parsed | Refusal:
-        """Return what an event says, as of `received_at` where it has no time; None: that is refused."""
+    def __call__(self, line: bytes, /, *, received_at: datetime, takes_untimed: bool) -> Parsed | Refusal:
+        """Return what an event says, as of `received_at` where it has no time and may be taken so."""
         ...

@@ -62,11 +62,13 @@ def events(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[tuple[int, 
             yield number, check_bytes(line) or _encode({"cmcd": line.decode()})
 
 
-def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refusal:
+def parse(
+    line: bytes, *, received_at: datetime | None = None, takes_untimed: bool = True
+) -> Parsed | Refusal:
     """Return what one report says, or the first refusal that applies; never raises.
 
-    `received_at`: when a report without a time happened; None: it is refused. A report without any key of
-    the allow-list is `UNKNOWN_EVENT`.
+    `received_at`: when a report without a time happened, if `takes_untimed`; else it is refused. A report
+    without any key of the allow-list is `UNKNOWN_EVENT`.
     """
     decoded = decode_canonical(line)
     if type(decoded) is Refusal:
@@ -75,7 +77,7 @@ def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refus
     fields = _fields(root)
     if type(fields) is Refusal:
         return fields
-    said_at = _time(root, fields, received_at=received_at)
+    said_at = _time(root, fields, received_at=received_at if takes_untimed else None)
     fact = _fact(fields, at=EPOCH if type(said_at) is Refusal else said_at)
     if type(fact) is Refusal:
         return fact

@@ -38,6 +38,7 @@ __all__ = [
     "PROMOTION",
     "Reason",
     "clicked",
+    "is_wish",
     "message_of",
     "report",
     "suppressed",
@@ -80,6 +81,11 @@ def suppressed(reason: Reason | None, *, at: datetime) -> tuple[Fact, ...]:
     if reason in {"complained", "unsubscribed"}:
         return fact, ConsentWithdrawn(occurred_at=at, purpose=PROMOTION)
     return (fact,)
+
+
+def is_wish(facts: tuple[Fact, ...]) -> bool:
+    """Return whether facts end a consent, because the person asked for it."""
+    return any(isinstance(fact, ConsentWithdrawn) for fact in facts)
 
 
 def report(

@@ -108,17 +108,18 @@ class NamedFormat(Struct, frozen=True):
     name: str
     line_parser: Format | None
 
-    def parser(self, *, received_at: datetime | None, takes_unknown: bool) -> Format:
+    def parser(self, *, received_at: datetime, takes_untimed: bool, takes_unknown: bool) -> Format:
         """Return the parser of a run.
 
-        `received_at`: when an event without a time happened; None: it is refused. Of xAPI,
+        `takes_untimed`: whether an event without a time is taken as of `received_at`. Of xAPI,
         `takes_unknown`: whether verbs of no known vocabulary are taken.
         """
         if self.line_parser is not None:
             return self.line_parser
         if self.name in _TIMED:
-            return partial(_TIMED[self.name], received_at=received_at)
-        return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
+            return partial(_TIMED[self.name], received_at=received_at, takes_untimed=takes_untimed)
+        came_at = received_at if takes_untimed else None
+        return partial(xapi.parse, received_at=came_at, takes_unknown=takes_unknown)
 
 
 class FormatName(click.ParamType):

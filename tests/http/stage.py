@@ -88,7 +88,7 @@ async def staged(
             await runtime.passes.settle()
 
         wired = wire(
-            runtime, keyring=Keyring(file, every_s=0), readers=readers_of(()),
+            runtime, keyring=Keyring(file, every_s=0), readers=readers_of((), now=runtime.clock.now),
             webhooks=webhooks or Webhooks(), settle=settle, rate=rate, items_max=items_max,
         )  # fmt: skip
         work = asyncio.create_task(wired.intake.run()) if is_running else None

@@ -104,8 +104,8 @@ async def api_run(
     async with shell.open() as runtime:
         shell.announce(runtime)
         wired = wiring.wire(
-            runtime, keyring=keyring, readers=readers_of(mappings, now=runtime.clock.now), webhooks=webhooks, rate=rate,
-            settle=lambda: shell.settle(runtime),
+            runtime, keyring=keyring, readers=readers_of(mappings, now=runtime.clock.now), webhooks=webhooks,
+            rate=rate, settle=lambda: shell.settle(runtime),
         )  # fmt: skip
         collector.calm()
         async with _watched(shell, wired.service, wired.intake):

@@ -153,8 +153,8 @@ async def api_keys_create(
     if set(types) - set(EVENTS):
         raise click.UsageError("There is no such type of events. See `privacy-ledger formats types`.")
     if shell.settings.cluster is None:
-        async with shell.open():  # a home is made by whoever needs it first
-            pass
+        async with shell.open() as runtime:  # a home is made by whoever needs it first
+            await shell.settle(runtime)
     key, token = _file(shell).create(
         source,
         formats=tuple(sorted(set(formats))),

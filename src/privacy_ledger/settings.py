@@ -40,12 +40,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     standbys: int = 1
     health: HealthAddress | None = None
     traces: str | None = None
+    api_keys: Path | None = None
+    webhooks: Path | None = None
     geoip: Path | None = None
 
     @property
     def state_folder(self) -> Path:
         """Where workers keep their stores."""
         return self.state or self.data_home / "privacy-ledger" / "state"
+
+    @property
+    def api_keys_file(self) -> Path:
+        """Where the keys of the HTTP service are written down, as hashes."""
+        folder = self.home if self.cluster is None else self.data_home / "privacy-ledger"
+        return self.api_keys or folder / "api-keys.json"
 
 
 def from_environment(*, home: str | None = None, kafka: str | None = None) -> Settings:
@@ -57,7 +65,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
     `PRIVACY_LEDGER_TOPIC_PREFIX`, `PRIVACY_LEDGER_PARTITIONS`, `PRIVACY_LEDGER_SESSION_S`,
     `PRIVACY_LEDGER_STANDBYS`, `PRIVACY_LEDGER_HEALTH` (where a worker answers health checks; default
     nowhere), `PRIVACY_LEDGER_TRACES` (the exporter of traces; default none),
-    `PRIVACY_LEDGER_GEOIP` (a database of the places of addresses; default none), and for the cluster
+    `PRIVACY_LEDGER_GEOIP` (a database of the places of addresses; default none),
+    `PRIVACY_LEDGER_API_KEYS` and `PRIVACY_LEDGER_WEBHOOKS` (files of the HTTP service), and for the cluster
     `PRIVACY_LEDGER_SECURITY_PROTOCOL`,
     `PRIVACY_LEDGER_USERNAME`, `PRIVACY_LEDGER_PASSWORD`, `PRIVACY_LEDGER_CA_FILE`.
 
@@ -82,6 +91,8 @@ def from_environment(*, home: str | None = None, kafka: str | None = None) -> Se
         standbys=_number(read("PRIVACY_LEDGER_STANDBYS"), 1, within=_STANDBYS),
         health=_health(read("PRIVACY_LEDGER_HEALTH")),
         traces=read("PRIVACY_LEDGER_TRACES") or None,
+        api_keys=_path(read("PRIVACY_LEDGER_API_KEYS")),
+        webhooks=_path(read("PRIVACY_LEDGER_WEBHOOKS")),
         geoip=_path(read("PRIVACY_LEDGER_GEOIP")),
     )
 

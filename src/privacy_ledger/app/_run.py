@@ -45,7 +45,7 @@ class _Move(Struct, gc=False):
 class Run:
     """The state of one run."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a source may do is said in full
         self,
         ports: Ports,
         *,
@@ -56,14 +56,18 @@ class Run:
         is_import: bool,
         default_consents: tuple[str, ...],
         with_reports: bool,
+        members: Members | None = None,
     ) -> None:
-        """Take the ports and what the source may do; `with_reports`: somebody asks about each line."""
+        """Take the ports and what the source may do; `with_reports`: somebody asks about each line.
+
+        `members`: the subjects of several runs that take turns; each then knows what the others appended.
+        """
         self.summary = Summary(reasons={}, offsets={})
         self._ports = ports
         self._source = source
         self._parse = parse
         self._with_reports = with_reports
-        self._members = Members(ports)
+        self._members = Members(ports) if members is None else members
         self._lane = Lane(ports, self._members, source=source)
         self._sealer = Sealer(ports, self._members, default_consents=default_consents, source=source)
         self._people = People(

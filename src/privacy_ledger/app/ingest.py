@@ -4,11 +4,12 @@ Order: parse, identify, admit (fail closed), split per person, keys, seal, appen
 decision is a fast pre-check; the passes decide in log order.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
 
+from privacy_ledger.app._members import Members
 from privacy_ledger.app._ports import Ports, Seen
 from privacy_ledger.app._run import Run
 from privacy_ledger.app._terms import TermsBook
@@ -24,7 +25,16 @@ from privacy_ledger.ports.log import EventLog
 from privacy_ledger.ports.passes import Passes, Views
 from privacy_ledger.ports.runtime import Clock, Ids
 
-__all__ = ["BATCH_BYTES_MAX", "LINES_PER_BATCH", "Ingest", "LineReport", "Outcome", "Source", "Summary"]
+__all__ = [
+    "BATCH_BYTES_MAX",
+    "LINES_PER_BATCH",
+    "Ingest",
+    "LineReport",
+    "OpenIngest",
+    "Outcome",
+    "Source",
+    "Summary",
+]
 
 LINES_PER_BATCH: Final = 1000
 BATCH_BYTES_MAX: Final = 1 << 25
@@ -100,12 +110,7 @@ class Ingest:
             self._check_consent(purpose)
         if self._ports.passes is not None:
             await self._ports.passes.settle()
-        run = Run(
-            self._ports, source=source.name, parse=source.parse, may_mint=source.is_authoritative,
-            registers_addresses=source.registers_addresses,
-            is_import=source.is_import, default_consents=source.default_consents,
-            with_reports=on_line is not None,
-        )  # fmt: skip
+        run = _run_of(self._ports, source, with_reports=on_line is not None)
         await run.start()
         for batch in _batches(lines):
             for report in await run.batch(batch):
@@ -117,6 +122,16 @@ class Ingest:
         run.summary.location_fault = None if atlas is None else atlas.fault
         return run.summary
 
+    async def begin(self, *, wait_s: float = 30.0) -> "OpenIngest":
+        """Return an ingest that takes batches of several sources in turn, once the views have caught up.
+
+        Raises:
+            NotCaughtUp: they did not move for `wait_s`.
+        """
+        if self._ports.passes is not None:
+            await self._ports.passes.settle(timeout_s=wait_s)
+        return OpenIngest(self._ports)
+
     def _check_consent(self, purpose: str) -> None:
         rules = self._ports.book.rules
         usable = sorted(p for p in rules.consent_purposes if rules.is_allowed(p))
@@ -125,6 +140,44 @@ class Ingest:
                 Refusal.UNKNOWN_PURPOSE,
                 f"A default consent names no purpose that rests on consent. Those are: {', '.join(usable)}.",
             )
+
+
+class OpenIngest:
+    """Batches of several sources in turn, over one picture of their subjects, for a short while.
+
+    What others decide meanwhile, such as a withdrawal, it does not see; the passes do, in log order. So
+    whoever holds one begins another within seconds. After an error it is of no use: begin another.
+    """
+
+    def __init__(self, ports: Ports) -> None:
+        """Take the ports; nothing is read yet."""
+        self._ports = ports
+        self._members = Members(ports)
+        self._runs: dict[Source, Run] = {}
+
+    async def take(self, source: Source, lines: Sequence[bytes | Refusal]) -> list[LineReport]:
+        """Ingest lines, none of them blank, and return a report for each, in order; all is durable then.
+
+        Raises:
+            KeyUnavailable: the keystore cannot be reached. What was appended stays; repeat the batch.
+            LogUnavailable: nor can the log.
+            StoreFull: no space is left.
+        """
+        run = self._runs.get(source)
+        if run is None:
+            run = _run_of(self._ports, source, with_reports=True, members=self._members)
+            await run.start()
+            self._runs[source] = run
+        return await run.batch(tuple(enumerate(lines, start=1)))
+
+
+def _run_of(ports: Ports, source: Source, *, with_reports: bool, members: Members | None = None) -> Run:
+    return Run(
+        ports, source=source.name, parse=source.parse, may_mint=source.is_authoritative,
+        registers_addresses=source.registers_addresses,
+        is_import=source.is_import, default_consents=source.default_consents,
+        with_reports=with_reports, members=members,
+    )  # fmt: skip
 
 
 def _batches(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[list[tuple[int, bytes | Refusal]]]:

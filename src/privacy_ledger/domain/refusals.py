@@ -33,6 +33,7 @@ class Refusal(StrEnum):
     SIGNAL_INVALID = "signal_invalid"
     # Events that the mapping or the policy does not take.
     UNKNOWN_EVENT = "unknown_event"
+    OUT_OF_SCOPE = "out_of_scope"
     TIME_MISSING = "time_missing"
     TIME_NAIVE = "time_naive"
     TIME_INVALID = "time_invalid"

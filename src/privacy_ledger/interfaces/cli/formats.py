@@ -43,6 +43,8 @@ __all__ = [
     "CALIPER",
     "CLOUDEVENTS",
     "CMCD",
+    "NAMES",
+    "OPENEDX_BUS",
     "UNTIMED",
     "XAPI",
     "FormatName",
@@ -81,6 +83,8 @@ _ABOUT: Final = {
     "stripe": "Stripe's webhooks: a payment that was confirmed",
     XAPI: "xAPI 1.0.3 and 2.0: a statement, an array of them, or a record store's answer",
 }
+NAMES: Final = tuple(sorted(_ABOUT))
+"""The formats that need no mapping."""
 _PARSERS: Final[dict[str, Format]] = {
     CALIPER: caliper.parse, "ledger": ledger.parse, "openedx": openedx.parse,
     OPENEDX_BUS: openedx_bus.parse, "sendgrid": sendgrid.parse, "signals": signals.parse,

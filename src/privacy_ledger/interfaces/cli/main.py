@@ -9,6 +9,7 @@ from privacy_ledger.adapters.local.home import set_trial_clock
 from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli import (
+    api,
     collect,
     correction,
     deadletters,
@@ -103,7 +104,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    collect, formats, rights, correction, deletion, holding, retaining, proof, insight, keys, operate,
+    api, collect, formats, rights, correction, deletion, holding, retaining, proof, insight, keys, operate,
     projections, replaying, deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

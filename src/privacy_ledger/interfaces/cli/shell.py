@@ -99,9 +99,9 @@ class Shell:
 
     def open_worker(self, passes: Sequence[str]) -> AbstractAsyncContextManager[Runtime]:
         """Open the home or the cluster for a worker of these passes, with its health checks."""
-        return open_worker(self.settings, passes, meters=self.meters, on_serving=self._say_where)
+        return open_worker(self.settings, passes, meters=self.meters, on_serving=self.say_where)
 
-    def _say_where(self, address: HealthAddress) -> None:
+    def say_where(self, address: HealthAddress) -> None:
         """Say where health checks are answered, and loudly when other machines can ask."""
         self.talk.print(f"Health checks are answered at http://{address}/.", markup=False)
         if not address.is_loopback:
@@ -196,12 +196,12 @@ def service(
 
 
 def _traced_name(context: click.Context) -> str | None:
-    """Return a command's path, without arguments; a worker lasts too long for a trace of its own."""
+    """Return a command's path, without arguments; a service lasts too long for a trace of its own."""
     path: list[str] = []
     while context.parent is not None:
         path.insert(0, context.info_name or "")
         context = context.parent
-    return None if path == ["worker", "run"] else " ".join(path)
+    return None if path in (["worker", "run"], ["api", "run"]) else " ".join(path)
 
 
 def _started(

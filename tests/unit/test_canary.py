@@ -29,6 +29,7 @@ from privacy_ledger.domain.events import (
     PaymentConfirmed,
     ProfileFieldCleared,
     ProfileFieldSet,
+    RegionDerived,
     RevealRecorded,
     StudyResponseRecorded,
     VideoQoeReported,
@@ -65,10 +66,9 @@ CLOSED: Final = frozenset({"kind", "speed", "system", "device_class"})
 BY_NO_FORMAT: Final = frozenset(
     {
         AccountClosed, AccountUpdated, ConsentGranted, ConsentWithdrawn, CookieChoiceRecorded,
-        CourseCompleted, EmailClicked,
-        EmailDeliveryReported, EmailOpened, EmailSuppressionChanged, LocationDerived, ObjectionRaised,
-        PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet, RevealRecorded,
-        StudyResponseRecorded, VideoQoeReported,
+        CourseCompleted, EmailClicked, EmailDeliveryReported, EmailOpened, EmailSuppressionChanged,
+        LocationDerived, ObjectionRaised, PaymentConfirmed, ProfileFieldCleared, ProfileFieldSet,
+        RegionDerived, RevealRecorded, StudyResponseRecorded, VideoQoeReported,
     }
 )  # fmt: skip
 """What people, operators and partners say, what no tracking log says, and what a law keeps."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -92,7 +92,8 @@ async def staged(
             webhooks=webhooks or Webhooks(), settle=settle, rate=rate, items_max=items_max,
         )  # fmt: skip
         work = asyncio.create_task(wired.intake.run()) if is_running else None
-        transport = httpx.ASGITransport(wired.app, raise_app_exceptions=False)
+        app: Any = wired.app  # the two projects type the protocol differently
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://ledger.test") as client:
             yield Stage(runtime, wired, keys, client, token)
         wired.intake.close()

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from privacy_ledger.interfaces.http.server import Tls
     from privacy_ledger.interfaces.http.service import Service
 
-__all__ = ["api", "api_keys_create", "api_keys_list", "api_keys_revoke", "api_run", "readers_of", "register"]
+__all__ = [
+    "api",
+    "api_keys",
+    "api_keys_create",
+    "api_keys_list",
+    "api_keys_revoke",
+    "api_run",
+    "readers_of",
+    "register",
+]
 
 PORT_DEFAULT: Final = 8080
 RATE_DEFAULT: Final = 10_000

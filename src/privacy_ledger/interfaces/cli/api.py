@@ -202,7 +202,7 @@ def readers_of(mappings: Iterable[Path]) -> "dict[str, Reader]":
         named = format_named(text)
         if named.name in found:
             raise click.UsageError("A mapping has the name of another format. Give it one of its own.")
-        parse = named.parser(received_at=None, takes_unknown=True)
+        parse = named.parser(now=SystemClock().now, takes_untimed=False, takes_unknown=True)
         found[named.name] = Reader(
             named.name, parse, _cut(text), is_text=text == CMCD,
             of_headers=structured if text == CLOUDEVENTS else None,

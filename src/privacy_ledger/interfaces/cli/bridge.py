@@ -137,10 +137,7 @@ class _Told:
         now = time.monotonic()
         if now - self._at >= TOLD_S:
             self._at = now
-            log_line.info(
-                "bridged", count=summary.read, accepted=summary.accepted, duplicates=summary.duplicates,
-                refused=summary.refused + summary.malformed, unattributed=summary.unattributed,
-            )  # fmt: skip
+            log_line.info("bridged", count=summary.read, records=summary.accepted + summary.duplicates)
 
 
 def _document(summary: Summary) -> dict[str, object]:

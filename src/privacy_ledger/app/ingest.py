@@ -155,8 +155,12 @@ class OpenIngest:
         self._members = Members(ports)
         self._runs: dict[Source, Run] = {}
 
-    async def take(self, source: Source, lines: Sequence[bytes | Refusal]) -> list[LineReport]:
+    async def take(
+        self, source: Source, lines: Sequence[bytes | Refusal], *, numbers: Sequence[int] | None = None
+    ) -> list[LineReport]:
         """Ingest lines, none of them blank, and return a report for each, in order; all is durable then.
+
+        `numbers`: where each lies at its source, for dead letters (default: its place, from 1).
 
         Raises:
             KeyUnavailable: the keystore cannot be reached. What was appended stays; repeat the batch.
@@ -168,7 +172,8 @@ class OpenIngest:
             run = _run_of(self._ports, source, with_reports=True, members=self._members)
             await run.start()
             self._runs[source] = run
-        return await run.batch(tuple(enumerate(lines, start=1)))
+        places = range(1, len(lines) + 1) if numbers is None else numbers
+        return await run.batch(tuple(zip(places, lines, strict=True)))
 
 
 def _run_of(ports: Ports, source: Source, *, with_reports: bool, members: Members | None = None) -> Run:

@@ -1,7 +1,7 @@
-"""A CloudEvent of an HTTP request in binary mode, as the one line that it is in structured mode.
+"""A CloudEvent of an HTTP request or a Kafka message, as the one line that it is in structured mode.
 
-Rules: CloudEvents 1.0.2, HTTP protocol binding, 3.1 and 3.2. So an event has one reader and one digest,
-however it came.
+Rules: CloudEvents 1.0.2, HTTP protocol binding, 3.1 and 3.2, and Kafka protocol binding, 3.2 and 3.3. So an
+event has one reader and one digest, however it came.
 """
 
 import base64
@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from privacy_ledger.adapters.formats.cloudevents import CloudEvent, read_http
+from privacy_ledger.adapters.formats.cloudevents import CloudEvent, read_http, read_kafka
 from privacy_ledger.domain.refusals import Refusal
 
-__all__ = ["structured"]
+__all__ = ["structured", "structured_message"]
 
 _JSON: Final = ("/json", "+json")
 _OPTIONAL: Final = ("datacontenttype", "dataschema", "subject")
@@ -30,6 +30,12 @@ def structured(headers: Iterable[tuple[str, str]], body: bytes) -> bytes | Refus
     if len(found) != 1:
         return Refusal.SCHEMA_MISMATCH
     event = found[0]
+    return event if type(event) is Refusal else _line(event)
+
+
+def structured_message(headers: Iterable[tuple[str, bytes]], value: bytes | None) -> bytes | Refusal:
+    """Return the event of a Kafka message as JSON text, or why it is none; never raises; as `structured`."""
+    event = read_kafka(headers, value)
     return event if type(event) is Refusal else _line(event)
 
 

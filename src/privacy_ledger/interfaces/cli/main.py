@@ -10,6 +10,7 @@ from privacy_ledger.domain.errors import BadInput
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.interfaces.cli import (
     api,
+    bridge,
     collect,
     correction,
     deadletters,
@@ -104,7 +105,7 @@ def _instant(text: str) -> datetime:
 
 
 for module in (
-    api, collect, formats, rights, correction, deletion, holding, retaining, proof, insight, keys, operate,
-    projections, replaying, deadletters, studies, story,
+    api, bridge, collect, formats, rights, correction, deletion, holding, retaining, proof, insight, keys,
+    operate, projections, replaying, deadletters, studies, story,
 ):  # fmt: skip
     module.register(main)

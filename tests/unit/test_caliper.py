@@ -276,8 +276,8 @@ def test_an_address_is_known_by_its_hash() -> None:
 
 @pytest.mark.parametrize(
     "actor",
-    [APP, LMS, {"id": "_:anybody", "type": "Person"}, {"type": "Person"}, "http://purl.imsglobal.org/caliper/Person", {"id": f"{LMS}/teams/1", "type": "Group", "members": [TEAM]}],
-    ids=("software", "the application by its IRI", "blank", "no id", "anybody", "a group of groups"),
+    [APP, LMS, {"id": "_:anybody", "type": "Person"}, {"type": "Person"}, "http://purl.imsglobal.org/caliper/Person", "HTTPS://PURL.imsglobal.org/ctx/caliper/v1p2/Person", {"id": f"{LMS}/teams/1", "type": "Group", "members": [TEAM]}],
+    ids=("software", "the application by its IRI", "blank", "no id", "anybody", "anybody by https", "a group of groups"),
 )  # fmt: skip
 def test_what_nobody_did_is_nobodys(actor: object) -> None:
     """It waits under its session, and links nobody."""
@@ -317,6 +317,39 @@ def test_a_session_of_somebody_else_links_nobody(whose: object, links: bool) -> 
     """Whose session it is says the session itself, if anything does."""
     session = {"id": f"{LMS}/sessions/5", "type": "Session", "user": whose}
     assert parsed(said(session=session)).anonymous == (f"session:{LMS}/sessions/5" if links else None)
+
+
+AGENT: Final = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+CLIENT: Final = {"id": "urn:c", "type": "SoftwareApplication", "userAgent": AGENT, "ipAddress": "192.0.2.7"}
+SESSION: Final = {
+    "id": f"{LMS}/sessions/5",
+    "type": "Session",
+    "client": CLIENT,
+    "startedAtTime": "2026-03-01T11:00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"session": {**SESSION, "user": BOB}},
+        {"session": SESSION, "federatedSession": {**SESSION, "user": BOB}},
+        {"session": SESSION["id"], "target": {**SESSION, "user": BOB["id"]}},
+    ],
+)
+def test_an_address_and_a_device_of_somebody_elses_session_are_nobodys(around: Members) -> None:
+    """Whichever description of the session says whose it is: the actor was not there."""
+    result = parsed(said(**around))
+    assert (result.anonymous, result.address, result.device) == (None, None, None)
+
+
+@pytest.mark.parametrize("actor", [ADA, {"id": "_:x", "type": "Person"}])
+@pytest.mark.parametrize(
+    "session", ["_:s", "5", "http://purl.imsglobal.org/ctx/caliper/v1p2/Session", f"urn:{'s' * 300}"]
+)
+def test_a_session_that_other_events_name_alike_links_nobody(session: str, actor: Members) -> None:
+    """A blank node, or a name that is no IRI, is another session in the next event: it would join strangers."""
+    assert parsed(said(actor=actor, session=session)).anonymous is None
 
 
 def test_nothing_is_kept_that_no_fact_declares() -> None:

@@ -20,9 +20,10 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, array_items, split
 from privacy_ledger.adapters.formats.caliper_entities import (
+    NOBODY,
     Entities,
     Entity,
-    is_nobody,
+    is_unnamed,
     person_identity,
 )
 from privacy_ledger.adapters.formats.caliper_facts import GRADED, Said, deed_of, grade_of, is_known, said_of
@@ -41,7 +42,8 @@ __all__ = ["PEOPLE_MAX", "events", "parse"]
 PEOPLE_MAX: Final = 100
 """An event that names more people than this is refused whole, as no event."""
 IRI_CHARS_MAX: Final = 1024
-_SESSION_CHARS_MAX: Final = 255
+_SESSION: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:.{1,255}")
+"""An IRI: a blank node, or a name within one platform, is another session in another event."""
 _CONTEXT: Final = re.compile(
     r"https?://purl\.imsglobal\.org/ctx/caliper/v1p[12](?:/[A-Za-z]{1,64}-extension)?"
 )
@@ -124,16 +126,17 @@ def parse(line: bytes) -> Parsed | Refusal:
     people = _people(roles, deed, fact, said)
     if type(people) is Refusal:
         return people
-    agent = _client(root, entities, "userAgent")
-    has_actor = len(roles[0][1]) == 1 and not is_nobody(roles[0][1][0])
+    session = _own_session(root, entities)
+    agent = _client(session, entities, "userAgent")
+    has_actor = len(roles[0][1]) == 1 and not is_unnamed(roles[0][1][0])
     return Parsed(
         people=people,
         unattributed=() if people else (fact,),
         device=device_of(agent, occurred_at=occurred_at) if has_actor and agent is not None else None,
-        address=_client(root, entities, "ipAddress") if has_actor else None,
+        address=_client(session, entities, "ipAddress") if has_actor else None,
         occurred_at=occurred_at,
         source_event_id=str(root["id"]).lower(),
-        anonymous=_session(root, entities) if has_actor or not people else None,
+        anonymous=_mark(session) if has_actor or not people else None,
         digest_input=canonical,
     )
 
@@ -208,25 +211,35 @@ def _is_iri(text: str) -> bool:
     return 0 < len(text) <= IRI_CHARS_MAX and not has_control(text)
 
 
-def _session(root: Mapping[str, object], entities: Entities) -> str | None:
-    """Return the session in which it happened, marked as what it is; a login names it as the target.
+def _own_session(root: Mapping[str, object], entities: Entities) -> Entity:
+    """Return the session in which it happened; a login names it as the target. `NOBODY`: there is none.
 
-    None where it is another person's than the actor's: what they do there must not join the two.
+    Or it is another person's than the actor's, by any description of it in the event: what they do there must
+    not join the two, and their address and device are not the actor's.
     """
     session = entities.of(root.get("session"))
     if not session.id:
         session = entities.of(root.get("target"))
         if session.type != "Session":
-            return None
+            return NOBODY
+    described = (entities.of(root.get(name)) for name in _ENTITIES)
+    users = [session, *(one for one in described if one.id == session.id)]
     actors = set(map(person_identity, entities.people(root.get("actor"))))
-    if not actors.issuperset(map(person_identity, entities.people(session.members.get("user")))):
-        return None
-    return f"session:{session.id}" if 0 < len(session.id) <= _SESSION_CHARS_MAX else None
+    is_own = all(
+        actors.issuperset(map(person_identity, entities.people(one.members.get("user")))) for one in users
+    )
+    return session if is_own else NOBODY
 
 
-def _client(root: Mapping[str, object], entities: Entities, member: str) -> str | None:
-    """Return what the client of the session, which 1.2 may name, says of itself."""
-    value = entities.at(entities.of(root.get("session")), "client").members.get(member)
+def _mark(session: Entity) -> str | None:
+    """Return the session, marked as what it is; None where its name is of this event or vocabulary alone."""
+    is_named = _SESSION.fullmatch(session.id) is not None and not is_unnamed(session)
+    return f"session:{session.id}" if is_named else None
+
+
+def _client(session: Entity, entities: Entities, member: str) -> str | None:
+    """Return what the client of a session, which 1.2 may name, says of itself."""
+    value = entities.at(session, "client").members.get(member)
     return value if isinstance(value, str) and value else None
 
 
@@ -264,7 +277,7 @@ def _people(roles: _Named, deed: Fact, fact: Fact, said: Said) -> tuple[PersonFa
     at = deed.occurred_at  # type: ignore[attr-defined] # every collection fact
     for role, people in roles:
         for person in people:
-            if is_nobody(person):
+            if is_unnamed(person):
                 continue
             identity = person_identity(person)
             if identity is None:

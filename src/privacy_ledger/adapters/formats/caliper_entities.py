@@ -4,6 +4,7 @@ Rules: Caliper 1.1 and 1.2, on entities and their coercion. An IRI stands for th
 elsewhere in the event, if there is one. Extensions are never read.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, cast
 
@@ -12,15 +13,14 @@ from msgspec import Struct
 from privacy_ledger.domain.identifiers import person_of
 from privacy_ledger.ports.keys import Identity
 
-__all__ = ["COURSES", "NOBODY", "Entities", "Entity", "is_nobody", "person_identity"]
+__all__ = ["COURSES", "NOBODY", "Entities", "Entity", "is_unnamed", "person_identity"]
 
 COURSES: Final = frozenset(("CourseOffering", "CourseSection"))
 _GROUPS: Final = COURSES | {"Group", "Organization"}
 _SOFTWARE: Final = "SoftwareApplication"
 _PERSON: Final = "Person"
-_VOCABULARY: Final = "http://purl.imsglobal.org/"
-"""A person whose IRI lies in the vocabulary itself is anybody."""
-_BLANK: Final = "_:"
+_UNNAMED: Final = re.compile(r"_:|https?://purl\.imsglobal\.org(?:/|\Z)", re.IGNORECASE)
+"""Blank nodes, and the vocabulary itself: a person whose IRI lies there is anybody."""
 _NAME_CHARS_MIN: Final = 4
 
 
@@ -121,9 +121,9 @@ class Entities:
             self._known.setdefault(person.id, person)
 
 
-def is_nobody(person: Entity) -> bool:
-    """Return whether a person has no IRI of their own: a blank node, or the vocabulary's own term."""
-    return person.id.startswith((_BLANK, _VOCABULARY))
+def is_unnamed(entity: Entity) -> bool:
+    """Return whether an entity has no IRI of its own: a blank node, or the vocabulary's own term."""
+    return _UNNAMED.match(entity.id) is not None
 
 
 def person_identity(person: Entity) -> Identity | None:

@@ -256,6 +256,23 @@ SPLIT: Final[dict[str, tuple[Members, list[tuple[Identity, Fact]]]]] = {
     "an actor by IRI, described elsewhere": (said(actor=ADA["id"], membership={"id": "urn:m", "type": "Membership", "member": ADA}), [(ADA_ID, other("ToolUseEvent.Used"))]),
     "an actor by IRI alone": (said(actor=BOB["id"]), [(BOB_ID, other("ToolUseEvent.Used"))]),
     "an IRI in two spellings": (said(actor="HTTPS://LMS.example.com/people/bob", session={"id": "urn:s", "type": "Session", "user": BOB}), [(BOB_ID, other("ToolUseEvent.Used"))]),
+    "a group of groups": (said(actor={"id": f"{LMS}/teams/2", "type": "Group", "members": [TEAM, f"{LMS}/teams/2", EVE]}), [(one, other("ToolUseEvent.Used")) for one in (ADA_ID, BOB_ID, EVE_ID)]),
+    "an answer for somebody else": (
+        answer("FillinBlankResponse", value="a") | {"actor": BOB},
+        [(BOB_ID, other("AssessmentItemEvent.Completed")), (ADA_ID, CourseQuizAnswered(occurred_at=AT, course=COURSE, problem="lms.example.com/sections/7/quizzes/q1", attempt=2, answers=(("response", "a"),)))],
+    ),
+    "an attempt of one of a group": (
+        said("AssessmentEvent", "Submitted", actor=TEAM, object=QUIZ, generated=ATTEMPT),
+        [(ADA_ID, CourseQuizAnswered(occurred_at=AT, course=COURSE, problem="lms.example.com/sections/7/quizzes/q1", attempt=2)), (BOB_ID, other("AssessmentEvent.Submitted"))],
+    ),
+    "an attempt of nobody known": (
+        said("AssessmentEvent", "Submitted", actor=BOB, object=QUIZ, generated={**ATTEMPT, "assignee": {"id": "_:x", "type": "Person"}}),
+        [(BOB_ID, other("AssessmentEvent.Submitted"))],
+    ),
+    "a post for somebody else": (
+        said("MessageEvent", "Posted", actor=BOB, object={"id": f"{LMS}/m/1", "type": "Message", "body": "Hello", "creators": [ADA]}),
+        [(BOB_ID, other("MessageEvent.Posted")), (ADA_ID, CoursePostCreated(occurred_at=AT, course=COURSE, kind="thread", body="Hello"))],
+    ),
     "two that share an IRI": (said(actor={"id": ADA["id"], "type": "SoftwareApplication"}, membership={"id": "urn:m", "type": "Membership", "member": ADA}), [(ADA_ID, other("ToolUseEvent.Used"))]),
 }  # fmt: skip
 
@@ -276,8 +293,8 @@ def test_an_address_is_known_by_its_hash() -> None:
 
 @pytest.mark.parametrize(
     "actor",
-    [APP, LMS, {"id": "_:anybody", "type": "Person"}, {"type": "Person"}, "http://purl.imsglobal.org/caliper/Person", "HTTPS://PURL.imsglobal.org/ctx/caliper/v1p2/Person", {"id": f"{LMS}/teams/1", "type": "Group", "members": [TEAM]}],
-    ids=("software", "the application by its IRI", "blank", "no id", "anybody", "anybody by https", "a group of groups"),
+    [APP, LMS, {"id": "_:anybody", "type": "Person"}, {"type": "Person"}, "http://purl.imsglobal.org/caliper/Person", "HTTPS://PURL.imsglobal.org/ctx/caliper/v1p2/Person", {"id": f"{LMS}/teams/1", "type": "Group", "members": [APP, f"{LMS}/teams/1"]}],
+    ids=("software", "the application by its IRI", "blank", "no id", "anybody", "anybody by https", "a group of itself"),
 )  # fmt: skip
 def test_what_nobody_did_is_nobodys(actor: object) -> None:
     """It waits under its session, and links nobody."""
@@ -368,6 +385,24 @@ def test_nothing_is_kept_that_no_fact_declares() -> None:
     assert mark not in str(msgspec.json.encode(facts))
 
 
+@pytest.mark.parametrize(
+    "member",
+    ["name", "firstName", "lastName", "email", "otherIdentifiers"],
+)
+def test_whatever_a_person_is_called_is_struck(member: str) -> None:
+    """From paths and from the names of things; also where a second description alone has it."""
+    called: object = (
+        [{"type": "SystemIdentifier", "identifier": "marker"}] if member == "otherIdentifiers" else "marker"
+    )
+    roster = {"id": "urn:m", "type": "Membership", "member": {**ADA, member: called}}
+    view = said("ViewEvent", "Viewed", object=f"{LMS}/wiki/marker", membership=roster)
+    quiz = said("AssessmentEvent", "Submitted", object=f"{LMS}/wiki/marker", membership=roster)
+    assert people_of(view) == [(ADA_ID, UsagePageViewed(occurred_at=AT, course=COURSE, path="/wiki/:id"))]
+    assert people_of(quiz) == [
+        (ADA_ID, CourseQuizAnswered(occurred_at=AT, course=COURSE, problem="lms.example.com/wiki/:id"))
+    ]
+
+
 def test_no_fact_holds_the_name_of_a_person() -> None:
     """Of any event here: neither of the actor's IRI nor of anybody's in it."""
     for event in [*(one for one, _ in MAPPED), *(one for one, _ in SPLIT.values())]:
@@ -398,6 +433,7 @@ MISMATCHES: Final[list[Members]] = [
     graded(generated={"id": "urn:s", "type": "Score", "scoreGiven": -1}),
     graded(generated={"id": "urn:s", "type": "Score", "scoreGiven": "8"}),
     graded(object={**ATTEMPT, "count": "two"}),
+    graded(object={**ATTEMPT, "assignable": SECTION}, generated={"id": "urn:s", "type": "Score", "scoreGiven": 1, "maxScore": 5e-324}),
     answer("FillinBlankResponse", values="a"),
     answer("FillinBlankResponse", values=[{}]),
     answer("FillinBlankResponse", values=["a"] * 201),

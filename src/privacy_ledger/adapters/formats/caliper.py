@@ -5,8 +5,9 @@ Pure, and total: any bytes give `Parsed` or a `Refusal`. Order of reasons: the b
 Contexts count by their name; none is fetched, and one that is not Caliper's is refused, for it could
 give the terms another meaning.
 
-Who: the actor, or each member of a group that acted, with what was done. Of a grade: whoever's attempt it
-was has the grade, and the actor that one was given. Then whoever else the event names, each with the
+Who: the actor, or each member of a group that acted, with what was done. Of a grade, an answer or a post:
+whoever's attempt or message it is has it, and an actor who is somebody else only that something was
+done. Then whoever else the event names, each with the
 role that they had. Nothing is recorded of the authors of what was read or watched. No event joins two
 identifiers. A description of an entity, which an envelope may hold beside events, is no event.
 """
@@ -26,7 +27,17 @@ from privacy_ledger.adapters.formats.caliper_entities import (
     is_unnamed,
     person_identity,
 )
-from privacy_ledger.adapters.formats.caliper_facts import GRADED, Said, deed_of, grade_of, is_known, said_of
+from privacy_ledger.adapters.formats.caliper_facts import (
+    GRADED,
+    HANDED_IN,
+    POSTED,
+    Said,
+    deed_of,
+    grade_of,
+    is_known,
+    plain_deed,
+    said_of,
+)
 from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical, decode_object
 from privacy_ledger.adapters.formats.minimise import device_of
 from privacy_ledger.adapters.formats.times import parse_time
@@ -57,7 +68,8 @@ _ENTITIES: Final = (
     "target",
 )  # fmt: skip
 _LEARNERS: Final = (("object", "assignee"), ("generated", "attempt", "assignee"), ("generated", "assignee"))
-"""Where a graded event says whose attempt it was."""
+"""Where an event of an attempt says whose it was."""
+_WRITERS: Final = (("object", "creators"),)
 _MADE: Final = ("assignee", "annotator", "commenter", "creator", "rater", "scoredBy", "user", "withAgents")
 _ROLES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("object", ("object",)),
@@ -73,6 +85,8 @@ _ROLES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 _CREATORS: Final = ("creators", ("object", "creators"))
 """Whose message it is: of other things their authors are nobody here."""
 
+_OWNER: Final = "owner"
+"""The role of those whose work an event is about."""
 _Named = list[tuple[str, list[Entity]]]
 
 
@@ -117,9 +131,10 @@ def parse(line: bytes) -> Parsed | Refusal:
     said = said_of(root, entities, names=entities.names())
     occurred_at = parse_time(root.get("eventTime"))
     at = EPOCH if type(occurred_at) is Refusal else occurred_at
-    deed = deed_of(said, at=at)
-    fact = grade_of(said, at=at) if (said.type, said.action) == GRADED else deed
-    if type(deed) is Refusal or type(fact) is Refusal:
+    kind = (said.type, said.action)
+    fact = grade_of(said, at=at) if kind == GRADED else deed_of(said, at=at)
+    deed = plain_deed(said, at=at) if kind == GRADED or any(role == _OWNER for role, _ in roles) else fact
+    if type(fact) is Refusal or type(deed) is Refusal:
         return Refusal.SCHEMA_MISMATCH
     if type(occurred_at) is Refusal:
         return occurred_at
@@ -247,17 +262,25 @@ def _client(session: Entity, entities: Entities, member: str) -> str | None:
 
 
 def _named(root: Mapping[str, object], entities: Entities) -> _Named:
-    """Return whom an event names, with their roles: the actor first, then whose attempt was graded."""
+    """Return whom an event names, with their roles: the actor first, then whose work it is about."""
     actors = entities.people(root.get("actor"))
     found = [("actor", actors)]
-    if (root.get("type"), root.get("action")) == GRADED:
-        learners = next((people for path in _LEARNERS if (people := _at(root, entities, path))), [])
-        found.append(("graded", learners))
+    owners = next((people for path in _owners(root) if (people := _at(root, entities, path))), [])
+    if owners:
+        found.append((_OWNER, owners))
     if root.get("type") == "SessionEvent" and not actors:
         # A system ends a session by itself: what happened concerns whose session it was.
         found.append(("actor", _at(root, entities, ("object", "user"))))
     roles = (*_ROLES, _CREATORS) if root.get("type") == "MessageEvent" else _ROLES
     return [*found, *((role, people) for role, path in roles if (people := _at(root, entities, path)))]
+
+
+def _owners(root: Mapping[str, object]) -> tuple[tuple[str, ...], ...]:
+    """Return where an event says whose work it is about, if it is about work."""
+    kind = (root.get("type"), root.get("action"))
+    if kind == GRADED or kind in HANDED_IN:
+        return _LEARNERS
+    return _WRITERS if kind == POSTED else ()
 
 
 def _at(root: Mapping[str, object], entities: Entities, path: tuple[str, ...]) -> list[Entity]:
@@ -282,7 +305,7 @@ def _people(roles: _Named, deed: Fact, fact: Fact, said: Said) -> tuple[PersonFa
             identity = person_identity(person)
             if identity is None:
                 return Refusal.ID_INVALID
-            if role == "graded":
+            if role == _OWNER:
                 found[identity] = fact
             elif role == "actor":
                 found.setdefault(identity, deed)

@@ -21,6 +21,7 @@ _SOFTWARE: Final = "SoftwareApplication"
 _PERSON: Final = "Person"
 _UNNAMED: Final = re.compile(r"_:|https?://purl\.imsglobal\.org(?:/|\Z)", re.IGNORECASE)
 """Blank nodes, and the vocabulary itself: a person whose IRI lies there is anybody."""
+_NAMES: Final = ("name", "firstName", "lastName", "email")
 _NAME_CHARS_MIN: Final = 4
 
 
@@ -46,11 +47,13 @@ class Entities:
         """Read every object of the event that has an id, but for extensions."""
         self._known: dict[str, Entity] = {}
         self._people: set[str] = set()
+        self._called: set[str] = set()
         self._software = root.get("edApp")
         for members in _objects(root):
             found = _entity(members)
             if found.type == _PERSON:
                 self._people.add(found.id)
+                self._called.update(_called(members))
             known = self._known.get(found.id)
             # Of two that say different things, a person counts: they are personal until shown otherwise.
             if known is None or (known.type != _PERSON and found.type == _PERSON):
@@ -82,32 +85,39 @@ class Entities:
             entity = self.of(entity.members.get(member))
 
     def people(self, value: object) -> list[Entity]:
-        """Return whom a member names: a person, each member of a group or of a list; software is nobody.
+        """Return whom a member names: a person, each member of a list, of a group and of a group in it; software is nobody.
 
         An IRI of which nothing tells what it is, in a place where people are named, is a person.
         """
-        if isinstance(value, list):
-            return [person for one in value for person in self.people(one)]
-        entity = self.of(value)
-        if entity.id in self._people or entity.type not in _GROUPS:
-            return [entity] if self._is_person(entity) else []
-        members = entity.members.get("members")
-        given = map(self.of, members) if isinstance(members, list) else ()
-        return [one for one in given if one.type not in _GROUPS and self._is_person(one)]
+        found: list[Entity] = []
+        seen: set[int] = set()
+        stack = [value]
+        while stack:
+            one = stack.pop()
+            if isinstance(one, list):
+                stack += reversed(one)
+                continue
+            entity = self.of(one)
+            if entity.id in self._people or entity.type not in _GROUPS:
+                if self._is_person(entity):
+                    found.append(entity)
+            elif id(entity.members) not in seen:
+                seen.add(id(entity.members))
+                stack.append(entity.members.get("members"))
+        return found
 
     def names(self) -> frozenset[str]:
         """Return what the people are called, to be struck from paths and the names of things.
 
-        Of an IRI that is its last part; a short number is left, for things have short numbers, too.
+        Names, what other systems call them, their IRIs and the last parts of those; a short number is left,
+        for things have short numbers, too.
         """
-        found: set[str] = set()
-        for iri in self._people:
-            last = iri.rstrip("/").replace("#", "/").replace(":", "/").rpartition("/")[2]
-            found.update({iri, last} if len(last) >= _NAME_CHARS_MIN or not last.isdecimal() else {iri})
-            name = self._known[iri].members.get("name")
-            if isinstance(name, str):
-                found.add(name)
-        return frozenset(found - {""})
+        lasts = [
+            iri.rstrip("/").replace("#", "/").replace(":", "/").rpartition("/")[2] for iri in self._people
+        ]
+        called = (*lasts, *self._called)
+        told = {name for name in called if len(name) >= _NAME_CHARS_MIN or not name.isdecimal()}
+        return frozenset((told | self._people) - {""})
 
     def _is_person(self, entity: Entity) -> bool:
         if entity.id in self._people:
@@ -119,6 +129,7 @@ class Entities:
         for person in people:
             self._people.add(person.id)
             self._known.setdefault(person.id, person)
+            self._called.update(_called(person.members))
 
 
 def is_unnamed(entity: Entity) -> bool:
@@ -135,6 +146,17 @@ def person_identity(person: Entity) -> Identity | None:
 def _entity(members: Mapping[str, object]) -> Entity:
     iri, kind = members.get("id"), members.get("type")
     return Entity(iri if isinstance(iri, str) else "", kind if isinstance(kind, str) else "", members)
+
+
+def _called(members: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of a person, and the identifiers that other systems know them by."""
+    others = members.get("otherIdentifiers")
+    for one in others if isinstance(others, list) else ():
+        if isinstance(one, dict) and isinstance(name := one.get("identifier"), str):
+            yield name
+    for member in _NAMES:
+        if isinstance(name := members.get(member), str):
+            yield name
 
 
 def _objects(root: Mapping[str, object]) -> Iterator[dict[str, object]]:

@@ -85,9 +85,10 @@ class Entities:
             entity = self.of(entity.members.get(member))
 
     def people(self, value: object) -> list[Entity]:
-        """Return whom a member names: a person, each member of a list, of a group and of a group in it; software is nobody.
+        """Return whom a member names: a person, each of a list, each member of a group; software is nobody.
 
-        An IRI of which nothing tells what it is, in a place where people are named, is a person.
+        A group may hold groups. An IRI of which nothing tells what it is, in a place where people are named,
+        is a person.
         """
         found: list[Entity] = []
         seen: set[int] = set()

@@ -162,10 +162,7 @@ def grade_of(said: Said, *, at: datetime) -> Fact | Refusal:
         if said.course is None or not thing.id:
             return deed_of(said, at=at)
         if thing.type in COURSES or unquote(thing.id).rstrip("/").endswith(said.course):
-            share = score / score_max if score is not None and score_max else None
-            if share is not None and share > SCORE_MAX:
-                raise _UnfitError
-            return CourseGraded(occurred_at=at, course=said.course, score=share)
+            return CourseGraded(occurred_at=at, course=said.course, score=_share(score, score_max))
         return CourseQuizAnswered(
             occurred_at=at, course=said.course, problem=_code(said, thing), score=score, score_max=score_max,
             attempt=_count(attempt),
@@ -331,6 +328,16 @@ def _score(entity: Entity, member: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= SCORE_MAX:
         raise _UnfitError
     return float(value)
+
+
+def _share(score: float | None, score_max: float | None) -> float | None:
+    """Return which part of the best score one is; of a best score near nothing it is no number."""
+    if score is None or not score_max:
+        return None
+    share = score / score_max
+    if share > SCORE_MAX:
+        raise _UnfitError
+    return share
 
 
 def _answers(response: Entity) -> tuple[tuple[str, str], ...]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from privacy_ledger.adapters.formats import xapi
 from privacy_ledger.adapters.formats.card_numbers import (
     Naming,
+    holds_card_number,
     is_card_number,
     naming_of,
     passes_luhn,
@@ -400,6 +401,37 @@ def test_any_text_around_a_number_has_an_answer_and_a_space_on_both_sides_hides_
     """Where the number stands apart in text, whatever else does."""
     event = {"event": {"body": f"{before} x {PAN} x {after}"}}
     assert screen(event) in {Refusal.CARD_NUMBER, Refusal.TOO_DEEP}
+
+
+UUIDS: Final = st.tuples(
+    *(st.text(st.sampled_from("0123456789af"), min_size=n, max_size=n) for n in (8, 4, 4, 4, 12))
+).map("-".join)
+PIECES: Final = UUIDS | st.sampled_from(
+    (
+        " ", "-", "/", "x", "a", "0", "\n", "4111-1111-1111-1111", "411111111111-1111", AMEX, PAN, "41111111",
+        "1111-1111", "-1111-1111-1111-111111111111",
+    )
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(PIECES, min_size=1, max_size=5))
+def test_the_look_at_the_bytes_takes_no_number_beside_an_id_for_a_part_of_it(pieces: list[str]) -> None:
+    """Of UUIDs, numbers, and what is neither, side by side: as whoever looks for numbers alone says."""
+    text = "".join(pieces)
+    assert (screen({"x": text}) is Refusal.CARD_NUMBER) == holds_card_number(text, name="x")
+
+
+def test_an_id_of_many_digits_costs_no_walk() -> None:
+    """Most platforms name events so: such an event is no dearer than one whose id has few digits."""
+    costs = []
+    for text in ("5f3a0000-0000-11ee-8000-000000000001", "5f3acdef-abcd-bcee-8cde-abcdefabcdef"):
+        event = {f"member{n}": f"a word, and another {n}" for n in range(40)} | {"id": text}
+        started = time.process_time()
+        for _ in range(300):
+            screen(event)
+        costs.append(time.process_time() - started)
+    assert costs[0] < 3 * costs[1]
 
 
 @settings(max_examples=300, deadline=None)

@@ -287,7 +287,11 @@ def _at(root: Mapping[str, object], entities: Entities, path: tuple[str, ...]) -
     """Return the people at a path of members; a thing that stands there is nobody."""
     value: object = root.get(path[0])
     for name in path[1:]:
+        if value is None:
+            return []
         value = entities.of(value).members.get(name)
+    if value is None:
+        return []
     if len(path) > 1:
         return entities.people(value)
     entity = entities.of(value)

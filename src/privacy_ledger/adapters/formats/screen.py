@@ -71,10 +71,15 @@ _PARTS_ROW: Final = re.compile(
     rb"[:=\[,](?:" + _PART + _BETWEEN_PARTS + rb")+" + _PART + rb'(?=[",&}\]])'
 )  # fmt: skip
 # Positions in videos and shares of points have long fractions; sessions are ids in hex; times count
-# milli-, micro- or nanoseconds, and no issuer's number begins as they do. None is a part of a number.
+# milli-, micro- or nanoseconds, and no issuer's number begins as they do. None is a part of a number, nor
+# is a UUID after its first part: `card_numbers` finds none in one, whatever its digits are.
 _DULL: Final = (
     re.compile(rb"\.(?<=[0-9]\.)(?<![0-9]{6}\.)[0-9]{7,18}(?![0-9.])"),
     re.compile(rb'"(?=[0-9]*[a-f][0-9]*[a-f])[0-9a-f]{32}"'),
+    re.compile(
+        rb"-(?<=[0-9A-Fa-f]{8}-)(?<![0-9A-Za-z][0-9A-Fa-f]{8}-)"
+        rb"(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
+    ),
     re.compile(rb"1(?<![0-9]1)(?<![0-9][^0-9A-Za-z]1)[4-9][0-9]{11}(?:[0-9]{3}){0,2}(?![0-9])"),
 )
 _WRAPPED: Final = re.compile(rb"%[0-9A-Fa-f]{2}|\\\\u|&(?:#|[A-Za-z]{2,8};)")

@@ -57,6 +57,7 @@ _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
 _RUN_CHARS_MIN: Final = 16
 _RUNS: Final = bytes(b"a"[0] if bytes((byte,)).isalnum() else b" "[0] for byte in range(256))
 _RUN: Final = b"a" * _RUN_CHARS_MIN
+_QUOTE: Final = b'"'[0]
 _HEX_DIGITS: Final = b"0123456789ABCDEF"
 _HEX: Final = re.compile(rb"3[0-9]3[0-9]3[0-9]3[0-9][2c-eC-E]")
 _PART: Final = rb'(?:"[0-9][0-9\-]{0,18}"|[0-9]{1,19})'
@@ -169,7 +170,8 @@ def _shows(data: bytes) -> bool:
 def _shows_base64(data: bytes) -> bool:
     """Return whether there is a row of letters and digits that a card's number in base64 may be.
 
-    Such a row is long and has capitals beyond F; ids in hex have none.
+    Such a row is long and has capitals beyond F; ids in hex have none. One between quotes is decoded at
+    once: nothing is beside it that could belong to it, and most are words, which are the base64 of no text.
     """
     runs = data.translate(_RUNS)
     at = runs.find(_RUN)
@@ -177,7 +179,9 @@ def _shows_base64(data: bytes) -> bool:
         end = runs.find(b" ", at)
         run = data[at:end] if end >= 0 else data[at:]
         if not run.islower() and run.strip(_HEX_DIGITS):
-            return True
+            is_quoted = at > 0 and data[at - 1] == data[end] == _QUOTE
+            if not is_quoted or next(hidden_in(run.decode()), None) is not None:
+                return True
         at = runs.find(_RUN, at + len(run))
     return False
 

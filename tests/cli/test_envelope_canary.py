@@ -124,7 +124,7 @@ def of_bus(token: Plant) -> Iterator[Members]:
         "value": framed(RECORDS[LOGGED_IN], schema).hex(),
         token(): token(),
     }
-    said: Members = {
+    context: Members = {
         "user_id": 7,
         "course_id": COURSE,
         "username": token(),
@@ -138,13 +138,13 @@ def of_bus(token: Plant) -> Iterator[Members]:
     log = {
         "name": "edx.course.enrollment.activated",
         "timestamp": AT,
-        "context": json.dumps(said),
+        "context": json.dumps(context),
         "data": json.dumps({"user_id": 7, "mode": "audit", token(): token()}),
     }
     yield message(TRACKED, {"tracking_log": log}, headers=headers(TRACKED, ce_time=AT, ce_id=token()))
     yield {
         "headers": headers(TRACKED, ce_time=AT, ce_id=token()),
-        "record": {"tracking_log": {**log, "context": said, token(): token()}},
+        "record": {"tracking_log": {**log, "context": context, token(): token()}},
     }
     nobody = {
         "grade": {

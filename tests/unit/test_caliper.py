@@ -422,6 +422,8 @@ MISMATCHES: Final[list[Members]] = [
     *[but({name: {"id": "urn:x"}}) for name in ("actor", "object", "target", "generated", "referrer", "federatedSession")],
     *[but({name: ""}) for name in ("actor", "object", "group")],
     *[but({"@context": context}) for context in ("https://example.com/context", V1P1 + "x", "http://purl.imsglobal.org/ctx/caliper/v1p0", {"actor": "x"}, [V1P1, {"actor": "x"}], [V1P1, "https://example.com/x"])],
+    *[said(actor={**ADA, "@context": context}) for context in ("https://example.com/context", {"name": "x"}, None)],
+    said(generated={"type": "Attempt", "assignee": [{**ADA, "@context": {"assignee": "x"}}]}),
     *[said(id=text) for text in ("e-1", "urn:uuid:1", UUID + "0", f"{LMS}/events/1")],
     said(object="a\0b"),
     said(actor="x" * 1025),

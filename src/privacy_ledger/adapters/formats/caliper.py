@@ -2,8 +2,8 @@
 
 Pure, and total: any bytes give `Parsed` or a `Refusal`. Order of reasons: the bytes, the event
 (`SCHEMA_MISMATCH`), its type and action (`UNKNOWN_EVENT`), its time, its people (`ID_INVALID`).
-Contexts count by their name; none is fetched, and one that is not Caliper's is refused, for it could
-give the terms another meaning.
+Contexts count by their name; none is fetched, and one that is not Caliper's, also of an entity, is
+refused, for it could give the terms another meaning.
 
 Who: the actor, or each member of a group that acted, with what was done. Of a grade, an answer or a post:
 whoever's attempt or message it is has it, and an actor who is somebody else only that something was
@@ -123,6 +123,8 @@ def parse(line: bytes) -> Parsed | Refusal:
     if not is_known(root.get("type"), root.get("action")):
         return Refusal.UNKNOWN_EVENT
     entities = Entities(root)
+    if not all(map(_is_context, entities.contexts)):
+        return Refusal.SCHEMA_MISMATCH
     roles = _named(root, entities)
     if sum(len(people) for _, people in roles) > PEOPLE_MAX:
         return Refusal.SCHEMA_MISMATCH

@@ -17,6 +17,7 @@ __all__ = ["COURSES", "NOBODY", "Entities", "Entity", "is_unnamed", "person_iden
 
 COURSES: Final = frozenset(("CourseOffering", "CourseSection"))
 _GROUPS: Final = COURSES | {"Group", "Organization"}
+_CONTEXT: Final = "@context"
 _SOFTWARE: Final = "SoftwareApplication"
 _PERSON: Final = "Person"
 _UNNAMED: Final = re.compile(r"_:|https?://purl\.imsglobal\.org(?:/|\Z)", re.IGNORECASE)
@@ -44,12 +45,17 @@ class Entities:
     """The entities of one event, by their IRIs."""
 
     def __init__(self, root: Mapping[str, object]) -> None:
-        """Read every object of the event that has an id, but for extensions."""
+        """Read every object of the event, but for extensions; `contexts` are those that stand in them."""
         self._known: dict[str, Entity] = {}
         self._people: set[str] = set()
         self._called: set[str] = set()
+        self.contexts: list[object] = []
         self._software = root.get("edApp")
         for members in _objects(root):
+            if _CONTEXT in members:
+                self.contexts.append(members[_CONTEXT])
+            if not isinstance(members.get("id"), str):
+                continue
             found = _entity(members)
             if found.type == _PERSON:
                 self._people.add(found.id)
@@ -161,7 +167,7 @@ def _called(members: Mapping[str, object]) -> Iterator[str]:
 
 
 def _objects(root: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Yield every object with an id below a root, outermost first."""
+    """Yield every object below a root, outermost first."""
     stack: list[object] = [value for name, value in root.items() if name != "extensions"]
     while stack:
         value = stack.pop()
@@ -169,6 +175,5 @@ def _objects(root: Mapping[str, object]) -> Iterator[dict[str, object]]:
             stack += value
         elif isinstance(value, dict):
             members = cast("dict[str, object]", value)
-            if isinstance(members.get("id"), str):
-                yield members
+            yield members
             stack += [inner for name, inner in members.items() if name != "extensions"]

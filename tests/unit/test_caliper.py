@@ -33,6 +33,7 @@ from privacy_ledger.domain.events import (
     VideoSeeked,
     VideoSpeedChanged,
 )
+from privacy_ledger.domain.identifiers import person_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.formats import Parsed
 from privacy_ledger.ports.keys import Identity
@@ -284,6 +285,22 @@ def test_each_person_has_what_concerns_them(case: str) -> None:
     assert people_of(event) == wanted
 
 
+@pytest.mark.parametrize(
+    ("spelling", "plain"),
+    [
+        (f"{LMS}/people/%61d%61", ADA["id"]),
+        (f"{LMS}/people/j%c3%b6rg%2fx", f"{LMS}/people/j%C3%B6rg%2Fx"),
+        (f"{LMS}/people/%ada", f"{LMS}/people/%ADa"),
+        (f"{LMS}/people/100%", f"{LMS}/people/100%"),
+    ],
+)
+def test_a_person_has_one_spelling(spelling: str, plain: str) -> None:
+    """So that nobody who was erased comes back under another one."""
+    ((identity, _),) = people_of(said(actor=spelling))
+    assert identity == Identity("caliper:person", plain)
+    assert person_of(plain) == (identity.namespace, identity.value)
+
+
 def test_an_address_is_known_by_its_hash() -> None:
     """So that it is one person with the same address in xAPI, and no other rule holds for it."""
     ((identity, _),) = people_of(said(actor={"id": "mailto:Ada@EXAMPLE.com", "type": "Person"}))
@@ -352,6 +369,7 @@ SESSION: Final = {
         {"session": {**SESSION, "user": BOB}},
         {"session": SESSION, "federatedSession": {**SESSION, "user": BOB}},
         {"session": SESSION["id"], "target": {**SESSION, "user": BOB["id"]}},
+        {"session": SESSION, "actor": {"id": f"{LMS}/teams/1", "type": "Group", "members": [BOB]}},
     ],
 )
 def test_an_address_and_a_device_of_somebody_elses_session_are_nobodys(around: Members) -> None:

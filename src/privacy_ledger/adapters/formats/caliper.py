@@ -145,7 +145,7 @@ def parse(line: bytes) -> Parsed | Refusal:
         return people
     session = _own_session(root, entities)
     agent = _client(session, entities, "userAgent")
-    has_actor = len(roles[0][1]) == 1 and not is_unnamed(roles[0][1][0])
+    has_actor = _has_actor(root, entities, roles[0][1])
     return Parsed(
         people=people,
         unattributed=() if people else (fact,),
@@ -226,6 +226,12 @@ def _is_entity(value: object) -> bool:
 
 def _is_iri(text: str) -> bool:
     return 0 < len(text) <= IRI_CHARS_MAX and not has_control(text)
+
+
+def _has_actor(root: Mapping[str, object], entities: Entities, actors: list[Entity]) -> bool:
+    """Return whether one person acted, and not a group: of that it may be anybody who was there."""
+    actor = entities.of(root.get("actor"))
+    return [one.id for one in actors] == [actor.id] and not is_unnamed(actor)
 
 
 def _own_session(root: Mapping[str, object], entities: Entities) -> Entity:

@@ -423,6 +423,24 @@ def test_the_look_at_the_bytes_takes_no_number_beside_an_id_for_a_part_of_it(pie
     assert (screen({"x": text}) is Refusal.CARD_NUMBER) == holds_card_number(text, name="x")
 
 
+MAESTRO: Final = "676770000005"
+WIDE: Final = base64.b64encode(PAN.encode("utf-16-le")).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"x12345678-1234-1234-1234-{MAESTRO}", f"012345678-1234-1234-1234-{MAESTRO}",
+        f"1234567-1234-1234-1234-{MAESTRO}", f"12345678-1234-1234-{MAESTRO}", f"12345678-1234-1234-1234-{PAN}",
+        f"12345678-1234-1234-1234-123456789abc {PAN}", f"{PAN}-1234-1234-1234-123456789abc",
+        "\n".join(WIDE[at : at + 16] for at in range(0, len(WIDE), 16)), f"-{WIDE}", f'"{WIDE}"', WIDE,
+    ],
+)  # fmt: skip
+def test_what_is_no_id_and_no_word_excuses_no_number(text: str) -> None:
+    """Almost a UUID, beside one, and base64 that line ends part, of which no part alone is text."""
+    assert screen({"x": text}) is Refusal.CARD_NUMBER
+
+
 def test_an_id_of_many_digits_costs_no_walk() -> None:
     """Most platforms name events so: such an event is no dearer than one whose id has few digits."""
     costs = []

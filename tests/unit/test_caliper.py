@@ -33,6 +33,7 @@ from privacy_ledger.domain.events import (
     VideoSeeked,
     VideoSpeedChanged,
 )
+from privacy_ledger.domain.identifiers import person_of
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.formats import Parsed
 from privacy_ledger.ports.keys import Identity
@@ -256,6 +257,23 @@ SPLIT: Final[dict[str, tuple[Members, list[tuple[Identity, Fact]]]]] = {
     "an actor by IRI, described elsewhere": (said(actor=ADA["id"], membership={"id": "urn:m", "type": "Membership", "member": ADA}), [(ADA_ID, other("ToolUseEvent.Used"))]),
     "an actor by IRI alone": (said(actor=BOB["id"]), [(BOB_ID, other("ToolUseEvent.Used"))]),
     "an IRI in two spellings": (said(actor="HTTPS://LMS.example.com/people/bob", session={"id": "urn:s", "type": "Session", "user": BOB}), [(BOB_ID, other("ToolUseEvent.Used"))]),
+    "a group of groups": (said(actor={"id": f"{LMS}/teams/2", "type": "Group", "members": [TEAM, f"{LMS}/teams/2", EVE]}), [(one, other("ToolUseEvent.Used")) for one in (ADA_ID, BOB_ID, EVE_ID)]),
+    "an answer for somebody else": (
+        answer("FillinBlankResponse", value="a") | {"actor": BOB},
+        [(BOB_ID, other("AssessmentItemEvent.Completed")), (ADA_ID, CourseQuizAnswered(occurred_at=AT, course=COURSE, problem="lms.example.com/sections/7/quizzes/q1", attempt=2, answers=(("response", "a"),)))],
+    ),
+    "an attempt of one of a group": (
+        said("AssessmentEvent", "Submitted", actor=TEAM, object=QUIZ, generated=ATTEMPT),
+        [(ADA_ID, CourseQuizAnswered(occurred_at=AT, course=COURSE, problem="lms.example.com/sections/7/quizzes/q1", attempt=2)), (BOB_ID, other("AssessmentEvent.Submitted"))],
+    ),
+    "an attempt of nobody known": (
+        said("AssessmentEvent", "Submitted", actor=BOB, object=QUIZ, generated={**ATTEMPT, "assignee": {"id": "_:x", "type": "Person"}}),
+        [(BOB_ID, other("AssessmentEvent.Submitted"))],
+    ),
+    "a post for somebody else": (
+        said("MessageEvent", "Posted", actor=BOB, object={"id": f"{LMS}/m/1", "type": "Message", "body": "Hello", "creators": [ADA]}),
+        [(BOB_ID, other("MessageEvent.Posted")), (ADA_ID, CoursePostCreated(occurred_at=AT, course=COURSE, kind="thread", body="Hello"))],
+    ),
     "two that share an IRI": (said(actor={"id": ADA["id"], "type": "SoftwareApplication"}, membership={"id": "urn:m", "type": "Membership", "member": ADA}), [(ADA_ID, other("ToolUseEvent.Used"))]),
 }  # fmt: skip
 
@@ -267,6 +285,22 @@ def test_each_person_has_what_concerns_them(case: str) -> None:
     assert people_of(event) == wanted
 
 
+@pytest.mark.parametrize(
+    ("spelling", "plain"),
+    [
+        (f"{LMS}/people/%61d%61", ADA["id"]),
+        (f"{LMS}/people/j%c3%b6rg%2fx", f"{LMS}/people/j%C3%B6rg%2Fx"),
+        (f"{LMS}/people/%ada", f"{LMS}/people/%ADa"),
+        (f"{LMS}/people/100%", f"{LMS}/people/100%"),
+    ],
+)
+def test_a_person_has_one_spelling(spelling: str, plain: str) -> None:
+    """So that nobody who was erased comes back under another one."""
+    ((identity, _),) = people_of(said(actor=spelling))
+    assert identity == Identity("caliper:person", plain)
+    assert person_of(plain) == (identity.namespace, identity.value)
+
+
 def test_an_address_is_known_by_its_hash() -> None:
     """So that it is one person with the same address in xAPI, and no other rule holds for it."""
     ((identity, _),) = people_of(said(actor={"id": "mailto:Ada@EXAMPLE.com", "type": "Person"}))
@@ -276,8 +310,8 @@ def test_an_address_is_known_by_its_hash() -> None:
 
 @pytest.mark.parametrize(
     "actor",
-    [APP, LMS, {"id": "_:anybody", "type": "Person"}, {"type": "Person"}, "http://purl.imsglobal.org/caliper/Person", {"id": f"{LMS}/teams/1", "type": "Group", "members": [TEAM]}],
-    ids=("software", "the application by its IRI", "blank", "no id", "anybody", "a group of groups"),
+    [APP, LMS, {"id": "_:anybody", "type": "Person"}, {"type": "Person"}, "http://purl.imsglobal.org/caliper/Person", "HTTPS://PURL.imsglobal.org/ctx/caliper/v1p2/Person", {"id": f"{LMS}/teams/1", "type": "Group", "members": [APP, f"{LMS}/teams/1"]}],
+    ids=("software", "the application by its IRI", "blank", "no id", "anybody", "anybody by https", "a group of itself"),
 )  # fmt: skip
 def test_what_nobody_did_is_nobodys(actor: object) -> None:
     """It waits under its session, and links nobody."""
@@ -319,6 +353,40 @@ def test_a_session_of_somebody_else_links_nobody(whose: object, links: bool) -> 
     assert parsed(said(session=session)).anonymous == (f"session:{LMS}/sessions/5" if links else None)
 
 
+AGENT: Final = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+CLIENT: Final = {"id": "urn:c", "type": "SoftwareApplication", "userAgent": AGENT, "ipAddress": "192.0.2.7"}
+SESSION: Final = {
+    "id": f"{LMS}/sessions/5",
+    "type": "Session",
+    "client": CLIENT,
+    "startedAtTime": "2026-03-01T11:00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"session": {**SESSION, "user": BOB}},
+        {"session": SESSION, "federatedSession": {**SESSION, "user": BOB}},
+        {"session": SESSION["id"], "target": {**SESSION, "user": BOB["id"]}},
+        {"session": SESSION, "actor": {"id": f"{LMS}/teams/1", "type": "Group", "members": [BOB]}},
+    ],
+)
+def test_an_address_and_a_device_of_somebody_elses_session_are_nobodys(around: Members) -> None:
+    """Whichever description of the session says whose it is: the actor was not there."""
+    result = parsed(said(**around))
+    assert (result.anonymous, result.address, result.device) == (None, None, None)
+
+
+@pytest.mark.parametrize("actor", [ADA, {"id": "_:x", "type": "Person"}])
+@pytest.mark.parametrize(
+    "session", ["_:s", "5", "http://purl.imsglobal.org/ctx/caliper/v1p2/Session", f"urn:{'s' * 300}"]
+)
+def test_a_session_that_other_events_name_alike_links_nobody(session: str, actor: Members) -> None:
+    """A blank node, or a name that is no IRI, is another session in the next event: it would join strangers."""
+    assert parsed(said(actor=actor, session=session)).anonymous is None
+
+
 def test_nothing_is_kept_that_no_fact_declares() -> None:
     """Neither names, descriptions, comments, extensions nor other identifiers."""
     mark = "marker-qzx9"
@@ -333,6 +401,24 @@ def test_nothing_is_kept_that_no_fact_declares() -> None:
     )
     facts = [fact for person in parsed(event).people for fact in person.facts]
     assert mark not in str(msgspec.json.encode(facts))
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["name", "firstName", "lastName", "email", "otherIdentifiers"],
+)
+def test_whatever_a_person_is_called_is_struck(member: str) -> None:
+    """From paths and from the names of things; also where a second description alone has it."""
+    called: object = (
+        [{"type": "SystemIdentifier", "identifier": "marker"}] if member == "otherIdentifiers" else "marker"
+    )
+    roster = {"id": "urn:m", "type": "Membership", "member": {**ADA, member: called}}
+    view = said("ViewEvent", "Viewed", object=f"{LMS}/wiki/marker", membership=roster)
+    quiz = said("AssessmentEvent", "Submitted", object=f"{LMS}/wiki/marker", membership=roster)
+    assert people_of(view) == [(ADA_ID, UsagePageViewed(occurred_at=AT, course=COURSE, path="/wiki/:id"))]
+    assert people_of(quiz) == [
+        (ADA_ID, CourseQuizAnswered(occurred_at=AT, course=COURSE, problem="lms.example.com/wiki/:id"))
+    ]
 
 
 def test_no_fact_holds_the_name_of_a_person() -> None:
@@ -354,6 +440,8 @@ MISMATCHES: Final[list[Members]] = [
     *[but({name: {"id": "urn:x"}}) for name in ("actor", "object", "target", "generated", "referrer", "federatedSession")],
     *[but({name: ""}) for name in ("actor", "object", "group")],
     *[but({"@context": context}) for context in ("https://example.com/context", V1P1 + "x", "http://purl.imsglobal.org/ctx/caliper/v1p0", {"actor": "x"}, [V1P1, {"actor": "x"}], [V1P1, "https://example.com/x"])],
+    *[said(actor={**ADA, "@context": context}) for context in ("https://example.com/context", {"name": "x"}, None)],
+    said(generated={"type": "Attempt", "assignee": [{**ADA, "@context": {"assignee": "x"}}]}),
     *[said(id=text) for text in ("e-1", "urn:uuid:1", UUID + "0", f"{LMS}/events/1")],
     said(object="a\0b"),
     said(actor="x" * 1025),
@@ -365,6 +453,7 @@ MISMATCHES: Final[list[Members]] = [
     graded(generated={"id": "urn:s", "type": "Score", "scoreGiven": -1}),
     graded(generated={"id": "urn:s", "type": "Score", "scoreGiven": "8"}),
     graded(object={**ATTEMPT, "count": "two"}),
+    graded(object={**ATTEMPT, "assignable": SECTION}, generated={"id": "urn:s", "type": "Score", "scoreGiven": 1, "maxScore": 5e-324}),
     answer("FillinBlankResponse", values="a"),
     answer("FillinBlankResponse", values=[{}]),
     answer("FillinBlankResponse", values=["a"] * 201),

@@ -332,6 +332,8 @@ def test_what_is_no_event_is_refused(changes: dict[str, object]) -> None:
         (read_kafka(messages(subject=b"\xff"), b"1"), Refusal.NOT_UTF8),
         (read_kafka(messages(), b"1" * (LINE_BYTES_MAX + 1)), Refusal.LINE_TOO_LONG),
         (read_http([*binary(), ("CE-ID", "e-2")], b"1")[0], Refusal.SCHEMA_MISMATCH),
+        (read_http([("content-type", STRUCTURED), ("Content-Type", "application/json")], structured())[0], Refusal.SCHEMA_MISMATCH),
+        (read_kafka([("content-type", b"application/json"), ("content-type", STRUCTURED.encode())], structured()), Refusal.SCHEMA_MISMATCH),
         (read_http([("content-type", "application/cloudevents+avro")], b"1")[0], Refusal.SCHEMA_MISMATCH),
         (read_http([("content-type", "application/cloudevents-batch+avro")], b"[]")[0], Refusal.SCHEMA_MISMATCH),
         (read_http([("content-type", BATCH)], structured())[0], Refusal.SCHEMA_MISMATCH),

@@ -52,6 +52,7 @@ from tests.unit.bus import (
     Members,
     headers,
     message,
+    schema_of,
     user,
 )
 
@@ -217,6 +218,42 @@ def test_people_and_members_as_they_come(
     assert people_of(plain(type_, record)) == people
 
 
+def test_a_context_of_the_tracking_log_may_be_an_object() -> None:
+    """As JSON has it: whoever acted is not taken for nobody."""
+    log = RECORDS[TRACKED]["tracking_log"]
+    record = changed(TRACKED, context=json.loads(log["context"]), data=json.loads(log["data"]))
+    assert people_of(plain(TRACKED, record)) == MAPPED[TRACKED]
+
+
+HIDDEN: Final[list[Members]] = [
+    {"doc": f"card {PAN}"}, {"namespace": f"n{PAN}"}, {"name": f"N{PAN}"}, {"aliases": [PAN]}, {"password": "hunter2"},
+    {"fields": [*schema_of(LOGGED_IN)["fields"], {"name": "x", "doc": PAN, "default": PAN, "order": PAN, "type": ["null", "string"]}]},
+    {"fields": [*schema_of(LOGGED_IN)["fields"], {"name": "x", "type": {"type": "enum", "name": f"E{PAN}", "symbols": ["A", f"S{PAN}"]}}]},
+    {"fields": [*schema_of(LOGGED_IN)["fields"], {"name": f"f{PAN}", "type": ["null", "string"]}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("leaf", [b"\0", b"\2"])
+def test_nothing_of_a_schema_is_kept(hidden: Members, leaf: bytes) -> None:
+    """It is not screened: a number in it is in no fact, no name and no digest, or it is screened as what was read by it."""
+    said = message(LOGGED_IN)
+    more = (
+        b""
+        if "fields" not in hidden
+        else leaf + (b"\2x" if "string" in str(hidden["fields"][-1]) and leaf == b"\2" else b"")
+    )
+    value = base64.b64encode(base64.b64decode(said["value"]) + more).decode()
+    found = parse(line({**said, "schema": {**said["schema"], **hidden}, "value": value}))
+    if isinstance(found, Refusal):
+        assert found is Refusal.CARD_NUMBER
+        return
+    told = [found.digest_input, str(found.source_event_id).encode(), repr(found).encode()]
+    told += [msgspec.json.encode(fact) for person in found.people for fact in person.facts]
+    assert [text for text in told if PAN.encode() in text or b"hunter2" in text] == []
+    assert [person.identities for person in found.people] == [ADA_IDS]
+
+
 def test_a_record_of_nobody_is_unattributed() -> None:
     """Its fact waits; it names no session."""
     found = parsed(plain(GRADED, changed(GRADED, user_id=None)))
@@ -260,6 +297,10 @@ REFUSED: Final[list[tuple[bytes, Refusal]]] = [
     (plain(ENROLLED, changed(ENROLLED, user=user(0, "ada"))), Refusal.ID_INVALID),
     (plain(ENROLLED, changed(ENROLLED, user=user(7, "a\nb"))), Refusal.ID_INVALID),
     (plain(ENROLLED, changed(ENROLLED, created_by=user(-1, "bob"))), Refusal.ID_INVALID),
+    (plain(ENROLLED, changed(ENROLLED, created_by=user(8, "ada"))), Refusal.ID_INVALID),
+    (plain(ENROLLED, changed(ENROLLED, created_by=user(7, "bob"))), Refusal.ID_INVALID),
+    (plain(ENROLLED, changed(ENROLLED, mode="ada@example.com")), Refusal.SCHEMA_MISMATCH),
+    (plain(TRACKED, changed(TRACKED, context=7)), Refusal.SCHEMA_MISMATCH),
     (plain(REGISTERED, {"user": user(7, "x" * 256)}), Refusal.SCHEMA_MISMATCH),
     (plain(GRADED, changed(GRADED, percent_grade="0.5")), Refusal.SCHEMA_MISMATCH),
     (plain(GRADED, changed(GRADED, percent_grade=-0.1)), Refusal.SCHEMA_MISMATCH),

@@ -1,6 +1,7 @@
 # ruff: noqa: E501 - a table reads by its rows
 """The screen: no card number passes in any disguise and place, and no usual event is refused."""
 
+import base64
 import json
 import re
 import time
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from privacy_ledger.adapters.formats import xapi
 from privacy_ledger.adapters.formats.card_numbers import (
     Naming,
+    holds_card_number,
     is_card_number,
     naming_of,
     passes_luhn,
@@ -402,12 +404,77 @@ def test_any_text_around_a_number_has_an_answer_and_a_space_on_both_sides_hides_
     assert screen(event) in {Refusal.CARD_NUMBER, Refusal.TOO_DEEP}
 
 
+UUIDS: Final = st.tuples(
+    *(st.text(st.sampled_from("0123456789af"), min_size=n, max_size=n) for n in (8, 4, 4, 4, 12))
+).map("-".join)
+PIECES: Final = UUIDS | st.sampled_from(
+    (
+        " ", "-", "/", "x", "a", "0", "\n", "4111-1111-1111-1111", "411111111111-1111", AMEX, PAN, "41111111",
+        "1111-1111", "-1111-1111-1111-111111111111",
+    )
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(PIECES, min_size=1, max_size=5))
+def test_the_look_at_the_bytes_takes_no_number_beside_an_id_for_a_part_of_it(pieces: list[str]) -> None:
+    """Of UUIDs, numbers, and what is neither, side by side: as whoever looks for numbers alone says."""
+    text = "".join(pieces)
+    assert (screen({"x": text}) is Refusal.CARD_NUMBER) == holds_card_number(text, name="x")
+
+
+MAESTRO: Final = "676770000005"
+WIDE: Final = base64.b64encode(PAN.encode("utf-16-le")).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"x12345678-1234-1234-1234-{MAESTRO}", f"012345678-1234-1234-1234-{MAESTRO}",
+        f"1234567-1234-1234-1234-{MAESTRO}", f"12345678-1234-1234-{MAESTRO}", f"12345678-1234-1234-1234-{PAN}",
+        f"12345678-1234-1234-1234-123456789abc {PAN}", f"{PAN}-1234-1234-1234-123456789abc",
+        "\n".join(WIDE[at : at + 16] for at in range(0, len(WIDE), 16)), f"-{WIDE}", f'"{WIDE}"', WIDE,
+    ],
+)  # fmt: skip
+def test_what_is_no_id_and_no_word_excuses_no_number(text: str) -> None:
+    """Almost a UUID, beside one, and base64 that line ends part, of which no part alone is text."""
+    assert screen({"x": text}) is Refusal.CARD_NUMBER
+
+
+def test_an_id_of_many_digits_costs_no_walk() -> None:
+    """Most platforms name events so: such an event is no dearer than one whose id has few digits."""
+    costs = []
+    for text in ("5f3a0000-0000-11ee-8000-000000000001", "5f3acdef-abcd-bcee-8cde-abcdefabcdef"):
+        event = {f"member{n}": f"a word, and another {n}" for n in range(40)} | {"id": text}
+        started = time.process_time()
+        for _ in range(300):
+            screen(event)
+        costs.append(time.process_time() - started)
+    assert costs[0] < 8 * costs[1]
+
+
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_the_look_at_the_bytes_lets_nothing_by_that_the_walk_would_find(text: str) -> None:
     """A field that the look always stops at makes the walk read everything."""
     if screen({"value": text}) is None:
         assert screen({"value": text, "card": None}) is None
+
+
+QUOTED: Final = st.tuples(
+    st.sampled_from(("", "A", "zz", "SoftwareApplication")),
+    st.sampled_from((PAN, f"x {AMEX}", "4111 1111 1111 1111", "an answer of some words")).map(str.encode)
+    | st.binary(min_size=12, max_size=40),
+).map(lambda parts: parts[0] + base64.b64encode(parts[1]).decode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(QUOTED, st.sampled_from(("{}", '{}"', '"{}"', "\\{}", "{}\n", "{}=")))
+def test_what_base64_hides_between_quotes_is_found(text: str, around: str) -> None:
+    """As the walk does, which a field beside it forces: in a value, in a key, and in JSON within text."""
+    text = around.format(text)
+    for event in ({"value": text}, {text: 1}, {"value": json.dumps({"inner": text})}):
+        assert screen(event) is screen({**event, "card": None})
 
 
 @pytest.mark.parametrize(

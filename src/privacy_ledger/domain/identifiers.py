@@ -33,6 +33,8 @@ XapiName = tuple[Literal["account", "mbox_sha1sum", "openid"], str]
 _ADDRESS: Final = re.compile(r'[^\s@<>"\\]{1,64}@[^\s@<>"\\]{1,255}')
 _SHA1: Final = re.compile(r"[0-9a-f]{40}")
 _SCHEME_AND_HOST: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*:)(//[^/?#]*)?")
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9\-._~]")
 _CONTROL: Final = frozenset(("Cc", "Cs", "Cn", "Zl", "Zp"))
 
 
@@ -75,8 +77,10 @@ def openid_of(uri: str) -> str | None:
 def person_of(iri: str) -> tuple[str, str] | None:
     """Return namespace and value of a person whom Caliper names by an IRI; None beyond the bounds.
 
-    An address is known by its hash, as in xAPI, so that the rules for addresses hold for it, too.
+    An address is known by its hash, as in xAPI, so that the rules for addresses hold for it, too. Characters
+    that need no percent sign have none (RFC 3986, 6.2.2): nobody comes back under another spelling.
     """
+    iri = _ESCAPE.sub(_plain_escape, iri)
     if iri[:7].lower() == "mailto:":
         found = mbox_sha1sum_of(iri[7:])
         return None if found is None else ("xapi:mbox_sha1sum", found)
@@ -105,6 +109,12 @@ def xapi_name(kind: str, value: str) -> XapiName | None:
             return None if found is None else ("openid", found)
         case _:
             return None
+
+
+def _plain_escape(match: re.Match[str]) -> str:
+    """Return the character of an escape that needs none, else the escape in capitals."""
+    char = chr(int(match.group(1), 16))
+    return char if _UNRESERVED.fullmatch(char) else match.group().upper()
 
 
 def _plain_iri(iri: str) -> str | None:

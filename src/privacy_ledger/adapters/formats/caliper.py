@@ -2,11 +2,12 @@
 
 Pure, and total: any bytes give `Parsed` or a `Refusal`. Order of reasons: the bytes, the event
 (`SCHEMA_MISMATCH`), its type and action (`UNKNOWN_EVENT`), its time, its people (`ID_INVALID`).
-Contexts count by their name; none is fetched, and one that is not Caliper's is refused, for it could
-give the terms another meaning.
+Contexts count by their name; none is fetched, and one that is not Caliper's, also of an entity, is
+refused, for it could give the terms another meaning.
 
-Who: the actor, or each member of a group that acted, with what was done. Of a grade: whoever's attempt it
-was has the grade, and the actor that one was given. Then whoever else the event names, each with the
+Who: the actor, or each member of a group that acted, with what was done. Of a grade, an answer or a post:
+whoever's attempt or message it is has it, and an actor who is somebody else only that something was
+done. Then whoever else the event names, each with the
 role that they had. Nothing is recorded of the authors of what was read or watched. No event joins two
 identifiers. A description of an entity, which an envelope may hold beside events, is no event.
 """
@@ -20,12 +21,23 @@ from msgspec import Struct
 
 from privacy_ledger.adapters.formats.arrays import ITEMS_MAX, array_items, split
 from privacy_ledger.adapters.formats.caliper_entities import (
+    NOBODY,
     Entities,
     Entity,
-    is_nobody,
+    is_unnamed,
     person_identity,
 )
-from privacy_ledger.adapters.formats.caliper_facts import GRADED, Said, deed_of, grade_of, is_known, said_of
+from privacy_ledger.adapters.formats.caliper_facts import (
+    GRADED,
+    HANDED_IN,
+    POSTED,
+    Said,
+    deed_of,
+    grade_of,
+    is_known,
+    plain_deed,
+    said_of,
+)
 from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical, decode_object
 from privacy_ledger.adapters.formats.minimise import device_of
 from privacy_ledger.adapters.formats.times import parse_time
@@ -41,7 +53,8 @@ __all__ = ["PEOPLE_MAX", "events", "parse"]
 PEOPLE_MAX: Final = 100
 """An event that names more people than this is refused whole, as no event."""
 IRI_CHARS_MAX: Final = 1024
-_SESSION_CHARS_MAX: Final = 255
+_SESSION: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:.{1,255}")
+"""An IRI: a blank node, or a name within one platform, is another session in another event."""
 _CONTEXT: Final = re.compile(
     r"https?://purl\.imsglobal\.org/ctx/caliper/v1p[12](?:/[A-Za-z]{1,64}-extension)?"
 )
@@ -55,7 +68,8 @@ _ENTITIES: Final = (
     "target",
 )  # fmt: skip
 _LEARNERS: Final = (("object", "assignee"), ("generated", "attempt", "assignee"), ("generated", "assignee"))
-"""Where a graded event says whose attempt it was."""
+"""Where an event of an attempt says whose it was."""
+_WRITERS: Final = (("object", "creators"),)
 _MADE: Final = ("assignee", "annotator", "commenter", "creator", "rater", "scoredBy", "user", "withAgents")
 _ROLES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("object", ("object",)),
@@ -71,6 +85,8 @@ _ROLES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 _CREATORS: Final = ("creators", ("object", "creators"))
 """Whose message it is: of other things their authors are nobody here."""
 
+_OWNER: Final = "owner"
+"""The role of those whose work an event is about."""
 _Named = list[tuple[str, list[Entity]]]
 
 
@@ -107,6 +123,8 @@ def parse(line: bytes) -> Parsed | Refusal:
     if not is_known(root.get("type"), root.get("action")):
         return Refusal.UNKNOWN_EVENT
     entities = Entities(root)
+    if not all(map(_is_context, entities.contexts)):
+        return Refusal.SCHEMA_MISMATCH
     roles = _named(root, entities)
     if sum(len(people) for _, people in roles) > PEOPLE_MAX:
         return Refusal.SCHEMA_MISMATCH
@@ -115,25 +133,27 @@ def parse(line: bytes) -> Parsed | Refusal:
     said = said_of(root, entities, names=entities.names())
     occurred_at = parse_time(root.get("eventTime"))
     at = EPOCH if type(occurred_at) is Refusal else occurred_at
-    deed = deed_of(said, at=at)
-    fact = grade_of(said, at=at) if (said.type, said.action) == GRADED else deed
-    if type(deed) is Refusal or type(fact) is Refusal:
+    kind = (said.type, said.action)
+    fact = grade_of(said, at=at) if kind == GRADED else deed_of(said, at=at)
+    deed = plain_deed(said, at=at) if kind == GRADED or any(role == _OWNER for role, _ in roles) else fact
+    if type(fact) is Refusal or type(deed) is Refusal:
         return Refusal.SCHEMA_MISMATCH
     if type(occurred_at) is Refusal:
         return occurred_at
     people = _people(roles, deed, fact, said)
     if type(people) is Refusal:
         return people
-    agent = _client(root, entities, "userAgent")
-    has_actor = len(roles[0][1]) == 1 and not is_nobody(roles[0][1][0])
+    session = _own_session(root, entities)
+    agent = _client(session, entities, "userAgent")
+    has_actor = _has_actor(root, entities, roles[0][1])
     return Parsed(
         people=people,
         unattributed=() if people else (fact,),
         device=device_of(agent, occurred_at=occurred_at) if has_actor and agent is not None else None,
-        address=_client(root, entities, "ipAddress") if has_actor else None,
+        address=_client(session, entities, "ipAddress") if has_actor else None,
         occurred_at=occurred_at,
         source_event_id=str(root["id"]).lower(),
-        anonymous=_session(root, entities) if has_actor or not people else None,
+        anonymous=_mark(session) if has_actor or not people else None,
         digest_input=canonical,
     )
 
@@ -208,25 +228,41 @@ def _is_iri(text: str) -> bool:
     return 0 < len(text) <= IRI_CHARS_MAX and not has_control(text)
 
 
-def _session(root: Mapping[str, object], entities: Entities) -> str | None:
-    """Return the session in which it happened, marked as what it is; a login names it as the target.
+def _has_actor(root: Mapping[str, object], entities: Entities, actors: list[Entity]) -> bool:
+    """Return whether one person acted, and not a group: of that it may be anybody who was there."""
+    actor = entities.of(root.get("actor"))
+    return [one.id for one in actors] == [actor.id] and not is_unnamed(actor)
 
-    None where it is another person's than the actor's: what they do there must not join the two.
+
+def _own_session(root: Mapping[str, object], entities: Entities) -> Entity:
+    """Return the session in which it happened; a login names it as the target. `NOBODY`: there is none.
+
+    Or it is another person's than the actor's, by any description of it in the event: what they do there must
+    not join the two, and their address and device are not the actor's.
     """
     session = entities.of(root.get("session"))
     if not session.id:
         session = entities.of(root.get("target"))
         if session.type != "Session":
-            return None
+            return NOBODY
+    described = (entities.of(root.get(name)) for name in _ENTITIES)
+    users = [session, *(one for one in described if one.id == session.id)]
     actors = set(map(person_identity, entities.people(root.get("actor"))))
-    if not actors.issuperset(map(person_identity, entities.people(session.members.get("user")))):
-        return None
-    return f"session:{session.id}" if 0 < len(session.id) <= _SESSION_CHARS_MAX else None
+    is_own = all(
+        actors.issuperset(map(person_identity, entities.people(one.members.get("user")))) for one in users
+    )
+    return session if is_own else NOBODY
 
 
-def _client(root: Mapping[str, object], entities: Entities, member: str) -> str | None:
-    """Return what the client of the session, which 1.2 may name, says of itself."""
-    value = entities.at(entities.of(root.get("session")), "client").members.get(member)
+def _mark(session: Entity) -> str | None:
+    """Return the session, marked as what it is; None where its name is of this event or vocabulary alone."""
+    is_named = _SESSION.fullmatch(session.id) is not None and not is_unnamed(session)
+    return f"session:{session.id}" if is_named else None
+
+
+def _client(session: Entity, entities: Entities, member: str) -> str | None:
+    """Return what the client of a session, which 1.2 may name, says of itself."""
+    value = entities.at(session, "client").members.get(member)
     return value if isinstance(value, str) and value else None
 
 
@@ -234,12 +270,12 @@ def _client(root: Mapping[str, object], entities: Entities, member: str) -> str 
 
 
 def _named(root: Mapping[str, object], entities: Entities) -> _Named:
-    """Return whom an event names, with their roles: the actor first, then whose attempt was graded."""
+    """Return whom an event names, with their roles: the actor first, then whose work it is about."""
     actors = entities.people(root.get("actor"))
     found = [("actor", actors)]
-    if (root.get("type"), root.get("action")) == GRADED:
-        learners = next((people for path in _LEARNERS if (people := _at(root, entities, path))), [])
-        found.append(("graded", learners))
+    owners = next((people for path in _owners(root) if (people := _at(root, entities, path))), [])
+    if owners:
+        found.append((_OWNER, owners))
     if root.get("type") == "SessionEvent" and not actors:
         # A system ends a session by itself: what happened concerns whose session it was.
         found.append(("actor", _at(root, entities, ("object", "user"))))
@@ -247,11 +283,23 @@ def _named(root: Mapping[str, object], entities: Entities) -> _Named:
     return [*found, *((role, people) for role, path in roles if (people := _at(root, entities, path)))]
 
 
+def _owners(root: Mapping[str, object]) -> tuple[tuple[str, ...], ...]:
+    """Return where an event says whose work it is about, if it is about work."""
+    kind = (root.get("type"), root.get("action"))
+    if kind == GRADED or kind in HANDED_IN:
+        return _LEARNERS
+    return _WRITERS if kind == POSTED else ()
+
+
 def _at(root: Mapping[str, object], entities: Entities, path: tuple[str, ...]) -> list[Entity]:
     """Return the people at a path of members; a thing that stands there is nobody."""
     value: object = root.get(path[0])
     for name in path[1:]:
+        if value is None:
+            return []
         value = entities.of(value).members.get(name)
+    if value is None:
+        return []
     if len(path) > 1:
         return entities.people(value)
     entity = entities.of(value)
@@ -264,12 +312,12 @@ def _people(roles: _Named, deed: Fact, fact: Fact, said: Said) -> tuple[PersonFa
     at = deed.occurred_at  # type: ignore[attr-defined] # every collection fact
     for role, people in roles:
         for person in people:
-            if is_nobody(person):
+            if is_unnamed(person):
                 continue
             identity = person_identity(person)
             if identity is None:
                 return Refusal.ID_INVALID
-            if role == "graded":
+            if role == _OWNER:
                 found[identity] = fact
             elif role == "actor":
                 found.setdefault(identity, deed)

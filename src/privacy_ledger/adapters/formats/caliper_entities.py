@@ -4,6 +4,7 @@ Rules: Caliper 1.1 and 1.2, on entities and their coercion. An IRI stands for th
 elsewhere in the event, if there is one. Extensions are never read.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, cast
 
@@ -12,15 +13,16 @@ from msgspec import Struct
 from privacy_ledger.domain.identifiers import person_of
 from privacy_ledger.ports.keys import Identity
 
-__all__ = ["COURSES", "NOBODY", "Entities", "Entity", "is_nobody", "person_identity"]
+__all__ = ["COURSES", "NOBODY", "Entities", "Entity", "is_unnamed", "person_identity"]
 
 COURSES: Final = frozenset(("CourseOffering", "CourseSection"))
 _GROUPS: Final = COURSES | {"Group", "Organization"}
+_CONTEXT: Final = "@context"
 _SOFTWARE: Final = "SoftwareApplication"
 _PERSON: Final = "Person"
-_VOCABULARY: Final = "http://purl.imsglobal.org/"
-"""A person whose IRI lies in the vocabulary itself is anybody."""
-_BLANK: Final = "_:"
+_UNNAMED: Final = re.compile(r"_:|https?://purl\.imsglobal\.org(?:/|\Z)", re.IGNORECASE)
+"""Blank nodes, and the vocabulary itself: a person whose IRI lies there is anybody."""
+_NAMES: Final = ("name", "firstName", "lastName", "email")
 _NAME_CHARS_MIN: Final = 4
 
 
@@ -43,14 +45,21 @@ class Entities:
     """The entities of one event, by their IRIs."""
 
     def __init__(self, root: Mapping[str, object]) -> None:
-        """Read every object of the event that has an id, but for extensions."""
+        """Read every object of the event, but for extensions; `contexts` are those that stand in them."""
         self._known: dict[str, Entity] = {}
         self._people: set[str] = set()
+        self._called: set[str] = set()
+        self.contexts: list[object] = []
         self._software = root.get("edApp")
         for members in _objects(root):
+            if _CONTEXT in members:
+                self.contexts.append(members[_CONTEXT])
+            if not isinstance(members.get("id"), str):
+                continue
             found = _entity(members)
             if found.type == _PERSON:
                 self._people.add(found.id)
+                self._called.update(_called(members))
             known = self._known.get(found.id)
             # Of two that say different things, a person counts: they are personal until shown otherwise.
             if known is None or (known.type != _PERSON and found.type == _PERSON):
@@ -82,32 +91,40 @@ class Entities:
             entity = self.of(entity.members.get(member))
 
     def people(self, value: object) -> list[Entity]:
-        """Return whom a member names: a person, each member of a group or of a list; software is nobody.
+        """Return whom a member names: a person, each of a list, each member of a group; software is nobody.
 
-        An IRI of which nothing tells what it is, in a place where people are named, is a person.
+        A group may hold groups. An IRI of which nothing tells what it is, in a place where people are named,
+        is a person.
         """
-        if isinstance(value, list):
-            return [person for one in value for person in self.people(one)]
-        entity = self.of(value)
-        if entity.id in self._people or entity.type not in _GROUPS:
-            return [entity] if self._is_person(entity) else []
-        members = entity.members.get("members")
-        given = map(self.of, members) if isinstance(members, list) else ()
-        return [one for one in given if one.type not in _GROUPS and self._is_person(one)]
+        found: list[Entity] = []
+        seen: set[int] = set()
+        stack = [value]
+        while stack:
+            one = stack.pop()
+            if isinstance(one, list):
+                stack += reversed(one)
+                continue
+            entity = self.of(one)
+            if entity.id in self._people or entity.type not in _GROUPS:
+                if self._is_person(entity):
+                    found.append(entity)
+            elif id(entity.members) not in seen:
+                seen.add(id(entity.members))
+                stack.append(entity.members.get("members"))
+        return found
 
     def names(self) -> frozenset[str]:
         """Return what the people are called, to be struck from paths and the names of things.
 
-        Of an IRI that is its last part; a short number is left, for things have short numbers, too.
+        Names, what other systems call them, their IRIs and the last parts of those; a short number is left,
+        for things have short numbers, too.
         """
-        found: set[str] = set()
-        for iri in self._people:
-            last = iri.rstrip("/").replace("#", "/").replace(":", "/").rpartition("/")[2]
-            found.update({iri, last} if len(last) >= _NAME_CHARS_MIN or not last.isdecimal() else {iri})
-            name = self._known[iri].members.get("name")
-            if isinstance(name, str):
-                found.add(name)
-        return frozenset(found - {""})
+        lasts = [
+            iri.rstrip("/").replace("#", "/").replace(":", "/").rpartition("/")[2] for iri in self._people
+        ]
+        called = (*lasts, *self._called)
+        told = {name for name in called if len(name) >= _NAME_CHARS_MIN or not name.isdecimal()}
+        return frozenset((told | self._people) - {""})
 
     def _is_person(self, entity: Entity) -> bool:
         if entity.id in self._people:
@@ -119,11 +136,12 @@ class Entities:
         for person in people:
             self._people.add(person.id)
             self._known.setdefault(person.id, person)
+            self._called.update(_called(person.members))
 
 
-def is_nobody(person: Entity) -> bool:
-    """Return whether a person has no IRI of their own: a blank node, or the vocabulary's own term."""
-    return person.id.startswith((_BLANK, _VOCABULARY))
+def is_unnamed(entity: Entity) -> bool:
+    """Return whether an entity has no IRI of its own: a blank node, or the vocabulary's own term."""
+    return _UNNAMED.match(entity.id) is not None
 
 
 def person_identity(person: Entity) -> Identity | None:
@@ -137,8 +155,19 @@ def _entity(members: Mapping[str, object]) -> Entity:
     return Entity(iri if isinstance(iri, str) else "", kind if isinstance(kind, str) else "", members)
 
 
+def _called(members: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of a person, and the identifiers that other systems know them by."""
+    others = members.get("otherIdentifiers")
+    for one in others if isinstance(others, list) else ():
+        if isinstance(one, dict) and isinstance(name := one.get("identifier"), str):
+            yield name
+    for member in _NAMES:
+        if isinstance(name := members.get(member), str):
+            yield name
+
+
 def _objects(root: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Yield every object with an id below a root, outermost first."""
+    """Yield every object below a root, outermost first."""
     stack: list[object] = [value for name, value in root.items() if name != "extensions"]
     while stack:
         value = stack.pop()
@@ -146,6 +175,5 @@ def _objects(root: Mapping[str, object]) -> Iterator[dict[str, object]]:
             stack += value
         elif isinstance(value, dict):
             members = cast("dict[str, object]", value)
-            if isinstance(members.get("id"), str):
-                yield members
+            yield members
             stack += [inner for name, inner in members.items() if name != "extensions"]

@@ -39,7 +39,19 @@ from privacy_ledger.domain.events import (
 )
 from privacy_ledger.domain.refusals import Refusal
 
-__all__ = ["ACTIONS", "GRADED", "TYPES", "Said", "deed_of", "grade_of", "is_known", "said_of"]
+__all__ = [
+    "ACTIONS",
+    "GRADED",
+    "HANDED_IN",
+    "POSTED",
+    "TYPES",
+    "Said",
+    "deed_of",
+    "grade_of",
+    "is_known",
+    "plain_deed",
+    "said_of",
+]
 
 Build = Callable[["Said", datetime], Fact | None]
 
@@ -50,6 +62,11 @@ ATTEMPTS_MAX: Final = 10**9
 MILLIS_MAX: Final = 10**10
 SCORE_MAX: Final = 10**9
 GRADED: Final = ("GradeEvent", "Graded")
+HANDED_IN: Final = frozenset(
+    (("AssessmentEvent", "Submitted"), ("AssessmentItemEvent", "Completed"), ("AssignableEvent", "Submitted"))
+)
+"""Of these, what was done is an attempt's, which may be another person's than the actor's."""
+POSTED: Final = ("MessageEvent", "Posted")
 
 _VIDEO: Final = "VideoObject"
 _KEY_MARK: Final = "-v1:"
@@ -128,6 +145,11 @@ def deed_of(said: Said, *, at: datetime) -> Fact | Refusal:
         return Refusal.SCHEMA_MISMATCH
     if found is not None:
         return found
+    return plain_deed(said, at=at)
+
+
+def plain_deed(said: Said, *, at: datetime) -> Fact:
+    """Return that the actor did something of this type and action, and nothing of what it was."""
     return UsageOther(occurred_at=at, course=said.course, action=f"caliper.{said.type}.{said.action}")
 
 
@@ -140,8 +162,7 @@ def grade_of(said: Said, *, at: datetime) -> Fact | Refusal:
         if said.course is None or not thing.id:
             return deed_of(said, at=at)
         if thing.type in COURSES or unquote(thing.id).rstrip("/").endswith(said.course):
-            share = score / score_max if score is not None and score_max else None
-            return CourseGraded(occurred_at=at, course=said.course, score=share)
+            return CourseGraded(occurred_at=at, course=said.course, score=_share(score, score_max))
         return CourseQuizAnswered(
             occurred_at=at, course=said.course, problem=_code(said, thing), score=score, score_max=score_max,
             attempt=_count(attempt),
@@ -309,6 +330,16 @@ def _score(entity: Entity, member: str) -> float | None:
     return float(value)
 
 
+def _share(score: float | None, score_max: float | None) -> float | None:
+    """Return which part of the best score one is; of a best score near nothing it is no number."""
+    if score is None or not score_max:
+        return None
+    share = score / score_max
+    if share > SCORE_MAX:
+        raise _UnfitError
+    return share
+
+
 def _answers(response: Entity) -> tuple[tuple[str, str], ...]:
     """Return what somebody answered, one answer a value."""
     value, values = response.members.get("value"), response.members.get("values")
@@ -324,9 +355,7 @@ def _answers(response: Entity) -> tuple[tuple[str, str], ...]:
 
 
 _BUILDERS: Final[dict[tuple[str, str], Build]] = {
-    ("AssessmentEvent", "Submitted"): _submitted,
-    ("AssessmentItemEvent", "Completed"): _submitted,
-    ("AssignableEvent", "Submitted"): _submitted,
+    **dict.fromkeys(HANDED_IN, _submitted),
     ("MediaEvent", "ChangedSpeed"): _speed_changed,
     ("MediaEvent", "DisabledClosedCaptioning"): _captions(is_shown=False),
     ("MediaEvent", "EnabledClosedCaptioning"): _captions(is_shown=True),
@@ -338,7 +367,7 @@ _BUILDERS: Final[dict[tuple[str, str], Build]] = {
     ("MediaEvent", "Resumed"): _played,
     ("MediaEvent", "Rewound"): _jumped,
     ("MediaEvent", "Started"): _played,
-    ("MessageEvent", "Posted"): _posted,
+    POSTED: _posted,
     ("NavigationEvent", "NavigatedTo"): _viewed,
     ("SessionEvent", "LoggedIn"): _logged_in,
     ("ViewEvent", "Viewed"): _viewed,

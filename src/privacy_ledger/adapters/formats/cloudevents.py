@@ -77,10 +77,13 @@ def read_http(headers: Iterable[tuple[str, str]], body: bytes) -> list[CloudEven
     """Return the events of an HTTP request, each with its own outcome; never raises.
 
     The content type tells the mode: structured and binary hold one event, a batch any number. A request
-    that cannot be read at all is one refusal.
+    that cannot be read at all, or has two content types, is one refusal.
     """
     given = [(name.lower(), value.strip(" \t")) for name, value in headers]
-    media = next((_media(value) for name, value in given if name == "content-type"), "")
+    types = {value for name, value in given if name == "content-type"}
+    if len(types) > 1:
+        return [Refusal.SCHEMA_MISMATCH]
+    media = next(map(_media, types), "")
     if media.startswith(f"{_STRUCTURED}-batch"):
         return _batch(body) if media == f"{_STRUCTURED}-batch+json" else [Refusal.SCHEMA_MISMATCH]
     if media.startswith(_STRUCTURED):
@@ -96,11 +99,11 @@ def read_http(headers: Iterable[tuple[str, str]], body: bytes) -> list[CloudEven
 def read_kafka(headers: Iterable[tuple[str, bytes]], value: bytes | None) -> CloudEvent | Refusal:
     """Return the event of a Kafka message, or the first refusal that applies; never raises.
 
-    The content type tells whether it is structured. A `ce_datacontenttype`, which Open edX sends beside
-    it, must say the same.
+    The content type, of which there is one, tells whether it is structured. A `ce_datacontenttype`, which
+    Open edX sends beside it, must say the same.
     """
     attributes: list[tuple[str, str | None]] = []
-    media = ""
+    types: set[str] = set()
     for name, raw in headers:
         is_type = name.lower() == "content-type"
         if not is_type and not name.startswith("ce_"):
@@ -110,7 +113,11 @@ def read_kafka(headers: Iterable[tuple[str, bytes]], value: bytes | None) -> Clo
         except UnicodeDecodeError:
             return Refusal.NOT_UTF8
         attributes.append(("datacontenttype" if is_type else name[3:], text))
-        media = _media(text) if is_type else media
+        if is_type:
+            types.add(text)
+    if len(types) > 1:
+        return Refusal.SCHEMA_MISMATCH
+    media = next(map(_media, types), "")
     if not media.startswith(_STRUCTURED):
         return _binary(attributes, value)
     if not value:

@@ -13,6 +13,7 @@ nothing else.
 """
 
 import binascii
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from math import isfinite
@@ -26,7 +27,7 @@ from privacy_ledger.adapters.formats.avro import record_of
 from privacy_ledger.adapters.formats.cloudevents import CloudEvent, read_kafka
 from privacy_ledger.adapters.formats.cloudevents_lines import with_envelope
 from privacy_ledger.adapters.formats.json_lines import decode_canonical, decode_json, decode_object
-from privacy_ledger.adapters.formats.minimise import CourseName, course_key, is_code, plain_activity
+from privacy_ledger.adapters.formats.minimise import CourseName, course_key, plain_activity
 from privacy_ledger.adapters.formats.openedx import user_id_identity, username_identity
 from privacy_ledger.adapters.formats.screen import screen
 from privacy_ledger.domain.events import (
@@ -61,6 +62,7 @@ _ISSUED: Final = ("downloadable", "generating")
 _LEARNING: Final = "org.openedx.learning."
 _TRACKING: Final = "org.openedx.analytics.tracking.event.emitted.v1"
 _PERSONAL: Final = "pii"
+_WORD: Final = re.compile(r"[A-Za-z0-9_+\- ]{1,64}")
 _encode = msgspec.json.Encoder(order="sorted").encode
 _NOTHING: Final[Members] = {}
 
@@ -203,7 +205,7 @@ def _tracked(record: Members) -> Parsed | Refusal:
     """Return what an event of the tracking log says: its own name, time and people count."""
     log = _inner(record, "tracking_log")
     context = log.get("context")
-    found = decode_json(context.encode()) if isinstance(context, str) and context else {}
+    found = decode_json(context.encode()) if isinstance(context, str) and context else context
     if type(found) is Refusal:
         return found
     line = {
@@ -260,18 +262,24 @@ def _user(record: Members, name: str) -> Members:
 
 
 def _people(user: Members, others: list[Members], fact: Fact, kind: str) -> tuple[PersonFacts, ...] | Refusal:
-    """Return whom an event concerns with its fact, and who else is named with what they did."""
+    """Return whom an event concerns with its fact, and who else is named with what they did.
+
+    `ID_INVALID`: two who share a name and not the number, or the other way round: who is who is not told.
+    """
     found: list[PersonFacts] = []
-    seen: set[Identity] = set()
     course: CourseName | None = getattr(fact, "course", None)
     deed = UsageOther(occurred_at=fact.occurred_at, course=course, action=kind)  # type: ignore[attr-defined] # every collection fact
     for one, its in ((user, fact), *((other, deed) for other in others)):
         identities = _identities(one)
         if type(identities) is Refusal:
             return identities
-        if identities and seen.isdisjoint(identities):
+        known = (each.identities for each in found)
+        same = next((each for each in known if not set(each).isdisjoint(identities)), ())
+        together = {*same, *identities}
+        if same and len({identity.namespace for identity in together}) < len(together):
+            return Refusal.ID_INVALID
+        if identities and not same:
             found.append(PersonFacts(identities=identities, facts=(its,)))
-            seen.update(identities)
     return tuple(found)
 
 
@@ -365,7 +373,7 @@ def _word(value: object) -> str | None:
     """Return a word of a vocabulary, such as a mode or a letter; blank is None."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not is_code(value.replace(" ", "_")):
+    if not isinstance(value, str) or _WORD.fullmatch(value) is None:
         raise _UnfitError
     return value
 

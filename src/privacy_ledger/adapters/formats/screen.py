@@ -57,6 +57,7 @@ _NUMBER: Final = re.compile(rb"[2-68][0-9]{11}")
 _RUN_CHARS_MIN: Final = 16
 _RUNS: Final = bytes(b"a"[0] if bytes((byte,)).isalnum() else b" "[0] for byte in range(256))
 _RUN: Final = b"a" * _RUN_CHARS_MIN
+_QUOTE: Final = b'"'[0]
 _HEX_DIGITS: Final = b"0123456789ABCDEF"
 _HEX: Final = re.compile(rb"3[0-9]3[0-9]3[0-9]3[0-9][2c-eC-E]")
 _PART: Final = rb'(?:"[0-9][0-9\-]{0,18}"|[0-9]{1,19})'
@@ -71,10 +72,15 @@ _PARTS_ROW: Final = re.compile(
     rb"[:=\[,](?:" + _PART + _BETWEEN_PARTS + rb")+" + _PART + rb'(?=[",&}\]])'
 )  # fmt: skip
 # Positions in videos and shares of points have long fractions; sessions are ids in hex; times count
-# milli-, micro- or nanoseconds, and no issuer's number begins as they do. None is a part of a number.
+# milli-, micro- or nanoseconds, and no issuer's number begins as they do. None is a part of a number, nor
+# is a UUID after its first part: `card_numbers` finds none in one, whatever its digits are.
 _DULL: Final = (
     re.compile(rb"\.(?<=[0-9]\.)(?<![0-9]{6}\.)[0-9]{7,18}(?![0-9.])"),
     re.compile(rb'"(?=[0-9]*[a-f][0-9]*[a-f])[0-9a-f]{32}"'),
+    re.compile(
+        rb"-(?<=[0-9A-Fa-f]{8}-)(?<![0-9A-Za-z][0-9A-Fa-f]{8}-)"
+        rb"(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
+    ),
     re.compile(rb"1(?<![0-9]1)(?<![0-9][^0-9A-Za-z]1)[4-9][0-9]{11}(?:[0-9]{3}){0,2}(?![0-9])"),
 )
 _WRAPPED: Final = re.compile(rb"%[0-9A-Fa-f]{2}|\\\\u|&(?:#|[A-Za-z]{2,8};)")
@@ -164,7 +170,8 @@ def _shows(data: bytes) -> bool:
 def _shows_base64(data: bytes) -> bool:
     """Return whether there is a row of letters and digits that a card's number in base64 may be.
 
-    Such a row is long and has capitals beyond F; ids in hex have none.
+    Such a row is long and has capitals beyond F; ids in hex have none. One between quotes is decoded at
+    once: nothing is beside it that could belong to it, and most are words, which are the base64 of no text.
     """
     runs = data.translate(_RUNS)
     at = runs.find(_RUN)
@@ -172,7 +179,9 @@ def _shows_base64(data: bytes) -> bool:
         end = runs.find(b" ", at)
         run = data[at:end] if end >= 0 else data[at:]
         if not run.islower() and run.strip(_HEX_DIGITS):
-            return True
+            is_quoted = at > 0 and data[at - 1] == data[end] == _QUOTE
+            if not is_quoted or next(hidden_in(run.decode()), None) is not None:
+                return True
         at = runs.find(_RUN, at + len(run))
     return False
 

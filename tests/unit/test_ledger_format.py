@@ -76,7 +76,7 @@ def test_a_subject_is_who_the_platform_means(subject: str, identity: Identity) -
         (said(42), Refusal.SCHEMA_MISMATCH),
         (said(id_="a b"), Refusal.ID_INVALID),
         (said(id_=7), Refusal.SCHEMA_MISMATCH),
-        (said(type="account.closed.v1"), Refusal.UNKNOWN_EVENT),
+        (said(type="audit.revealed.v1"), Refusal.UNKNOWN_EVENT),
         (said(type=None), Refusal.UNKNOWN_EVENT),
         (said(type=["payment.confirmed.v1"]), Refusal.UNKNOWN_EVENT),
         (said(occurred_at="2026-03-02T10:00:00"), Refusal.TIME_NAIVE),

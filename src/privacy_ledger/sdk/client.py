@@ -106,10 +106,9 @@ class Ledger(_Base):
                 with suppress(RuntimeError):  # the loop is closed: nobody waits
                     loop.call_soon_threadsafe(room.set)
 
-            self._sender.when_room(tell)
-            await room.wait()
-            if self._sender.offer(encoded):
+            if self._sender.offer(encoded, tell):
                 return
+            await room.wait()
 
     async def flush(self, *, timeout_s: float = CLOSE_S) -> Flushed:
         """Send what waits, at most so long, and return what became of all events."""

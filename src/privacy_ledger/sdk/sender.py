@@ -172,10 +172,11 @@ class Sender:
         self._deadline, self._is_stopped, self._closed, self._bytes = None, False, None, 0
         self._sent = self._refused = self._dropped = self._gap = self._unreadable = 0
 
-    def offer(self, event: Encoded) -> bool:
+    def offer(self, event: Encoded, tell: Callable[[], None] | None = None) -> bool:
         """Return whether the event was taken; False: there is no room now, and it must not be dropped.
 
-        With a spool it is on disk when this returns True.
+        With a spool it is on disk when this returns True. `tell` is called once, by another thread, when it is
+        worth while to offer the event again.
 
         Raises:
             LedgerClosed: nothing is taken.
@@ -185,25 +186,18 @@ class Sender:
                 raise LedgerClosed
             entry = self._kept(event)
             if entry is None:
-                if not event.is_droppable:
-                    return False
-                self._dropped += 1
-                self._gap += 1
-                return True
+                if event.is_droppable:
+                    self._dropped += 1
+                    self._gap += 1
+                elif tell is not None:
+                    self._waiters.append(tell)
+                return event.is_droppable
             if not self._queue:
                 self._first_at = time.monotonic()
             self._queue.append(entry)
             self._bytes += entry.size
             self._wake()
             return True
-
-    def when_room(self, tell: Callable[[], None]) -> None:
-        """Call once there may be room again, from another thread or at once."""
-        with self._cond:
-            if self._is_open and not self._has_room(is_droppable=False):
-                self._waiters.append(tell)
-                return
-        tell()
 
     def wait_offer(self, event: Encoded) -> None:
         """Take an event, or wait for room; blocks the calling thread.
@@ -213,11 +207,11 @@ class Sender:
             LedgerClosed: nothing is taken.
         """
         until = time.monotonic() + self.block_s
-        while not self.offer(event):
-            left = until - time.monotonic()
+        while True:
             room = threading.Event()
-            if left > 0:
-                self.when_room(room.set)
+            left = until - time.monotonic()
+            if self.offer(event, room.set if left > 0 else None):
+                return
             if left <= 0 or not room.wait(left):
                 raise BufferFull(event.type)
 
@@ -244,7 +238,7 @@ class Sender:
                 self._hurried -= 1
 
     def close(self, timeout_s: float) -> Flushed:
-        """Take nothing more, and send what waits, at most so long and `END_S`; twice gives the same answer."""
+        """Take nothing more, and send what waits, at most so long and `END_S`; twice is once."""
         with self._cond:
             if self._closed is not None:
                 return self._closed

@@ -2,7 +2,6 @@
 
 import atexit
 import re
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -165,7 +164,7 @@ class SyncLedger(_Base):
         return self._sender.close(timeout_s)
 
 
-_OPEN: Final["weakref.WeakSet[SyncLedger]"] = weakref.WeakSet()
+_OPEN: Final[set[SyncLedger]] = set()
 
 
 @atexit.register

@@ -175,8 +175,8 @@ class Sender:
     def offer(self, event: Encoded, tell: Callable[[], None] | None = None) -> bool:
         """Return whether the event was taken; False: there is no room now, and it must not be dropped.
 
-        With a spool it is on disk when this returns True. `tell` is called once, by another thread, when it is
-        worth while to offer the event again.
+        With a spool it is on disk when this returns True. `tell` is called once, by another thread, when it
+        is worth while to offer the event again.
 
         Raises:
             LedgerClosed: nothing is taken.
@@ -364,7 +364,8 @@ class Sender:
                     answers = self._attempt(part, attempt_key)
                 except TryAgain as error:
                     failures += 1
-                    log_line.warning("not sent, attempt %d: %s", failures, error.code)
+                    if failures & (failures - 1) == 0:  # the first, second, fourth ... tell enough
+                        log_line.warning("not sent, attempt %d: %s", failures, error.code)
                     if not self._pause(failures, error.after_s):
                         return False
                     continue
@@ -407,6 +408,7 @@ class Sender:
             with self._cond:
                 self._in_flight.pop(id(entry), None)
                 self._unreadable += 1
+                self._cond.notify_all()
         if unreadable:
             log_line.error("%d spooled events cannot be read; they stay on disk: check the key", unreadable)
         return found

@@ -1,9 +1,8 @@
 """Unsent events on disk, encrypted: they survive the end of the process, and are gone once they are sent.
 
-Every event is written before it counts as emitted, so that even `kill -9` loses none; what was written but is
-not yet on the platter is lost with the machine's power. A process writes segments of its own under a lock that
-ends with it; the next ledger that opens the folder sends what is there, with the same ids. Needs the extra
-`spool`.
+Every event is written before it counts as emitted, so that even `kill -9` loses none; what is not yet on the
+platter is lost with the machine's power. A process writes segments of its own under a lock that ends with it;
+the next ledger that opens the folder sends what is there, with the same ids. Needs the extra `spool`.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""For tests of producers: the fixture `ledger_events` keeps what ledgers emit in memory, and sends nothing."""
+"""For tests of producers: the fixture `ledger_events` keeps what is emitted in memory, and sends nothing."""
 
 from collections.abc import Iterator
 

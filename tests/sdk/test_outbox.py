@@ -100,8 +100,8 @@ def test_a_relay_sends_in_order_and_deletes_what_it_sent(database: Database, ser
     """In batches; each event once."""
     outbox, connect = database
     written(connect, outbox, *[granted(number) for number in range(1200)])
-    with closing(connect()) as connection:
-        done = Relay(lambda: connection, outbox, service.transport()).drain()
+    with Relay(connect, outbox, service.transport()) as relay:
+        done = relay.drain()
 
     assert done == Relayed(sent=1200)
     assert service.ids == [f"granted-{number}" for number in range(1200)]
@@ -114,8 +114,7 @@ def test_what_was_not_taken_stays_and_is_sent_again_as_it_was(database: Database
     outbox, connect = database
     service.script.append(problem(503, "busy", Retry_After="7"))
     written(connect, outbox, granted(0), granted(1))
-    with closing(connect()) as connection:
-        relay = Relay(lambda: connection, outbox, service.transport())
+    with Relay(connect, outbox, service.transport()) as relay:
         first = relay.drain()
         left = ids(connect, outbox)
         second = relay.drain()
@@ -135,8 +134,8 @@ def test_what_is_refused_is_told_and_deleted(database: Database, service: Servic
         problem(413, "body-too-large"), problem(413, "body-too-large"), results("consent_missing"),
     ])  # fmt: skip
     written(connect, outbox, granted(0), granted(1))
-    with closing(connect()) as connection:
-        done = Relay(lambda: connection, outbox, service.transport(), on_refused=told.append).drain()
+    with Relay(connect, outbox, service.transport(), on_refused=told.append) as relay:
+        done = relay.drain()
 
     assert done == Relayed(refused=2)
     assert [(one.id, one.reason) for one in told] == [
@@ -156,8 +155,8 @@ def test_a_writer_does_not_wait_for_a_relay_that_sends(database: Database, servi
         return status, {}, body
 
     service.script.append(writes)
-    with closing(connect()) as connection:
-        done = Relay(lambda: connection, outbox, service.transport()).drain()
+    with Relay(connect, outbox, service.transport()) as relay:
+        done = relay.drain()
 
     assert done == Relayed(sent=2)
     assert service.ids == ["granted-0", "granted-1"]
@@ -169,8 +168,8 @@ def test_a_relay_takes_the_events_of_its_own_source(database: Database, service:
     other = Outbox(source="our-shop", dialect=outbox.dialect)
     written(connect, outbox, granted(0))
     written(connect, other, granted(1))
-    with closing(connect()) as connection:
-        Relay(lambda: connection, other, service.transport()).drain()
+    with Relay(connect, other, service.transport()) as relay:
+        relay.drain()
 
     assert service.ids == ["granted-1"]
     assert ids(connect, outbox) == ["granted-0"]
@@ -186,15 +185,16 @@ def test_two_relays_on_postgresql_send_each_event_once(server: PostgresProcess, 
         )
         return found
 
-    first, second = connect(), connect()
+    first = connect()
     cursor = first.cursor()
     cursor.execute(outbox.ddl)
     first.commit()
     written(connect, outbox, granted(0))
     held = outbox.oldest(cursor)
     written(connect, outbox, granted(1))
-    done = Relay(lambda: second, outbox, service.transport()).drain()
-    first.rollback()
+    with Relay(connect, outbox, service.transport()) as relay:
+        done = relay.drain()
+    first.close()
 
     assert [event.id for event in held] == ["granted-0"]
     assert done == Relayed(sent=1)

@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, Final, Literal, Protocol
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self
 
 import msgspec
 from msgspec import Struct
@@ -65,6 +66,10 @@ class Connection(Protocol):
 
     def rollback(self) -> object:
         """Undo the transaction."""
+        ...
+
+    def close(self) -> object:
+        """Let go of it."""
         ...
 
 
@@ -168,6 +173,21 @@ class Relay:
         self._transport = transport
         self._on_refused = on_refused
         self._attempt: tuple[tuple[str, ...], str] = ((), "")
+
+    def __enter__(self) -> Self:
+        """Relay until the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close both connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection to the database and the one to the service."""
+        self._transport.close()
+        self._connection.close()
 
     def turn(self) -> Relayed:
         """Send one batch and delete it; blocks. A caller repeats it, and pauses where there was nothing.

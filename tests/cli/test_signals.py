@@ -1,6 +1,7 @@
 """Privacy signals through the command: what they change, and for whom they wait."""
 
 import json
+from datetime import timedelta
 from typing import Any, Final
 
 from tests.cli.cli import (
@@ -55,15 +56,35 @@ def test_a_choice_grants_and_withdraws_and_a_signal_grants_nothing(used: Cli) ->
     assert parts_of(granted) == parts_of(refused) == parts_of(between[1]) == {"accepted": 1}
 
 
+def test_a_consent_that_comes_late_does_not_undo_a_withdrawal(used: Cli) -> None:
+    """By command or in the same file; the choice is recorded, and a later one counts."""
+    choice = {"source": "banner", "performance": True, "notice": NOTICE}
+    refused = {"source": "banner", "performance": False}
+    later = (RECENT + timedelta(hours=1)).isoformat()
+    one_file = sent(used, {"choice": refused, "occurred_at": later}, {"choice": choice})
+    after_file = consents(used)
+    chosen = sent(used, {"choice": choice, "occurred_at": NOW.isoformat()})
+    between = consents(used)
+    used.run("consent", "withdraw", subject(1), PURPOSE)
+    late = sent(used, {"id": "s-1", "choice": choice, "occurred_at": later})
+    after_command = consents(used)
+    used.run("consent", "grant", subject(1), PURPOSE)
+
+    assert parts_of(one_file) == {"accepted": 2}
+    assert parts_of(chosen) == parts_of(late) == {"accepted": 1}
+    assert (after_file, between, after_command) == (set(), {PURPOSE}, set())
+    assert consents(used) == {PURPOSE}
+
+
 def test_a_string_without_consents_withdraws(used: Cli) -> None:
-    """As a choice does; the opt-out of a person who is not known registers nobody."""
+    """As a choice does; the opt-out of a person who is not known registers nobody, and is not swallowed."""
     used.run("consent", "grant", subject(1), PURPOSE)
     done = sent(used, {"gpp": "DBABMA~CPSG_8APSG_8ANwAAAENDgCgAAAAAAAAAAAAAAAAAAAA.IAAA.YAAAAAAAAAAA"})
     stranger = sent(used, {"gpc": "1", "subject": subject(777)})
 
     assert parts_of(done) == {"accepted": 1}
     assert consents(used) == set()
-    assert parts_of(stranger) == {"unattributed": 1}
+    assert (parts_of(stranger), stranger["reasons"]) == ({"refused": 1}, {"subject_unknown": 1})
     assert used.run("subject", "show", subject(777)).code == 1
 
 

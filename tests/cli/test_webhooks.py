@@ -77,10 +77,10 @@ async def test_a_report_never_registers_anybody(used: Cli) -> None:
     named = sent(used, "sendgrid", reported("delivered", 3, ledger_subject=subject(777)))
 
     assert parts_of(done) == {"unattributed": 2}
-    assert parts_of(named) == {"unattributed": 1}
+    assert (parts_of(named), named["reasons"]) == ({"refused": 1}, {"subject_unknown": 1})
     assert used.run("subject", "show", subject(777)).code == 1
     async with used.opened() as runtime:
-        assert len(await rows_of(runtime, LEDGER_UNATTRIBUTED)) == 3
+        assert len(await rows_of(runtime, LEDGER_UNATTRIBUTED)) == 2
         types = {dict(row.headers).get("ce_type") for row in await rows_of(runtime, LEDGER_EVENTS)}
     assert not any(name is not None and name.startswith(b"email.") for name in types)
     scanner = Scanner({"address": ADDRESS.encode(), "place": PLACE.encode(), "event": b"event-2"})
@@ -125,13 +125,16 @@ def test_an_address_reaches_whom_xapi_knows_by_it(cli: Cli) -> None:
 
 
 def test_an_event_without_a_time_is_taken_only_when_asked_for(used: Cli) -> None:
-    """Postmark's bounces may lack it; SendGrid's events never do."""
-    line = {"RecordType": "Bounce", "Type": "Unsubscribe", "Metadata": {"ledger_subject": subject(1)}}
+    """Postmark's bounces may lack it, and a wish is taken at once; SendGrid's events never do."""
+    line = {"RecordType": "Bounce", "Type": "HardBounce", "Metadata": {"ledger_subject": subject(1)}}
+    wish = {**line, "Type": "Unsubscribe"}
     words = ("ingest", "-", "--format", "postmark")
     refused = used.run(*words, stdin=json.dumps(line).encode())
     taken = used.run(*words, "--take-untimed", stdin=json.dumps(line).encode())
+    wished = used.run(*words, stdin=json.dumps(wish).encode())
     wrong = used.run("ingest", "-", "--format", "sendgrid", "--take-untimed")
 
     assert (refused.code, refused.document["reasons"]) == (4, {"time_missing": 1})
     assert (taken.code, parts_of(taken.document)) == (0, {"accepted": 1})
+    assert (wished.code, parts_of(wished.document)) == (0, {"accepted": 1})
     assert wrong.code == 2

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -88,11 +88,12 @@ async def staged(
             await runtime.passes.settle()
 
         wired = wire(
-            runtime, keyring=Keyring(file, every_s=0), readers=readers_of(()),
+            runtime, keyring=Keyring(file, every_s=0), readers=readers_of((), now=runtime.clock.now),
             webhooks=webhooks or Webhooks(), settle=settle, rate=rate, items_max=items_max,
         )  # fmt: skip
         work = asyncio.create_task(wired.intake.run()) if is_running else None
-        transport = httpx.ASGITransport(wired.app, raise_app_exceptions=False)
+        app: Any = wired.app  # the two projects type the protocol differently
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://ledger.test") as client:
             yield Stage(runtime, wired, keys, client, token)
         wired.intake.close()

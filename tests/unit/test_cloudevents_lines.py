@@ -47,7 +47,9 @@ def event(data: object = LOGGED, **changes: object) -> bytes:
 def parser(**data_formats: str) -> Format:
     """Return the format, with further rows."""
     rows = {prefix.replace("_", "."): name for prefix, name in data_formats.items()}
-    return format_named("cloudevents", data_formats=rows).parser(received_at=NOW, takes_unknown=True)
+    return format_named("cloudevents", data_formats=rows).parser(
+        now=lambda: NOW, takes_untimed=True, takes_unknown=True
+    )
 
 
 def people_of(found: Parsed | Refusal) -> list[tuple[Identity, Fact]]:
@@ -101,7 +103,7 @@ def test_what_is_added_on_the_way_makes_no_other_event() -> None:
 )
 def test_a_prefix_ends_where_a_part_ends(type_: str, schema: str | None, is_known: bool) -> None:  # noqa: FBT001
     """A type of no row is unknown, whatever its data look like."""
-    named = format_named("openedx").parser(received_at=None, takes_unknown=True)
+    named = format_named("openedx").parser(now=lambda: NOW, takes_untimed=False, takes_unknown=True)
     rows = [
         Route("type", "com.example.lms", lambda one: named(one.data)),
         Route("type", "privacy-ledger.openedx", lambda one: named(one.data)),
@@ -151,7 +153,9 @@ def test_a_refusal_says_its_reason(line: bytes, refusal: Refusal) -> None:
 def test_an_operators_row_counts_before_one_of_the_package() -> None:
     """Of equal prefixes the operator's is the first."""
     named = format_named("cloudevents", data_formats={"privacy-ledger.openedx": "xapi"})
-    found = named.parser(received_at=None, takes_unknown=True)(event(type="privacy-ledger.openedx"))
+    found = named.parser(now=lambda: NOW, takes_untimed=False, takes_unknown=True)(
+        event(type="privacy-ledger.openedx")
+    )
     assert found is Refusal.SCHEMA_MISMATCH
 
 

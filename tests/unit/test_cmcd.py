@@ -214,6 +214,28 @@ def test_any_carrier_will_do(line: bytes, fact: VideoQoeReported) -> None:
     assert (parsed.unattributed, parsed.anonymous) == ((fact,), None)
 
 
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ("lecture-7", "lecture-7"),
+        ("6043125791001", "6043125791001"),
+        ("urn:example:lecture:7", "urn:example:lecture:7"),
+        ("https://cdn.example.com/lectures/7.m3u8", "cdn.example.com/lectures/7.m3u8"),
+        ("https://cdn.example.com/users/ada/7.m3u8", "cdn.example.com/users/:id/7.m3u8"),
+        ("https://203.0.113.97/7.m3u8", ":id/7.m3u8"),
+        ("203.0.113.97/7.m3u8", None),
+        ("203.0.113.97", None),
+        ("https://cdn.example.com/7.m3u8?v=ada", None),
+        ("ada@example.com", None),
+    ],
+)
+def test_the_name_of_a_content_names_no_viewer(content: str, kept: str | None) -> None:
+    """Where players name it by an address, machines and people go."""
+    parsed = parse(said(cid=content, bs=True, ts=MILLIS))
+    assert isinstance(parsed, Parsed)
+    assert parsed.unattributed == (VideoQoeReported(occurred_at=AT, video=kept, is_starved=True),)
+
+
 def test_a_report_without_a_time_is_of_now_where_the_operator_says_so() -> None:
     """Version 1 has none."""
     assert parse(said(cmcd="bs")) is Refusal.TIME_MISSING

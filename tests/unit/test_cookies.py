@@ -87,6 +87,41 @@ def test_nothing_that_tells_visitors_apart_is_essential(word: str) -> None:
         assert table().class_of(name) is not CookieClass.ESSENTIAL
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IDE", "MUID", "NID", "TDID", "UserMatchHistory", "__eoi", "__gads", "__gpi", "__hstc", "_fbc",
+        "_fbp",
+        "_gac_UA-1", "_gcl_au", "_gcl_aw", "_mkto_trk", "_opt_awcid", "_opt_awmid", "_pin_unauth", "_scid",
+        "_ttp", "_uetsid", "_uetvid", "bcookie", "cto_bundle", "demdex", "fr", "hubspotutk", "li_sugr",
+        "personalization_id", "test_cookie", "uuid2", "yabs-sid", "yabs-vdrf", "yandexuid",
+    ],
+)  # fmt: skip
+def test_no_choice_allows_what_advertisers_set(name: str) -> None:
+    """Also what their vendors call security or statistics."""
+    assert decide(name, table(), allowed=EVERYTHING).reason is Refusal.COOKIE_FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_clck",
+        "_ga",
+        "_ga_A1B2C3",
+        "_gid",
+        "_hjSessionUser_1",
+        "_pk_id.1.1f",
+        "_ym_uid",
+        "mp_1_mixpanel",
+        "s_vi",
+    ],
+)
+def test_what_tells_visitors_apart_waits_for_a_choice(name: str) -> None:
+    """Whatever else they allowed."""
+    allowed = EVERYTHING - {CookieClass.PERFORMANCE}
+    assert decide(name, table(), allowed=allowed).reason is Refusal.CONSENT_MISSING
+
+
 def test_the_table_is_not_empty() -> None:
     """It has names of every class."""
     known = ("sessionid", "theme", "_gid", "IDE")

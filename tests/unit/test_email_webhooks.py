@@ -88,7 +88,11 @@ OF_SENDGRID: Final[list[tuple[Members, tuple[Fact, ...]]]] = [
     ),
     (
         of_sendgrid("dropped", reason="Unsubscribed Address"),
-        (delivery("dropped", message=OURS, reason="unsubscribed"),),
+        (delivery("dropped", message=OURS, reason="unsubscribed"), suppression("unsubscribed"), WITHDRAWN),
+    ),
+    (
+        of_sendgrid("dropped", reason="Spam Reporting Address"),
+        (delivery("dropped", message=OURS, reason="complained"), suppression("complained"), WITHDRAWN),
     ),
     (of_sendgrid("dropped", reason="Invalid"), (delivery("dropped", message=OURS, reason="invalid"),)),
     (of_sendgrid("dropped", reason="private"), (delivery("dropped", message=OURS, reason="other"),)),
@@ -134,6 +138,10 @@ OF_POSTMARK: Final[list[tuple[Members, tuple[Fact, ...]]]] = [
         (suppression("bounced"),),
     ),
     (of_postmark("SubscriptionChange", SuppressSending=True), (suppression(None),)),
+    (
+        of_postmark("SubscriptionChange", SuppressSending=True, Origin="Recipient", SuppressionReason="New"),
+        (suppression("unsubscribed"), WITHDRAWN),
+    ),
     (of_postmark("SubscriptionChange", SuppressSending=False), (suppression(None, is_suppressed=False),)),
 ]
 EVENTS: Final = [
@@ -155,7 +163,8 @@ def test_each_event_is_its_facts_of_whom_the_address_stands_for(
     (person,) = parsed.people
     assert (person.identities, person.facts) == ((ADA,), facts)
     assert (parsed.occurred_at, parsed.may_register, parsed.anonymous) == (AT, False, None)
-    is_personal = isinstance(facts[0], EmailClicked | EmailOpened)
+    is_automatic = isinstance(facts[0], EmailOpened) and facts[0].is_automatic
+    is_personal = isinstance(facts[0], EmailClicked | EmailOpened) and not is_automatic
     families = DeviceObserved(occurred_at=AT, browser="Firefox", system="Linux", device_class="desktop")
     assert parsed.device == (families if is_personal else None)
 
@@ -187,13 +196,43 @@ def test_nothing_finer_than_the_policy_allows_is_kept(
     ],
 )
 def test_the_operators_name_of_the_person_goes_before_the_address(subject: str, identity: Identity) -> None:
-    """And joins the two nowhere."""
+    """And joins the two nowhere; of one whom nobody knows nothing waits."""
     for parsed in (
         sendgrid.parse(json.dumps(of_sendgrid("open", ledger_subject=subject)).encode()),
         postmark.parse(json.dumps(of_postmark("Open", Metadata={"ledger_subject": subject})).encode()),
     ):
         assert isinstance(parsed, Parsed)
         assert [person.identities for person in parsed.people] == [(identity,)]
+        assert parsed.unattributed == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("", ""),
+        ("/", "/"),
+        ("/courses/course-v1:Example+One+2026/about", "/courses/course-v1:Example+One+2026/about"),
+        ("/Terms_of_Use/FAQ/lesson-12/page2.html", "/Terms_of_Use/FAQ/lesson-12/page2.html"),
+        ("/unsubscribe/YWRhQGV4YW1wbGUuY29t", "/unsubscribe/:id"),
+        ("/unsubscribe/MFSGCQDFPBQW24DMMUXGG33N", "/unsubscribe/:id"),
+        ("/unsubscribe/ada%40example.com", "/unsubscribe/:id"),
+        ("/reset/MjM/c4x-7f3a9b2cdeadbe/", "/reset/:id/:id/"),
+        ("/magic/hGk3s_Plx-Qz", "/magic/:id"),
+        ("/verify/a1b2c3d", "/verify/:id"),
+        ("/certificates/ada/one", "/certificates/:id/one"),
+    ],
+)
+def test_a_link_to_one_reader_keeps_no_token_and_no_name(path: str, kept: str) -> None:
+    """Links in messages let their reader in, and say who that is in other letters."""
+    url = f"https://lms.example.com{path}?t=private#private"
+    for parsed in (
+        sendgrid.parse(json.dumps(of_sendgrid("click", url=url)).encode()),
+        postmark.parse(json.dumps(of_postmark("Click", OriginalLink=url)).encode()),
+    ):
+        assert isinstance(parsed, Parsed)
+        (fact,) = parsed.unattributed
+        assert isinstance(fact, EmailClicked)
+        assert fact.target == f"lms.example.com{kept}"
 
 
 @pytest.mark.parametrize("address", [None, "", "nobody", 7, ["ada@example.com"], "a" * 400 + "@example.com"])
@@ -217,6 +256,7 @@ def test_without_an_address_an_event_is_of_nobody(address: object) -> None:
         (of_sendgrid("open", ledger_subject=42), Refusal.ID_INVALID),
         (of_sendgrid("open", ledger_subject="lms:account:ada@example.com"), Refusal.ID_INVALID),
         (of_sendgrid("open", ledger_subject="xapi:mbox:ada@example.com"), Refusal.ID_INVALID),
+        (of_sendgrid("open", ledger_subject="openedx:email:ada@example.com"), Refusal.ID_INVALID),
         (of_sendgrid("open", note="4111 1111 1111 1111"), Refusal.CARD_NUMBER),
         (of_sendgrid("click", url="https://lms.example.com/?password=hunter2"), Refusal.SECRET),
         (of_postmark("Inbound"), Refusal.UNKNOWN_EVENT),
@@ -235,11 +275,15 @@ def test_what_is_no_report_has_its_reason(members: Members, refusal: Refusal) ->
 
 
 def test_an_event_without_a_time_is_of_now_where_the_operator_says_so() -> None:
-    """Postmark's bounces may lack it."""
+    """Postmark's bounces may lack it; a wish among them is taken all the same."""
     line = json.dumps(of_postmark("Bounce", Type="Unsubscribe", BouncedAt=None)).encode()
-    parsed = postmark.parse(line, received_at=AT)
-    assert isinstance(parsed, Parsed)
-    assert parsed.people[0].facts == (suppression("unsubscribed"), WITHDRAWN)
+    for takes_untimed in (True, False):
+        parsed = postmark.parse(line, received_at=AT, takes_untimed=takes_untimed)
+        assert isinstance(parsed, Parsed)
+        assert parsed.people[0].facts == (suppression("unsubscribed"), WITHDRAWN)
+    bounced = json.dumps(of_postmark("Bounce", Type="HardBounce", BouncedAt=None)).encode()
+    assert isinstance(postmark.parse(bounced, received_at=AT), Parsed)
+    assert postmark.parse(bounced, received_at=AT, takes_untimed=False) is Refusal.TIME_MISSING
 
 
 @pytest.mark.parametrize(

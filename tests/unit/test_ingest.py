@@ -1,13 +1,18 @@
 """Ingest on the real embedded log and keystore, with made-up people."""
 
 import hashlib
+import json
 from datetime import timedelta
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
+from privacy_ledger.adapters.codec import LedgerCodec
 from privacy_ledger.app.ingest import BATCH_BYTES_MAX, LineReport, Source
 from privacy_ledger.domain.errors import BadInput
+from privacy_ledger.domain.events import ConsentGranted, ConsentWithdrawn, event_type
+from privacy_ledger.domain.key_release import COLLECT
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.domain.topics import DLQ, LEDGER_EVENTS, LEDGER_UNATTRIBUTED
 from privacy_ledger.ports.keys import Identity, Shredded
@@ -28,6 +33,7 @@ from tests.unit.home import (
 )
 
 LONG_AGO = NOW - timedelta(days=100)
+PURPOSE = "improve.analyse"
 PLAYED: dict[str, str | int] = {"type": "video.played.v1", "course": COURSE, "video": "v1"}
 
 
@@ -252,6 +258,41 @@ async def test_a_link_moves_the_session_and_shreds_its_lane(tmp_path: Path) -> N
         later = await it.take([played(event="a9", session="s-one"), mine[0], login])
         assert (later.accepted, later.duplicates, later.unattributed) == (1, 2, 0)
         assert await plays(it, "7") == 5
+
+
+@pytest.mark.parametrize("is_one_run", [True, False])
+@pytest.mark.parametrize("order", list(permutations((0, 1, 2))))
+async def test_a_consent_from_before_its_withdrawal_is_not_in_force(
+    order: tuple[int, ...], *, is_one_run: bool, tmp_path: Path
+) -> None:
+    """In whatever order consent, withdrawal and consent again come; a withdrawal counts whenever it comes."""
+    given: dict[str, str | int] = {"type": event_type(ConsentGranted), "purpose": PURPOSE, "notice": "n"}
+    withdrawn: dict[str, str | int] = {"type": event_type(ConsentWithdrawn), "purpose": PURPOSE}
+    said = (given, withdrawn, given)
+    lines = [
+        line(Said(id=f"c{n}", people=(("7",),), facts=(said[n],), at=RECENT + timedelta(hours=n)))
+        for n in order
+    ]
+    async with home(tmp_path) as it:
+        await it.take([played("7", event="a1")])
+        for batch in [lines] if is_one_run else [[one] for one in lines]:
+            await it.take(batch)
+        permissions = await it.runtime.views.get(PERMISSIONS, it.ref("7"))
+    assert permissions is not None
+    assert (PURPOSE in permissions.grants) == (order.index(2) > order.index(1))
+
+
+async def test_what_waits_for_nobody_keeps_no_id(tmp_path: Path) -> None:
+    """Only a session's events move to a person, and need theirs for it."""
+    async with home(tmp_path) as it:
+        await it.take([played(event="a1"), played(event="a2", session="s-one")])
+        vault = it.runtime.released_to(COLLECT)
+        codec = LedgerCodec(vault, partitions=it.runtime.partitions, stream=LEDGER_UNATTRIBUTED)
+        payloads = [codec.payload(row) for row in await it.rows(LEDGER_UNATTRIBUTED)]
+    kept = {payload.id: json.loads(payload.joint or "") for payload in payloads if payload is not None}
+    assert set(kept) == {None, "a2"}
+    assert (kept[None]["event"], kept[None]["content"]) == ("", "")
+    assert bytes.fromhex(kept["a2"]["event"]) == b"a2"
 
 
 async def test_a_link_within_one_batch_moves_what_stands_in_it(tmp_path: Path) -> None:

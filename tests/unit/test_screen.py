@@ -326,7 +326,7 @@ def test_what_only_resembles_a_secret_is_let_through(event: object) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_screens_before_it_reads(name: str) -> None:
     """So that one which is added later is screened, too: the line is no event of any format."""
-    parse = format_named(name).parser(received_at=NOW, takes_unknown=True)
+    parse = format_named(name).parser(now=lambda: NOW, takes_untimed=True, takes_unknown=True)
     assert parse(json.dumps({"x": PAN}).encode()) is Refusal.CARD_NUMBER
     assert parse(json.dumps({"password": "hunter2"}).encode()) is Refusal.SECRET
 

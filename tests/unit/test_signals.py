@@ -1,6 +1,7 @@
 """Privacy signals: read as their specifications say, and recorded so that they only restrict."""
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -198,6 +199,8 @@ def test_a_header_may_name_a_range() -> None:
         " DBAA", "DBAA\n", "DBABMA~C", "DBABMA~" + "C" + "_" * 30, "DB__", "DB_" + "_" * 40,
         "D" * (CHARS_MAX + 1),
         "DBABTÁ~1YNN",
+        "DBABLA~" + national([0] * 27) + ".no base64!", "DBABLA~" + national([0] * 27) + ".A" * 5,
+        "DBABMA~" + tcf([1]) + ".", "DBABMA~" + tcf([1]) + ".IAAA.@",
         written(f"{3:06b}{1:06b}{1:012b}" + "0" + fibonacci(65)) + "~x",
         written(f"{3:06b}{1:06b}{1:012b}" + "1" + fibonacci(60) + fibonacci(60)) + "~x",
     ],
@@ -205,6 +208,33 @@ def test_a_header_may_name_a_range() -> None:
 def test_a_malformed_string_says_nothing(text: str) -> None:
     """With a reason, whatever is wrong with it."""
     assert decode(text) is Refusal.SIGNAL_INVALID
+
+
+def test_a_code_that_does_not_end_is_given_up_at_once() -> None:
+    """Its weights would grow with every bit, and the work with their square."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        found = decode("DBAB" + "A" * (CHARS_MAX - 4))
+    finally:
+        sys.setprofile(None)
+
+    assert found is Refusal.SIGNAL_INVALID
+    assert calls < CHARS_MAX // 64
+
+
+def test_of_two_segments_of_the_browsers_signal_the_stricter_counts() -> None:
+    """In either order."""
+    off, on = written(f"{1:02b}0"), written(f"{1:02b}1")
+    for segments in (f".{off}.{on}", f".{on}.{off}"):
+        fields = decode_section("usnat", national([0] * 27) + segments)
+        assert isinstance(fields, dict)
+        assert fields["Gpc"] is True
 
 
 @pytest.mark.parametrize(
@@ -247,6 +277,7 @@ def record(source: Any, **more: Any) -> Fact:  # noqa: ANN401 - words of the eve
 
 WITHDRAWN: Final = ConsentWithdrawn(occurred_at=AT, purpose=ANALYTICS)
 GRANTED: Final = ConsentGranted(occurred_at=AT, purpose=ANALYTICS, notice=NOTICE)
+ALLOWED: Final = {"source": "banner", "performance": True, "notice": NOTICE}
 OPT_OUT_OF_SALE: Final = [0, 0, 0, 0, 0, 0, 1, *[0] * 20]
 OF_TARGETING: Final = [0, 0, 0, 2, 1, *[0] * 12]
 
@@ -304,16 +335,33 @@ OF_TARGETING: Final = [0, 0, 0, 2, 1, *[0] * 12]
             ),
         ),
         (said(gpc="1", gpp="malformed"), (record("gpc", opted_out=ALL_OUT),)),
+        (
+            said(choice={**ALLOWED, "functionality": False}, gpp="malformed"),
+            (record("banner", allowed=("performance",), refused=("functionality",), cookies_allowed=0,
+                    cookies_blocked=0),),
+        ),
+        (
+            said(choice=ALLOWED, gpc="1", gpp="malformed"),
+            (
+                record("banner", allowed=("performance",), cookies_allowed=0, cookies_blocked=0),
+                record("gpc", opted_out=ALL_OUT),
+            ),
+        ),
+        (
+            said(choice=ALLOWED, gpp=f"{header([2])}~{written(f'{3:06b}')}"),
+            (record("banner", allowed=("performance",), cookies_allowed=0, cookies_blocked=0),),
+        ),
     ],
 )  # fmt: skip
 def test_a_signal_restricts_and_only_a_choice_under_a_notice_grants(
     line: bytes, facts: tuple[Fact, ...]
 ) -> None:
-    """Each part that says something is a record; a refusal goes before a grant."""
+    """Each part that says something is a record; a refusal, or what cannot be read, goes before a grant."""
     parsed = parse(line)
     assert isinstance(parsed, Parsed)
     assert parsed.people == (PersonFacts(identities=(Identity("openedx:user_id", "42"),), facts=facts),)
     assert (parsed.may_register, parsed.source_event_id, parsed.anonymous) == (False, "s-1", None)
+    assert parsed.unattributed == ()
 
 
 @pytest.mark.parametrize("values", [[0] * 27, [2] * 27, [3] * 27])
@@ -345,6 +393,10 @@ def test_the_wish_of_a_session_waits_for_its_person() -> None:
         (said(gpc=["1"] * (gpc.VALUES_MAX + 1)), Refusal.SCHEMA_MISMATCH),
         (said(gpp="malformed"), Refusal.SIGNAL_INVALID),
         (said(gpp="malformed", gpc="0"), Refusal.SIGNAL_INVALID),
+        (said(gpp="malformed", choice=ALLOWED), Refusal.SIGNAL_INVALID),
+        (said(gpp="malformed", choice={"source": "banner"}), Refusal.SIGNAL_INVALID),
+        (said(choice={"source": "banner", "cookies": ["_ga"]}), Refusal.UNKNOWN_EVENT),
+        (said(choice={**ALLOWED, "notice": "ada@example.com"}), Refusal.SCHEMA_MISMATCH),
         (said(gpc="1", note="x"), Refusal.SCHEMA_MISMATCH),
         (said(choice={"source": "gpc", "performance": True}), Refusal.SCHEMA_MISMATCH),
         (said(choice={"source": "banner", "performance": True}), Refusal.SCHEMA_MISMATCH),

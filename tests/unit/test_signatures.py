@@ -29,6 +29,8 @@ NOW: Final = datetime(2026, 3, 2, 9, tzinfo=UTC)
 SECONDS: Final = str(int(NOW.timestamp()))
 BODY: Final = b'{"id":"evt_1"}'
 SECRET: Final = "whsec_of_a_test"
+BLANK: Final = " \n"
+"""What is read of a file for a secret that nobody put into it."""
 OTHER: Final = "whsec_of_another"
 CURVE: Final = ec.derive_private_key(7, ec.SECP256R1())
 SIGNATURE: Final = "X-Twilio-Email-Event-Webhook-Signature"
@@ -149,13 +151,14 @@ T: Final = f"t={SECONDS}"
         (of_stripe(T, V1), [OTHER], Refusal.SIGNATURE_INVALID),
         (of_stripe(T, V1), [], Refusal.SIGNATURE_INVALID),
         (of_stripe(T, f"v1={stamped(secret='')}"), [""], Refusal.SIGNATURE_INVALID),
+        (of_stripe(T, f"v1={stamped(secret=BLANK)}"), [BLANK], Refusal.SIGNATURE_INVALID),
         (of_stripe(T, *[V1] * SIGNATURES_MAX), [SECRET], Refusal.SIGNATURE_INVALID),
     ],
 )  # fmt: skip
 def test_stripe_is_believed_by_a_shared_secret(
     headers: Mapping[str, str], secrets: list[str], found: Refusal | None
 ) -> None:
-    """One match among those in use is enough; an empty secret is none."""
+    """One match among those in use is enough; an empty or blank secret is none."""
     assert verify_stripe(headers, BODY, secrets=secrets, now=NOW) is found
 
 
@@ -182,6 +185,8 @@ def basic(text: str) -> dict[str, str]:
         (basic("hook:q"), "hook", "p", Refusal.SIGNATURE_INVALID),
         (basic("hook"), "hook", "p", Refusal.SIGNATURE_INVALID),
         (basic(":"), "", "", Refusal.SIGNATURE_INVALID),
+        (basic(f"hook:{BLANK}"), "hook", BLANK, Refusal.SIGNATURE_INVALID),
+        (basic(f"{BLANK}:p"), BLANK, "p", Refusal.SIGNATURE_INVALID),
         (basic("a:b:c"), "a:b", "c", Refusal.SIGNATURE_INVALID),
         ({"Authorization": "Bearer abc"}, "hook", "p", Refusal.SIGNATURE_INVALID),
         ({"Authorization": "Basic abc"}, "hook", "p", Refusal.SIGNATURE_INVALID),

@@ -56,6 +56,7 @@ def event(kind: str, held: object) -> bytes:
         (event("charge.succeeded", CHARGE), PAID),
         (json.dumps(CHARGE).encode(), PAID),
         (event("payment_intent.succeeded", INTENT), BARE),
+        (event("charge.succeeded", {**CHARGE, "payment_intent": INTENT}), PAID),
         (
             event("charge.succeeded", {**CHARGE, **AUTHORISED}),
             PaymentConfirmed(
@@ -112,11 +113,21 @@ def test_a_payer_who_was_not_named_is_nobody_known(metadata: object) -> None:
         (event("charge.succeeded", {**CHARGE, "amount_captured": -1}), Refusal.SCHEMA_MISMATCH),
         (event("charge.succeeded", {**CHARGE, "amount_captured": "4900"}), Refusal.SCHEMA_MISMATCH),
         (event("charge.succeeded", {**CHARGE, "currency": None}), Refusal.SCHEMA_MISMATCH),
+        (event("charge.succeeded", {**CHARGE, "currency": "eur\n"}), Refusal.SCHEMA_MISMATCH),
+        (event("charge.succeeded", {**CHARGE, "currency": "\u017feu"}), Refusal.SCHEMA_MISMATCH),
         (event("charge.succeeded", {**CHARGE, "payment_intent": "x"}), Refusal.SCHEMA_MISMATCH),
         (event("charge.succeeded", {**CHARGE, "created": None}), Refusal.TIME_MISSING),
         (event("charge.succeeded", {**CHARGE, "created": "today"}), Refusal.TIME_INVALID),
         (event("charge.succeeded", {**CHARGE, "metadata": {"ledger_subject": "ada"}}), Refusal.ID_INVALID),
         (event("charge.succeeded", {**CHARGE, "metadata": {"ledger_subject": 42}}), Refusal.ID_INVALID),
+        *[
+            (event("charge.succeeded", {**CHARGE, "metadata": {"ledger_subject": name}}), Refusal.ID_INVALID)
+            for name in (
+                "openedx:email:ada@example.com",
+                "lms:account:ada@example.com",
+                "lms:account:ada\uff20example.com",
+            )
+        ],
         (event("charge.succeeded", {**CHARGE, "description": PAN}), Refusal.CARD_NUMBER),
         (event("charge.succeeded", {**CHARGE, "metadata": {"cvc": "123"}}), Refusal.CARD_NUMBER),
         (event("charge.succeeded", {**CHARGE, "metadata": {"password": "hunter2"}}), Refusal.SECRET),

@@ -6,7 +6,7 @@ is appended to the others, once, when a line joins them.
 
 from collections.abc import Mapping, Sequence
 
-from privacy_ledger.app._members import Member, Members
+from privacy_ledger.app._members import Member, Members, note_withdrawal
 from privacy_ledger.app._own import OwnRecords
 from privacy_ledger.app._ports import Ports
 from privacy_ledger.domain.events import (
@@ -50,12 +50,14 @@ class Joiner:
                 records.append(self._own.control(member.ref, control))
             for fact in self._facts(member, members, withdrawn):
                 member.permissions = apply_fact(member.permissions, fact)
+                if isinstance(fact, ConsentWithdrawn):
+                    note_withdrawal(member.withdrawn, fact, received_at=now)
                 records.append(self._own.sealed(member.ref, fact))
         return records
 
     async def _withdrawn(self, member: Member) -> frozenset[str]:
         """Return the purposes whose consent was withdrawn and not given again."""
-        return await self._members.withdrawn(member.ref) - member.permissions.grants.keys()
+        return frozenset(await self._members.withdrawn(member.ref)) - member.permissions.grants.keys()
 
     def _controls(self, member: Member, members: Sequence[Member]) -> list[ControlFact]:
         now, found = self._clock.now(), list[ControlFact]()

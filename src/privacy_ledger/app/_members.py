@@ -21,7 +21,7 @@ from privacy_ledger.domain.values import Category, SubjectRef, partition_of
 from privacy_ledger.ports.keys import DataKey, Identity, IdentityRow, KeyWant
 from privacy_ledger.streams.states import PERMISSIONS
 
-__all__ = ["BEGINNING", "MINT_AGE", "Member", "Members", "merged"]
+__all__ = ["BEGINNING", "MINT_AGE", "Member", "Members", "merged", "note_withdrawal"]
 
 MINT_AGE: Final = timedelta(days=60)
 """An event older than this mints no reference, unless it is a declared historical import."""
@@ -34,8 +34,9 @@ _ENDED: Final = Permissions(is_registered=True, ended_at=0)
 class Member(Struct, gc=False):
     """One subject of a run.
 
-    `pending`: control facts that go before the next record. `setting_names`: tag and digest of
-    each device and place that was met; `settings`: the tags of those that are in the log.
+    `pending`: control facts that go before the next record. `withdrawn`: when each purpose was last
+    withdrawn; all of the log's, too, once `knows_withdrawn`. `setting_names`: tag and digest of each
+    device and place that was met; `settings`: the tags of those that are in the log.
     """
 
     ref: SubjectRef
@@ -45,6 +46,8 @@ class Member(Struct, gc=False):
     pending: list[ControlFact]
     index_key: KeyedHash = _NO_KEY
     is_defaulted: bool = False
+    withdrawn: dict[str, datetime] = {}
+    knows_withdrawn: bool = False
     setting_names: dict[SettingKey, tuple[bytes, bytes]] = {}
     settings: set[bytes] = set()
 
@@ -162,15 +165,22 @@ class Members:
             found = iter(self._vault.fresh_keys(kept, now=now) if kept else ())
             return [next(found) if ref in live else None for ref, _ in wants]
 
-    async def withdrawn(self, ref: SubjectRef) -> frozenset[str]:
-        """Return the purposes that the person ever withdrew: no default grants them again."""
+    async def withdrawn(self, ref: SubjectRef) -> dict[str, datetime]:
+        """Return the purposes that the person ever withdrew, each with when last.
+
+        No default grants them again. A clock that ran ahead says no later than when the withdrawal came.
+        """
         rows = await self._views.live(ref)
         offsets = [row.offset for row in rows if row.category is Category.EVIDENCE]
         if not offsets:
-            return frozenset()
+            return {}
         partition = partition_of(ref, self._partitions)
         found = self._codec.decode(await self._log.read_at(LEDGER_EVENTS, partition, offsets))
-        return frozenset(r.body.purpose for r in found if isinstance(r.body, ConsentWithdrawn))
+        last: dict[str, datetime] = {}
+        for record in found:
+            if isinstance(record.body, ConsentWithdrawn):
+                note_withdrawal(last, record.body, received_at=record.received_at)
+        return last
 
     def fence(self, ref: SubjectRef) -> None:
         """Refuse everything of a subject from here on: its erasure was requested in this run."""
@@ -194,6 +204,12 @@ class Members:
             await self._passes.settle()
         self._members.clear()
         self._elder.clear()
+
+
+def note_withdrawal(last: dict[str, datetime], fact: ConsentWithdrawn, *, received_at: datetime) -> None:
+    """Keep when a purpose was last withdrawn."""
+    at = min(fact.occurred_at, received_at)
+    last[fact.purpose] = max(at, last.get(fact.purpose, at))
 
 
 def merged(groups: Sequence[tuple[Identity, ...]]) -> tuple[list[tuple[Identity, ...]], list[int]]:

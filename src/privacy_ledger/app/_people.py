@@ -140,8 +140,10 @@ class People:
             claims = tuple([_claim(person.identities, person.facts, rows) for person in parsed.people])
             if parsed.may_register or any(claim.known for claim in claims):
                 entry.claims = claims
-            else:
+            elif parsed.unattributed:
                 entry.is_unattributed = True
+            else:
+                entry.reason = Refusal.SUBJECT_UNKNOWN
             return
         if parsed.anonymous is not None and is_session(parsed.anonymous):
             link = self._lane.link(parsed.anonymous)

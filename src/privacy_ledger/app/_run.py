@@ -200,11 +200,17 @@ class Run:
         return RegionDerived(occurred_at=parsed.occurred_at, country=place.country, region=place.region)
 
     def _lane_facts(self, entry: Entry, place: int, *, now: datetime) -> list[LaneFact]:
-        """Return the facts of a line of nobody known that may wait for their person."""
+        """Return the facts of a line of nobody known that may wait for their person.
+
+        What has no session is never moved to one. So its id and hashes, which only a move needs, are not
+        kept: some partners' ids hold the message's.
+        """
         parsed = entry.parsed
         if parsed is None:
             return []
-        event, content = _hashes(entry.line, parsed)
+        source_id, event, content = None, b"", b""
+        if is_session(parsed.anonymous):
+            source_id, (event, content) = parsed.source_event_id, _hashes(entry.line, parsed)
         found = []
         for number, fact in enumerate(parsed.unattributed):
             refusal = self._lane.admit(fact, occurred_at=parsed.occurred_at, now=now)
@@ -213,7 +219,7 @@ class Run:
                 continue
             found.append(
                 LaneFact(
-                    line=place, anonymous=parsed.anonymous, fact=fact, source_id=parsed.source_event_id,
+                    line=place, anonymous=parsed.anonymous, fact=fact, source_id=source_id,
                     role=f"0.{number}.{event_type(fact)}", event=event, content=content,
                 )
             )  # fmt: skip

@@ -7,13 +7,14 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from privacy_ledger.app._members import BEGINNING, Member, Members
+from privacy_ledger.app._members import BEGINNING, Member, Members, note_withdrawal
 from privacy_ledger.app._ports import Pair, Ports
 from privacy_ledger.app._terms import Terms, digest_of, field_name, field_of, tag_of
 from privacy_ledger.domain.admission import admit
 from privacy_ledger.domain.errors import SchemaMismatch
 from privacy_ledger.domain.events import (
     ConsentGranted,
+    ConsentWithdrawn,
     ControlFact,
     Fact,
     FieldErasureRequested,
@@ -85,6 +86,7 @@ class Sealer:
         """Return the records to append, in order; every item learns its refusal, or has none."""
         grants = {member.ref: await self._grants(member, now=now) for member in _distinct(items)}
         copies = self._known_copies(items, grants)
+        await self._learn_withdrawals(items)
         admitted: list[Item] = []
         for item in items:
             given = grants.get(item.member.ref, ())
@@ -101,6 +103,8 @@ class Sealer:
             copies[pair] = item.digest.hex().encode()
             if item.terms.decides:
                 item.member.permissions = apply_fact(item.member.permissions, item.fact)
+            if type(item.fact) is ConsentWithdrawn:
+                note_withdrawal(item.member.withdrawn, item.fact, received_at=item.received_at)
             if type(item.fact) is ProfileFieldCleared:
                 self._clear(item, item.fact)
             admitted.append(item)
@@ -131,7 +135,19 @@ class Sealer:
             last_tick=last_tick,
             is_known_copy=None if copy is None else copy == item.digest.hex().encode(),
         )
-        return decision if type(decision) is Refusal else None
+        if type(decision) is Refusal:
+            return decision
+        return Refusal.CONSENT_MISSING if _is_withdrawn_since(item) else None
+
+    async def _learn_withdrawals(self, items: Sequence[Item]) -> None:
+        """Let those of whom a consent is told know what they withdrew before this run."""
+        for item in items:
+            member = item.member
+            if type(item.fact) is ConsentGranted and not member.knows_withdrawn:
+                known = {} if member.is_new else await self._members.withdrawn(member.ref)
+                for purpose, at in known.items():
+                    member.withdrawn[purpose] = max(at, member.withdrawn.get(purpose, at))
+                member.knows_withdrawn = True
 
     def _clear(self, item: Item, fact: ProfileFieldCleared) -> None:
         """Let the erasure of a field go before the fact that it was cleared (policy P4).
@@ -250,6 +266,18 @@ class Sealer:
         fine = iter(self._members.fresh_keys(own, now=now))
         shared = iter(self._members.keys(common, now=now))
         return [next(fine if item.terms.is_fine else shared) for item in items]
+
+
+def _is_withdrawn_since(item: Item) -> bool:
+    """Return whether a consent comes late, from before the person withdrew it.
+
+    The log's order would put it in force again (GDPR Art. 7(3)).
+    """
+    fact = item.fact
+    if type(fact) is not ConsentGranted:
+        return False
+    withdrawn_at = item.member.withdrawn.get(fact.purpose)
+    return withdrawn_at is not None and fact.occurred_at <= withdrawn_at
 
 
 def with_grants(permissions: Permissions, given: Sequence[Item]) -> Permissions:

@@ -11,14 +11,7 @@ from typing import Final
 
 from privacy_ledger.app import _receipt
 from privacy_ledger.app._erasure_outcome import ErasureOutcome, ErasurePlan, counted
-from privacy_ledger.app._evidence import (
-    PersonRows,
-    Remains,
-    is_said,
-    remains_of,
-    waiting_of,
-    without_request,
-)
+from privacy_ledger.app._evidence import PersonRows, Remains, is_said, remains_of, waiting_of, without_request
 from privacy_ledger.app._receipt import Receipt, StoreOutcome
 from privacy_ledger.app._requests import Cause, Progress, Saga, SagaNotes, SagaReader, read_sagas, record
 from privacy_ledger.app.audit import AuditLog
@@ -196,7 +189,7 @@ class Erasure:
         return counted(await self._views.live(ref))
 
     async def _request(self, saga: Saga, on_step: OnStep | None) -> None:
-        """Make the request durable in the subject's own partition; a second one has no effect.
+        """Make the request durable in the subject's own partition, once.
 
         An ingest that opens a saga has requested it already, and the passes may have begun: to look
         into the stores then would count what they left.
@@ -206,9 +199,10 @@ class Erasure:
         is_new = saga.is_counted and saga.held is None
         if is_new:  # opened by a build that asked no store
             saga.held = await self._stores.count(saga.ref)
-        cause = "request" if saga.cause == "link" else saga.cause
-        fact = ErasureRequested(request=saga.request, occurred_at=saga.opened_at, cause=cause)
-        await self._notes.fact(saga, fact)
+        if saga.last_at is None or not await is_said(self._rows_of, saga.ref, ErasureRequested, saga.request):
+            cause = "request" if saga.cause == "link" else saga.cause
+            fact = ErasureRequested(request=saga.request, occurred_at=saga.opened_at, cause=cause)
+            await self._notes.fact(saga, fact)
         await self._notes.note(saga, "requested", held=saga.held if is_new else None)
         if on_step is not None:
             on_step(saga.ref, "requested")

@@ -34,7 +34,8 @@ class Parsed(Struct, frozen=True, kw_only=True, gc=False):
     dropped. `digest_input` is the decoded line before minimisation,
     in a canonical encoding: it holds identifiers, so hash it with a key and drop it.
     `may_register`: the line may make its people known; one that may not is of nobody, with what
-    `unattributed` says instead, unless one of them is known.
+    `unattributed` says instead, unless one of them is known. Where that is nothing, it is refused as
+    `SUBJECT_UNKNOWN`.
     """
 
     people: tuple[PersonFacts, ...]
@@ -68,6 +69,6 @@ class Format(Protocol):
 class TimedFormat(Protocol):
     """A parser of events that may have no time of their own."""
 
-    def __call__(self, line: bytes, /, *, received_at: datetime | None) -> Parsed | Refusal:
-        """Return what an event says, as of `received_at` where it has no time; None: that is refused."""
+    def __call__(self, line: bytes, /, *, received_at: datetime, takes_untimed: bool) -> Parsed | Refusal:
+        """Return what an event says, as of `received_at` where it has no time and may be taken so."""
         ...

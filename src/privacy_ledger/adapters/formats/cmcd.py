@@ -25,7 +25,7 @@ from privacy_ledger.adapters.formats.cmcd_fields import (
     decode_text,
 )
 from privacy_ledger.adapters.formats.json_lines import check_bytes, decode_canonical
-from privacy_ledger.adapters.formats.minimise import is_code
+from privacy_ledger.adapters.formats.minimise import plain_activity
 from privacy_ledger.adapters.formats.times import epoch_time, parse_time
 from privacy_ledger.domain.events import VideoQoeReported, event_type
 from privacy_ledger.domain.refusals import Refusal
@@ -38,6 +38,8 @@ CONTENT_CHARS_MAX: Final = 128
 _COARSE: Final = 100
 """Throughput and lengths are rounded to hundreds, as the specification asks of senders."""
 _ENVELOPE: Final = frozenset(("cmcd", "headers", "occurred_at"))
+_MACHINE: Final = re.compile(r"\[|[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9A-Za-z])")
+"""An address of a machine, which may be the viewer's own, is no name of a content."""
 _IN_QUERY: Final = re.compile(r"(?:\A|[?&])CMCD=")
 _SESSION: Final = re.compile(r"[A-Za-z0-9_.\-]{8,64}")
 _STATES: Final = {
@@ -60,11 +62,13 @@ def events(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[tuple[int, 
             yield number, check_bytes(line) or _encode({"cmcd": line.decode()})
 
 
-def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refusal:
+def parse(
+    line: bytes, *, received_at: datetime | None = None, takes_untimed: bool = True
+) -> Parsed | Refusal:
     """Return what one report says, or the first refusal that applies; never raises.
 
-    `received_at`: when a report without a time happened; None: it is refused. A report without any key of
-    the allow-list is `UNKNOWN_EVENT`.
+    `received_at`: when a report without a time happened, if `takes_untimed`; else it is refused. A report
+    without any key of the allow-list is `UNKNOWN_EVENT`.
     """
     decoded = decode_canonical(line)
     if type(decoded) is Refusal:
@@ -73,7 +77,7 @@ def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refus
     fields = _fields(root)
     if type(fields) is Refusal:
         return fields
-    said_at = _time(root, fields, received_at=received_at)
+    said_at = _time(root, fields, received_at=received_at if takes_untimed else None)
     fact = _fact(fields, at=EPOCH if type(said_at) is Refusal else said_at)
     if type(fact) is Refusal:
         return fact
@@ -123,11 +127,9 @@ def _time(root: dict[str, object], fields: Fields, *, received_at: datetime | No
 
 def _fact(fields: Fields, *, at: datetime) -> VideoQoeReported | Refusal:
     """Return the fact, of what the allow-list takes."""
-    content = fields.get("cid")
-    is_name = isinstance(content, str) and len(content) <= CONTENT_CHARS_MAX and is_code(content)
     state, stream = fields.get("sta"), fields.get("st")
     members = {
-        "video": content if is_name and isinstance(content, str) and "@" not in content else None,
+        "video": _content(fields.get("cid")),
         "bitrate_kbps": _most(fields.get("br")),
         "throughput_kbps": _coarse(_most(fields.get("mtp"))),
         "buffer_ms": _coarse(_least(fields.get("bl"))),
@@ -148,6 +150,16 @@ def _fact(fields: Fields, *, at: datetime) -> VideoQoeReported | Refusal:
         )
     except msgspec.ValidationError:
         return Refusal.SCHEMA_MISMATCH
+
+
+def _content(value: Value | None) -> str | None:
+    """Return the name of what is played; of a web address no parameter and no segment of a person."""
+    if not isinstance(value, str) or len(value) > CONTENT_CHARS_MAX:
+        return None
+    name = plain_activity(value)
+    if name is None or "@" in name or "?" in name or _MACHINE.match(name) is not None:
+        return None
+    return name
 
 
 def _most(value: Value | None) -> int | None:

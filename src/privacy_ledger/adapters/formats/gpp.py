@@ -40,6 +40,8 @@ _TCF_LISTS: Final = (
 )
 """Lists of the EU's string, of one bit a number."""
 _GPC_SEGMENT: Final = 1
+_SEGMENTS_MAX: Final = 4
+"""As many segments follow a section; a point more is in none of them."""
 _TENTH: Final = timedelta(milliseconds=100)
 
 
@@ -63,9 +65,11 @@ class _UnknownLayoutError(Exception):
 
 
 class _Bits:
-    """Bits of base64url text, taken from the left."""
+    """Bits of base64url text, taken from the left; there is none without a character."""
 
     def __init__(self, text: str) -> None:
+        if not text:
+            raise _MalformedError
         try:
             self._bits = "".join([_SIX_BITS[char] for char in text])
         except KeyError:
@@ -99,7 +103,7 @@ class _Bits:
             if bit and last:
                 return total
             total += weight * bit
-            if total > SECTIONS_MAX:
+            if total > SECTIONS_MAX or weight > SECTIONS_MAX:
                 raise _MalformedError
             weight, following, last = following, weight + following, bit
 
@@ -158,8 +162,8 @@ def _section(name: str, text: str) -> Fields:
     """Return the fields of a section."""
     if name == "uspv1":
         return _us_privacy(text)
-    core, *segments = text.split(".", 4)
-    bits = _Bits(core)
+    core, *rest = text.split(".", _SEGMENTS_MAX)
+    bits, segments = _Bits(core), [_Bits(segment) for segment in rest]
     version = bits.take(6)
     if name == "tcfeuv2":
         if version != _TWO:
@@ -179,13 +183,10 @@ def _section(name: str, text: str) -> Fields:
     return found | _gpc(segments if layout.has_gpc else [])
 
 
-def _gpc(segments: list[str]) -> Fields:
-    """Return whether the segment of Global Privacy Control is there, and what it says."""
-    for segment in segments:
-        bits = _Bits(segment)
-        if bits.take(2) == _GPC_SEGMENT:
-            return {"GpcSegmentIncluded": True, "Gpc": bool(bits.take(1))}
-    return {"GpcSegmentIncluded": False}
+def _gpc(segments: list[_Bits]) -> Fields:
+    """Return whether a segment of Global Privacy Control is there, and what it says; of two the stricter."""
+    said = [bool(segment.take(1)) for segment in segments if segment.take(2) == _GPC_SEGMENT]
+    return {"GpcSegmentIncluded": True, "Gpc": any(said)} if said else {"GpcSegmentIncluded": False}
 
 
 def _us_privacy(text: str) -> Fields:

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from privacy_ledger.adapters.formats.email_reports import Reason, clicked, message_of, report, suppressed
+from privacy_ledger.adapters.formats.email_reports import (
+    Reason,
+    clicked,
+    is_wish,
+    message_of,
+    report,
+    suppressed,
+)
 from privacy_ledger.adapters.formats.json_lines import decode_canonical
 from privacy_ledger.adapters.formats.times import parse_time
 from privacy_ledger.domain.events import (
@@ -41,10 +48,13 @@ _SUPPRESSED: Final[dict[object, Reason]] = {
 }
 
 
-def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refusal:
+def parse(
+    line: bytes, *, received_at: datetime | None = None, takes_untimed: bool = True
+) -> Parsed | Refusal:
     """Return the facts of one event, or the first refusal that applies; never raises.
 
-    `received_at`: when an event without a time happened; None: it is refused.
+    `received_at`: when an event without a time happened, if `takes_untimed`; else it is refused. A wish is
+    never refused for that: it registers nobody, so it brings nobody back.
     """
     decoded = decode_canonical(line)
     if type(decoded) is Refusal:
@@ -54,7 +64,8 @@ def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refus
     if not isinstance(kind, str):
         return Refusal.SCHEMA_MISMATCH
     said_at = parse_time(root.get(_AT.get(kind, "")))
-    if said_at is Refusal.TIME_MISSING and received_at is not None:
+    is_untimed = said_at is Refusal.TIME_MISSING
+    if is_untimed and received_at is not None:
         said_at = received_at
     at = EPOCH if type(said_at) is Refusal else said_at
     facts = _facts(kind, root, at=at)
@@ -62,16 +73,22 @@ def parse(line: bytes, *, received_at: datetime | None = None) -> Parsed | Refus
         return facts
     if type(said_at) is Refusal:
         return said_at
+    if is_untimed and not takes_untimed and not is_wish(facts):
+        return Refusal.TIME_MISSING
     own = root.get("Metadata")
     return report(
         facts,
-        address=root.get("Recipient") or root.get("Email"),
+        address=_address(root),
         own=own if isinstance(own, Mapping) else {},
         agent=root.get("UserAgent"),
         at=at,
         source_event_id=_event_id(kind, root),
         canonical=canonical,
     )
+
+
+def _address(root: dict[str, object]) -> object:
+    return root.get("Recipient") or root.get("Email")
 
 
 def _facts(kind: str, root: dict[str, object], *, at: datetime) -> tuple[Fact, ...] | Refusal:
@@ -87,17 +104,23 @@ def _facts(kind: str, root: dict[str, object], *, at: datetime) -> tuple[Fact, .
         case "Open":
             return (EmailOpened(occurred_at=at, message=message),)
         case "Click":
-            return (clicked(root.get("OriginalLink"), message=message, at=at),)
+            return (clicked(root.get("OriginalLink"), address=_address(root), message=message, at=at),)
         case "SubscriptionChange":
             is_suppressed = root.get("SuppressSending")
             if not isinstance(is_suppressed, bool):
                 return Refusal.SCHEMA_MISMATCH
             if is_suppressed:
-                reason = root.get("SuppressionReason")
-                return suppressed(_SUPPRESSED.get(reason) if isinstance(reason, str) else None, at=at)
+                return suppressed(_reason(root), at=at)
             return (EmailSuppressionChanged(occurred_at=at, is_suppressed=False),)
         case _:
             return Refusal.UNKNOWN_EVENT
+
+
+def _reason(root: dict[str, object]) -> Reason | None:
+    """Return why sending was ended; what the recipient did is a wish, whatever it is called."""
+    said = root.get("SuppressionReason")
+    reason = _SUPPRESSED.get(said) if isinstance(said, str) else None
+    return "unsubscribed" if reason is None and root.get("Origin") == "Recipient" else reason
 
 
 def _bounced(kind: object, *, message: str | None, at: datetime) -> tuple[Fact, ...] | Refusal:

@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from typing import Final, Literal
 
-from privacy_ledger.adapters.formats.email_reports import clicked, message_of, report, suppressed
+from privacy_ledger.adapters.formats.email_reports import Reason, clicked, message_of, report, suppressed
 from privacy_ledger.adapters.formats.json_lines import decode_canonical
 from privacy_ledger.adapters.formats.times import epoch_time
 from privacy_ledger.domain.events import (
@@ -32,7 +32,8 @@ _DROPPED: Final[
     "spam reporting address": "complained",
     "unsubscribed address": "unsubscribed",
 }
-"""Why the provider did not even send: not what the person did now, but what it knew already."""
+"""Why the provider did not even send: what it knew already."""
+_WISHES: Final[dict[object, Reason]] = {"complained": "complained", "unsubscribed": "unsubscribed"}
 
 
 def parse(line: bytes) -> Parsed | Refusal:
@@ -82,12 +83,14 @@ def _facts(root: dict[str, object], *, at: datetime) -> tuple[Fact, ...] | Refus
         case "dropped":
             reason = root.get("reason")
             why = _DROPPED.get(reason.lower(), "other") if isinstance(reason, str) else "other"
-            return (EmailDeliveryReported(occurred_at=at, message=message, outcome="dropped", reason=why),)
+            drop = EmailDeliveryReported(occurred_at=at, message=message, outcome="dropped", reason=why)
+            # Of a wish that the provider knows this may be the only word that ever comes.
+            return (drop, *suppressed(_WISHES[why], at=at)) if why in _WISHES else (drop,)
         case "open":
             is_automatic = root.get("sg_machine_open") is True
             return (EmailOpened(occurred_at=at, message=message, is_automatic=is_automatic),)
         case "click":
-            return (clicked(root.get("url"), message=message, at=at),)
+            return (clicked(root.get("url"), address=root.get("email"), message=message, at=at),)
         case "spamreport":
             return suppressed("complained", at=at)
         case "unsubscribe" | "group_unsubscribe":

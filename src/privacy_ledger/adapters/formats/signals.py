@@ -5,7 +5,8 @@
 `gpc` holds the values of the request's `Sec-GPC` fields, `gpp` a string of the Global Privacy Platform,
 and `choice` what somebody chose at a banner or in a browser. A signal only restricts: of a string what it
 opts out of or refuses is recorded, and what it allows is not. Only a choice under a named notice is a
-consent. Nothing here registers anybody. Pure, and total.
+consent, and only where nothing beside it may have refused. Nothing here registers anybody: the wish of a
+named person whom nobody knows is refused, to be sent again, for it would wait for nobody. Pure, and total.
 """
 
 import re
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from privacy_ledger.adapters.formats import cookies, gpc, gpp
+from privacy_ledger.adapters.formats.gpp import Gpp
 from privacy_ledger.adapters.formats.json_lines import decode_canonical
 from privacy_ledger.adapters.formats.minimise import is_code
 from privacy_ledger.adapters.formats.subjects import subject_identity
@@ -42,6 +44,7 @@ _OPT_OUTS: Final[dict[str, OptOut]] = {
 _OPTED_OUT: Final = 1
 _ALL: Final[tuple[OptOut, ...]] = ("sale", "sharing", "targeted_advertising")
 """What Global Privacy Control asks: that nothing be sold or shared, nor used for ads across sites."""
+_EU_SECTION: Final = 2
 _STORE_ON_DEVICE: Final = 1
 _MEASURE_CONTENT: Final = 8
 """Purposes of the EU's string: keep something on the device, and measure what people read."""
@@ -76,7 +79,8 @@ def parse(line: bytes) -> Parsed | Refusal:
     """Return the choices that one line records, or the first refusal that applies; never raises.
 
     A malformed string is `SIGNAL_INVALID`, unless another part of the line restricts: an opt-out is not
-    lost to what stands beside it. A line that neither restricts nor chooses is `UNKNOWN_EVENT`.
+    lost to what stands beside it. It never stands beside a consent: what cannot be read may refuse. A line
+    that neither restricts nor chooses is `UNKNOWN_EVENT`.
     """
     decoded = decode_canonical(line)
     if type(decoded) is Refusal:
@@ -88,10 +92,12 @@ def parse(line: bytes) -> Parsed | Refusal:
         return Refusal.SCHEMA_MISMATCH
     occurred_at = parse_time(said.occurred_at)
     at = EPOCH if type(occurred_at) is Refusal else occurred_at
-    records = _records(said, at=at)
-    if type(records) is Refusal:
-        return records
-    consents = _consents(said, records, at=at)
+    string = Gpp((), {}, ()) if said.gpp is None else gpp.decode(said.gpp)
+    records = _records(said, string, at=at)
+    if not records or (type(string) is Refusal and not any(map(_restricts, records))):
+        return string if type(string) is Refusal else Refusal.UNKNOWN_EVENT
+    may_grant = type(string) is not Refusal and _EU_SECTION not in string.unread
+    consents = _consents(said, records, at=at, may_grant=may_grant)
     if type(consents) is Refusal:
         return consents
     if type(occurred_at) is Refusal:
@@ -120,20 +126,20 @@ def refused_by_tcf(section: gpp.Fields) -> frozenset[OptionalClass]:
     return frozenset(("performance",)) if _MEASURE_CONTENT not in consents else frozenset()
 
 
-def _records(said: _Line, *, at: datetime) -> tuple[CookieChoiceRecorded, ...] | Refusal:
+def _records(said: _Line, string: Gpp | Refusal, *, at: datetime) -> tuple[CookieChoiceRecorded, ...]:
     """Return one record for each part of the line that says something."""
     found: list[CookieChoiceRecorded] = []
-    if said.choice is not None:
+    if said.choice is not None and (said.choice.performance, said.choice.functionality) != (None, None):
         found.append(_chosen(said.choice, at=at))
     if gpc.is_on((said.gpc,) if isinstance(said.gpc, str) else said.gpc):
         found.append(CookieChoiceRecorded(occurred_at=at, source="gpc", opted_out=_ALL))
-    if said.gpp is not None:
-        string = gpp.decode(said.gpp)
-        if type(string) is not Refusal:
-            found += _of_string(string, at=at)
-        elif not found:
-            return string
-    return tuple(found) or Refusal.UNKNOWN_EVENT
+    if type(string) is not Refusal:
+        found += _of_string(string, at=at)
+    return tuple(found)
+
+
+def _restricts(record: CookieChoiceRecorded) -> bool:
+    return bool(record.refused or record.opted_out)
 
 
 def _chosen(choice: _Choice, *, at: datetime) -> CookieChoiceRecorded:
@@ -154,7 +160,7 @@ def _chosen(choice: _Choice, *, at: datetime) -> CookieChoiceRecorded:
     )
 
 
-def _of_string(string: gpp.Gpp, *, at: datetime) -> list[CookieChoiceRecorded]:
+def _of_string(string: Gpp, *, at: datetime) -> list[CookieChoiceRecorded]:
     """Return what a string restricts; of several sections each counts."""
     found: list[CookieChoiceRecorded] = []
     outs: set[OptOut] = set()
@@ -169,7 +175,7 @@ def _of_string(string: gpp.Gpp, *, at: datetime) -> list[CookieChoiceRecorded]:
 
 
 def _consents(
-    said: _Line, records: tuple[CookieChoiceRecorded, ...], *, at: datetime
+    said: _Line, records: tuple[CookieChoiceRecorded, ...], *, at: datetime, may_grant: bool
 ) -> tuple[Fact, ...] | Refusal:
     """Return what the records change of the consent to analytics; a refusal goes before a grant."""
     if any("performance" in record.refused for record in records):
@@ -177,8 +183,10 @@ def _consents(
     if not any("performance" in record.allowed for record in records):
         return ()
     notice = None if said.choice is None else said.choice.notice
-    if notice is None or not is_code(notice):
+    if notice is None or not is_code(notice) or "@" in notice:
         return Refusal.SCHEMA_MISMATCH  # nobody consents to what they were not told (GDPR Art. 7)
+    if not may_grant:
+        return ()
     return (ConsentGranted(occurred_at=at, purpose=ANALYTICS, notice=notice),)
 
 
@@ -198,9 +206,10 @@ def _parsed(
         return Refusal.ID_INVALID
     session = said.session if identity is None else None
     facts: tuple[Fact, ...] = (*records, *consents)
+    nobodys: tuple[Fact, ...] = records if identity is None else ()
     return Parsed(
         people=() if identity is None else (PersonFacts(identities=(identity,), facts=facts),),
-        unattributed=records if session is None else facts,
+        unattributed=nobodys if session is None else facts,
         device=None,
         occurred_at=at,
         source_event_id=said.id,

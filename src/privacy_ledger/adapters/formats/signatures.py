@@ -1,8 +1,9 @@
 """Who sent a webhook: signatures and credentials of partner services, checked over the raw body.
 
 Pure and total: headers, body and key in, None or the reason out. Field names have no case (RFC 9110,
-5.1); one that is there twice is refused. An empty key or secret lets nobody in. What is compared with
-a secret is compared in constant time. The body must be the bytes as they came, before any decoding.
+5.1); one that is there twice is refused. A key or secret that is empty, or blank as that of an empty file,
+lets nobody in. What is compared with a secret is compared in constant time. The body must be the bytes as
+they came, before any decoding.
 """
 
 import base64
@@ -100,7 +101,7 @@ def verify_stripe(
     if is_unfit or not _SECONDS.fullmatch(times[0]):
         return Refusal.SIGNATURE_INVALID
     is_match = False
-    for secret in filter(None, secrets):
+    for secret in filter(str.strip, secrets):
         message = times[0].encode() + b"." + body
         expected = hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
         for one in stated:
@@ -122,7 +123,7 @@ def verify_postmark(headers: Mapping[str, str], *, username: str, password: str)
         return Refusal.SIGNATURE_MISSING
     match = _BASIC.fullmatch(said)
     given = None if match is None else _decoded(match.group(1))
-    if given is None or not username or not password or ":" in username:
+    if given is None or not username.strip() or not password.strip() or ":" in username:
         return Refusal.SIGNATURE_INVALID
     is_match = hmac.compare_digest(given, f"{username}:{password}".encode())
     return None if is_match else Refusal.SIGNATURE_INVALID

@@ -37,6 +37,7 @@ _OWN_SECRET: Final = "client_secret"  # noqa: S105 - the name of a member
 _encode = msgspec.json.Encoder().encode
 _BRAND: Final = re.compile(r"[a-z]{2,16}")
 _LAST_FOUR: Final = re.compile(r"[0-9]{4}")
+_CURRENCY: Final = re.compile(r"[A-Za-z]{3}")
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
@@ -109,19 +110,21 @@ def _payment(found: Members, *, at: datetime) -> PaymentConfirmed | None:
     """Return the payment, or None where a member that must be there is not what it should be."""
     is_charge = found.get("object") == "charge"
     reference = found.get("payment_intent") if is_charge else None
+    if isinstance(reference, dict):  # the processor's interface puts the object in its id's place on request
+        reference = reference.get("id")
     if not isinstance(reference, str):
         reference = found.get("id")
     if not isinstance(reference, str) or _PAYMENT_ID.fullmatch(reference) is None:
         return None
     is_partly = is_charge and found.get("captured") is True
     amount = found.get("amount_captured" if is_partly else "amount" if is_charge else "amount_received")
-    currency = found.get("currency")
+    currency = _fitting(found.get("currency"), _CURRENCY)
     members = {
         "type": event_type(PaymentConfirmed),
         "occurred_at": at,
         "reference": reference,
         "amount_minor": amount,
-        "currency": currency.upper() if isinstance(currency, str) else None,
+        "currency": None if currency is None else currency.upper(),
         **(_card(found) if is_charge else {}),
     }
     try:

@@ -1,9 +1,10 @@
 """A person as one text names them, such as `openedx:user_id:42`, canonical as the formats make it."""
 
 import re
+import unicodedata
 from typing import Final
 
-from privacy_ledger.adapters.formats.openedx import user_id_identity, username_identity
+from privacy_ledger.adapters.formats.openedx import USERNAME, user_id_identity, username_identity
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.ports.keys import Identity
 
@@ -19,7 +20,8 @@ def subject_identity(subject: str) -> Identity | Refusal:
     """Return the one identity that a text names, or `ID_INVALID`; never raises.
 
     `SOURCE:user_id:NUMBER`, or `SOURCE:KIND:NAME` of Open edX or of a mapping. An address is no name:
-    it may be that of somebody who was erased by another id.
+    it may be that of somebody who was erased by another id. Only a username of Open edX may look like
+    one: there it is the account's own.
     """
     match = _SUBJECT.fullmatch(subject) if len(subject) <= SUBJECT_CHARS_MAX else None
     if match is None:
@@ -28,6 +30,12 @@ def subject_identity(subject: str) -> Identity | Refusal:
     found = user_id_identity(value) if kind == "user_id" else username_identity(value)
     if found is None or type(found) is Refusal:
         return Refusal.ID_INVALID
-    if source != "openedx" and "@" in found.value:
+    namespace = f"{source}:{kind}"
+    if namespace != USERNAME and _holds_address(found.value):
         return Refusal.ID_INVALID
-    return Identity(f"{source}:{kind}", found.value)
+    return Identity(namespace, found.value)
+
+
+def _holds_address(value: str) -> bool:
+    """Return whether a name may be an address, also one with a sign that only looks like `@`."""
+    return "@" in unicodedata.normalize("NFKC", value)

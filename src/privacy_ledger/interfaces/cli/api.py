@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from privacy_ledger.interfaces.http.server import Tls
     from privacy_ledger.interfaces.http.service import Service
 
-__all__ = ["api", "api_keys_create", "api_keys_list", "api_keys_revoke", "api_run", "readers_of", "register"]
+__all__ = [
+    "api",
+    "api_keys",
+    "api_keys_create",
+    "api_keys_list",
+    "api_keys_revoke",
+    "api_run",
+    "readers_of",
+    "register",
+]
 
 PORT_DEFAULT: Final = 8080
 RATE_DEFAULT: Final = 10_000
@@ -86,7 +96,6 @@ async def api_run(
     tls = _tls(tls_certificate, tls_key)
     server.check(address, tls=tls, is_behind_proxy=behind_proxy)
     webhooks = read_webhooks(shell.settings.webhooks)
-    readers = readers_of(mappings)
     keyring = Keyring(shell.settings.api_keys_file)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -95,8 +104,8 @@ async def api_run(
     async with shell.open() as runtime:
         shell.announce(runtime)
         wired = wiring.wire(
-            runtime, keyring=keyring, readers=readers, webhooks=webhooks, rate=rate,
-            settle=lambda: shell.settle(runtime),
+            runtime, keyring=keyring, readers=readers_of(mappings, now=runtime.clock.now), webhooks=webhooks,
+            rate=rate, settle=lambda: shell.settle(runtime),
         )  # fmt: skip
         collector.calm()
         async with _watched(shell, wired.service, wired.intake):
@@ -178,7 +187,7 @@ async def api_keys_revoke(shell: Shell, identifier: str) -> None:
     shell.result(_shown(key), f"Revoked: {key.id}.")
 
 
-def readers_of(mappings: Iterable[Path]) -> "dict[str, Reader]":
+def readers_of(mappings: Iterable[Path], *, now: Callable[[], datetime]) -> "dict[str, Reader]":
     """Return the readers of all formats whose extras are installed, and of these mappings, by name.
 
     Raises:
@@ -193,7 +202,7 @@ def readers_of(mappings: Iterable[Path]) -> "dict[str, Reader]":
         named = format_named(text)
         if named.name in found:
             raise click.UsageError("A mapping has the name of another format. Give it one of its own.")
-        parse = named.parser(received_at=None, takes_unknown=True)
+        parse = named.parser(now=now, takes_untimed=False, takes_unknown=True)
         found[named.name] = Reader(
             named.name, parse, _cut(text), is_text=text == CMCD,
             of_headers=structured if text == CLOUDEVENTS else None,

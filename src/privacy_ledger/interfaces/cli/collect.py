@@ -114,7 +114,8 @@ async def ingest(  # noqa: PLR0913, PLR0917 - click passes each option
             use_case = await ingest_of(runtime)
             collector.calm()
             parse = named.parser(
-                received_at=runtime.clock.now() if takes_untimed else None,
+                now=runtime.clock.now,
+                takes_untimed=takes_untimed,
                 takes_unknown=unknown != "refuse",
             )
             origin = Source(

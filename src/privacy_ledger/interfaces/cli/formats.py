@@ -1,7 +1,7 @@
 """`formats`: what lines may be, and formats that an operator declares in a file."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from importlib import resources
@@ -26,12 +26,14 @@ from privacy_ledger.adapters.formats import (
     stripe,
     xapi,
 )
+from privacy_ledger.adapters.formats.cloudevents import CloudEvent
 from privacy_ledger.adapters.formats.cloudevents_lines import TABLE, Read, Route, Routed
 from privacy_ledger.adapters.formats.json_lines import read_lines
 from privacy_ledger.adapters.formats.mapped import Mapped
 from privacy_ledger.adapters.formats.mapping import EVENTS, MAPPING_BYTES_MAX, SOURCE_NAME, members_of, read
 from privacy_ledger.domain.events import Fact, event_type
 from privacy_ledger.domain.refusals import Refusal
+from privacy_ledger.domain.values import EPOCH
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command
 from privacy_ledger.ports.formats import Format, Parsed, TimedFormat
 
@@ -112,17 +114,19 @@ class NamedFormat(Struct, frozen=True):
     name: str
     line_parser: Format | None
 
-    def parser(self, *, received_at: datetime | None, takes_unknown: bool) -> Format:
+    def parser(self, *, now: Callable[[], datetime], takes_untimed: bool, takes_unknown: bool) -> Format:
         """Return the parser of a run.
 
-        `received_at`: when an event without a time happened; None: it is refused. Of xAPI,
-        `takes_unknown`: whether verbs of no known vocabulary are taken.
+        `takes_untimed`: whether an event without a time is taken as of `now`. Of xAPI, `takes_unknown`:
+        whether verbs of no known vocabulary are taken.
         """
         if self.line_parser is not None:
             return self.line_parser
-        if self.name in _TIMED:
-            return partial(_TIMED[self.name], received_at=received_at)
-        return partial(xapi.parse, received_at=received_at, takes_unknown=takes_unknown)
+        if (timed := _TIMED.get(self.name)) is not None:
+            return lambda line, /: timed(line, received_at=now(), takes_untimed=takes_untimed)
+        if not takes_untimed:
+            return partial(xapi.parse, received_at=None, takes_unknown=takes_unknown)
+        return lambda line, /: xapi.parse(line, received_at=now(), takes_unknown=takes_unknown)
 
 
 class FormatName(click.ParamType):
@@ -274,7 +278,18 @@ def _reader(name: str) -> Read:
     if name == OPENEDX_BUS:
         return openedx_bus.read_event
     named = format_named(name)
-    return lambda event: named.parser(received_at=event.time, takes_unknown=True)(event.data)
+
+    def read(event: CloudEvent) -> Parsed | Refusal:
+        at = event.time
+        parse = named.parser(
+            now=lambda: EPOCH if at is None else at, takes_untimed=at is not None, takes_unknown=True
+        )
+        found = parse(event.data)
+        if at is None and type(found) is not Refusal and found.occurred_at == EPOCH:
+            return Refusal.TIME_MISSING
+        return found
+
+    return read
 
 
 def mapped_in(path: Path) -> Mapped:

@@ -63,18 +63,20 @@ class Answers:
         if not 0 < len(key) <= KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
             raise Problem(Kind.HEADER_INVALID)
         slot = hashlib.sha256(f"{source} {key}".encode()).digest()
-        self._expire()
         entry = self._entries.get(slot)
-        if entry is not None:
+        if entry is not None and entry.since >= self._monotonic() - AGE_S:
             if entry.fingerprint != fingerprint:
                 raise Problem(Kind.KEY_REUSED)
             return await asyncio.shield(entry.answer)
+        self._forget(slot)
+        self._make_room()
         entry = _Entry(fingerprint, asyncio.get_running_loop().create_future(), self._monotonic())
         self._entries[slot] = entry
         try:
             answer = await work()
         except BaseException as error:
-            self._entries.pop(slot, None)
+            if self._entries.get(slot) is entry:
+                self._forget(slot)
             if isinstance(error, Exception):
                 entry.answer.set_exception(error)
                 entry.answer.exception()  # nobody may be waiting for it
@@ -87,13 +89,12 @@ class Answers:
             self._bytes += entry.size
         return answer
 
-    def _expire(self) -> None:
-        """Forget what is too old or too much, from the oldest on."""
-        before = self._monotonic() - AGE_S
-        while self._entries:
-            slot, entry = next(iter(self._entries.items()))
-            is_over = len(self._entries) >= self._answers_max or self._bytes > self._bytes_max
-            if not is_over and entry.since >= before:
-                return
-            del self._entries[slot]
+    def _make_room(self) -> None:
+        """Forget what is too much for one more, from the oldest on."""
+        while self._entries and (len(self._entries) >= self._answers_max or self._bytes > self._bytes_max):
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, slot: bytes) -> None:
+        entry = self._entries.pop(slot, None)
+        if entry is not None:
             self._bytes -= entry.size

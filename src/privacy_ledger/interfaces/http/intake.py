@@ -24,7 +24,7 @@ __all__ = ["QUEUE_ITEMS_MAX", "Intake"]
 QUEUE_ITEMS_MAX: Final = 20_000
 TURN_ITEMS: Final = 1000
 """So many events are ingested at once, unless one request alone has more."""
-FRESH_S: Final = 2.0
+FRESH_S: Final = 1.0
 """After so long the loop looks anew at what others decided about people."""
 REST_S: Final = 0.2
 ANSWER_S: Final = 60.0

@@ -5,12 +5,14 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import uvicorn
 from litestar import Litestar
 from msgspec import Struct
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from privacy_ledger.domain.errors import HomeUnusable, UnsafeSettings
 from privacy_ledger.interfaces.http.intake import Intake
@@ -20,7 +22,7 @@ __all__ = ["STOP_S", "Address", "Tls", "check", "serve"]
 STOP_S: Final = 30
 """So long a stop waits for what was begun."""
 CONNECTIONS_MAX: Final = 1000
-IDLE_S: Final = 15
+IDLE_S: Final = 10
 BACKLOG: Final = 256
 HEAD_BYTES_MAX: Final = 1 << 15
 
@@ -43,6 +45,25 @@ class Tls(Struct, frozen=True):
 
     certificate: Path
     key: Path
+
+
+class _Protocol(H11Protocol):
+    """A connection that is ended when no request begins on it for long, however slowly it sends one."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the base class
+        super().connection_made(transport)
+        self._watch(None, was_idle=False)
+
+    def _watch(self, before: RequestResponseCycle | None, *, was_idle: bool) -> None:
+        """Look again later, or end the connection: nothing was asked since the last look."""
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        is_idle = cycle is None or cycle.response_complete
+        if is_idle and was_idle and cycle is before:
+            self.transport.abort()
+            return
+        self.loop.call_later(IDLE_S, partial(self._watch, cycle, was_idle=is_idle))
 
 
 class _Server(uvicorn.Server):
@@ -85,7 +106,7 @@ async def serve(
         logging.getLogger(name).disabled = True  # they tell of requests, and errors with what was sent
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, date_header=True, proxy_headers=False,
-        lifespan="off", ws="none", http="h11", limit_concurrency=CONNECTIONS_MAX, backlog=BACKLOG,
+        lifespan="off", ws="none", http=_Protocol, limit_concurrency=CONNECTIONS_MAX, backlog=BACKLOG,
         timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=STOP_S,
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         ssl_certfile=None if tls is None else str(tls.certificate),

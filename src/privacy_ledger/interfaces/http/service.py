@@ -67,7 +67,7 @@ class Incoming(Protocol):
         ...
 
 
-class Result(Struct, frozen=True, omit_defaults=True):
+class _Result(Struct, frozen=True, omit_defaults=True):
     """What became of one event; `item` is the place, from 0, of what holds it in the request."""
 
     item: int
@@ -75,10 +75,10 @@ class Result(Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
-class Answer(Struct, frozen=True):
+class _Answer(Struct, frozen=True):
     """What became of a request: one result per event, in the order of the request."""
 
-    results: list[Result]
+    results: list[_Result]
     counts: dict[str, int]
 
 
@@ -230,7 +230,7 @@ class Service:
             "events answered", records=len(results), count=counts[Outcome.ACCEPTED],
             duration_ms=round(1000 * (time.monotonic() - started)),
         )  # fmt: skip
-        return msgspec.json.encode(Answer(results, dict(sorted(counts.items()))))
+        return msgspec.json.encode(_Answer(results, dict(sorted(counts.items()))))
 
 
 def _one(request: Incoming, name: str) -> str | None:
@@ -262,7 +262,7 @@ def _fingerprint(*words: str, body: bytes) -> bytes:
     return digest.digest()
 
 
-def _result(place: int, report: LineReport) -> Result:
+def _result(place: int, report: LineReport) -> _Result:
     """Return what is said of one event: what is no event is refused, too."""
     outcome = Outcome.REFUSED if report.outcome is Outcome.MALFORMED else report.outcome
-    return Result(place, str(outcome), report.reason)
+    return _Result(place, str(outcome), report.reason)

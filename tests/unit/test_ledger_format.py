@@ -141,7 +141,10 @@ def test_a_group_is_people_who_differ_each_with_the_fact() -> None:
     ]
     assert parsed.is_joint
     assert twice is Refusal.ID_INVALID
-    for said_of in ({"subjects": many}, {"subjects": []}, {"subject": people[0], "subjects": people}):
+    wrong: list[dict[str, object]] = [
+        {"subjects": many}, {"subjects": []}, {"subject": people[0], "subjects": people},
+    ]  # fmt: skip
+    for said_of in wrong:
         assert parse(json.dumps({**said_of, "event": EVENT}).encode()) is Refusal.SCHEMA_MISMATCH
 
 

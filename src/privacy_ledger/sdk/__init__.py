@@ -13,7 +13,7 @@ from privacy_ledger.sdk.errors import BufferFull, EventInvalid, LedgerClosed, Sp
 from privacy_ledger.sdk.events import Event
 from privacy_ledger.sdk.http import HttpTransport
 from privacy_ledger.sdk.recording import recorded
-from privacy_ledger.sdk.sender import Flushed, Limits, Refused
+from privacy_ledger.sdk.terms import Flushed, Limits, Refused
 from privacy_ledger.sdk.transport import BatchRefused, ItemResult, Transport, TryAgain
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Final, Self
 from privacy_ledger.sdk import recording
 from privacy_ledger.sdk.errors import BufferFull, TransportInvalid
 from privacy_ledger.sdk.events import Encoded, Event, encode
-from privacy_ledger.sdk.sender import Flushed, Limits, Refused, Sender, SpoolLike
+from privacy_ledger.sdk.sender import Sender
+from privacy_ledger.sdk.terms import Flushed, Limits, Refused, SpoolLike
 from privacy_ledger.sdk.transport import Transport
 
 __all__ = ["CLOSE_S", "Ledger", "SyncLedger"]

@@ -19,7 +19,7 @@ from msgspec import Struct
 from privacy_ledger.sdk import recording
 from privacy_ledger.sdk.errors import TransportInvalid
 from privacy_ledger.sdk.events import Encoded, Event, encode
-from privacy_ledger.sdk.sender import Refused
+from privacy_ledger.sdk.terms import Refused
 from privacy_ledger.sdk.transport import BatchRefused, ItemResult, Transport, TryAgain
 
 __all__ = ["Connection", "Cursor", "Outbox", "Relay", "Relayed"]

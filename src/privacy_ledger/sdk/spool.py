@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from privacy_ledger.sdk.errors import SpoolUnusable
 from privacy_ledger.sdk.events import EVENT_BYTES_MAX, Encoded
-from privacy_ledger.sdk.sender import Ticket
+from privacy_ledger.sdk.terms import Ticket
 
 try:
     from cryptography.exceptions import InvalidTag

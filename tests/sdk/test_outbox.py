@@ -1,6 +1,7 @@
 """The outbox over real databases: an event is emitted exactly if the transaction is committed."""
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from privacy_ledger.sdk import Event, EventInvalid, Refused, TransportInvalid, recorded
 from privacy_ledger.sdk.outbox import Connection, Outbox, Relay, Relayed
 from privacy_ledger.testing.postgres import PostgresProcess, PostgresUnavailable, running_postgres
-from tests.sdk.service import Service, granted, problem, registered, results
+from tests.sdk.service import Answer, Request, Service, accepted, granted, problem, registered, results
 
 COLUMNS: Final = ("id", "aggregatetype", "aggregateid", "type", "payload")
 Connect = Callable[[], Any]
@@ -124,6 +125,30 @@ def test_what_was_not_taken_stays_and_is_sent_again_as_it_was(database: Database
     assert left == ["granted-0", "granted-1"]
     assert one.events == other.events
     assert one.fields["Idempotency-Key"] == other.fields["Idempotency-Key"]
+
+
+def test_a_relay_runs_until_it_is_stopped(database: Database, service: Service) -> None:
+    """It goes on after a service that was busy, and finds what is written later."""
+    outbox, connect = database
+    service.script.append(problem(503, "busy"))
+    written(connect, outbox, granted(0))
+    stop = threading.Event()
+
+    def last(request: Request) -> Answer:
+        stop.set()
+        return accepted(request)
+
+    def first(request: Request) -> Answer:
+        written(connect, outbox, granted(1))
+        service.script.append(last)
+        return accepted(request)
+
+    service.script.append(first)
+    with Relay(connect, outbox, service.transport()) as relay:
+        done = relay.run(stop, idle_s=0.01)
+
+    assert done == Relayed(sent=2)
+    assert service.ids == ["granted-0", "granted-0", "granted-1"]
 
 
 def test_what_is_refused_is_told_and_deleted(database: Database, service: Service) -> None:

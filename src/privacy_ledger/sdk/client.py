@@ -39,7 +39,7 @@ class _Base:
 
         `source` is the name of this producer, for which the operator made its API key. `on_refused` is called
         once for each event that the ledger does not take; `on_gap` with how many usage events were dropped.
-        Both are called by the sender's thread: be quick.
+        Both are called by the sender's thread: be quick, and neither emit nor close there.
 
         Raises:
             TransportInvalid: the source has no such name.
@@ -89,6 +89,8 @@ class Ledger(_Base):
         encoded = encode(event)
         if recording.take(event) or self._sender.offer(encoded):
             return
+        if not self._sender.block_s:
+            raise BufferFull(encoded.type)
         try:
             async with asyncio.timeout(self._sender.block_s):
                 await self._waited(encoded)
@@ -108,7 +110,10 @@ class Ledger(_Base):
 
             if self._sender.offer(encoded, tell):
                 return
-            await room.wait()
+            try:
+                await room.wait()
+            finally:
+                self._sender.leave(tell)
 
     async def flush(self, *, timeout_s: float = CLOSE_S) -> Flushed:
         """Send what waits, at most so long, and return what became of all events."""

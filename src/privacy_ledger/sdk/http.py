@@ -3,6 +3,7 @@
 That client is loaded when the first batch is sent. It blocks, and so only the sender's thread uses it.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,7 @@ class _Problem(Struct):
     type: str = ""
 
 
+_INHERITED: Final["list[HTTPConnection]"] = []
 _answer = msgspec.json.Decoder(_Answer).decode
 _problem = msgspec.json.Decoder(_Problem).decode
 
@@ -132,8 +134,15 @@ class HttpTransport:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self) -> None:
-        """Close this process's copy of the socket; the other process's goes on."""
-        self.close()
+        """Close this process's copy of the socket; the other process's goes on.
+
+        It is kept and never touched again: a thread that is not here may hold a lock of its reader.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _INHERITED.append(connection)
+            if connection.sock is not None:
+                os.close(connection.sock.detach())
 
     def close(self) -> None:
         """Close the connection; the next `send` opens another."""

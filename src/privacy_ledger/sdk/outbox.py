@@ -8,6 +8,7 @@ and a key must not name a person.
 
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from types import TracebackType
@@ -20,13 +21,16 @@ from privacy_ledger.sdk import recording
 from privacy_ledger.sdk.errors import TransportInvalid
 from privacy_ledger.sdk.events import Encoded, Event, encode
 from privacy_ledger.sdk.terms import Refused
-from privacy_ledger.sdk.transport import BatchRefused, ItemResult, Transport, TryAgain
+from privacy_ledger.sdk.transport import BatchRefused, ItemResult, Transport, TryAgain, pause_s
 
 __all__ = ["Connection", "Cursor", "Outbox", "Relay", "Relayed"]
 
 Dialect = Literal["postgresql", "sqlite"]
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 1 << 20
+IDLE_S: Final = 1.0
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_MAX_S: Final = 30.0
 _TABLE: Final = re.compile(r"[a-z_][a-z0-9_]{0,47}(\.[a-z_][a-z0-9_]{0,47})?")
 _POSITION: Final = {
     "postgresql": "position BIGINT GENERATED ALWAYS AS IDENTITY UNIQUE",
@@ -219,6 +223,22 @@ class Relay:
             if self._on_refused is not None:
                 self._on_refused(one)
         return Relayed(sent=len(batch) - len(refused), refused=len(refused))
+
+    def run(self, stop: threading.Event, *, idle_s: float = IDLE_S) -> Relayed:
+        """Send until it is stopped, and return what was sent; blocks. It looks for events every `idle_s`.
+
+        Where the service takes nothing it waits as a ledger does. An error of the database ends it.
+        """
+        sent = refused = failures = 0
+        while not stop.is_set():
+            done = self.turn()
+            sent, refused = sent + done.sent, refused + done.refused
+            failures = failures + 1 if done.is_blocked else 0
+            if done.is_blocked:
+                stop.wait(pause_s(failures, done.after_s, first_s=BACKOFF_FIRST_S, max_s=BACKOFF_MAX_S))
+            elif not done.sent + done.refused:
+                stop.wait(idle_s)
+        return Relayed(sent=sent, refused=refused)
 
     def drain(self, *, turns_max: int = 1000) -> Relayed:
         """Send until the outbox is empty, the service does not take more, or after so many turns."""

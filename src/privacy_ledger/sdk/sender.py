@@ -11,19 +11,18 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from msgspec import Struct
 
 from privacy_ledger.sdk.errors import BufferFull, LedgerClosed
 from privacy_ledger.sdk.events import Encoded
-from privacy_ledger.sdk.terms import Flushed, Limits, Refused, SpoolLike, Ticket
-from privacy_ledger.sdk.transport import BatchRefused, ItemResult, Transport, TryAgain
+from privacy_ledger.sdk.terms import RESERVE, Flushed, Limits, Refused, SpoolLike, Ticket
+from privacy_ledger.sdk.transport import BatchRefused, ItemResult, Transport, TryAgain, pause_s
 
 __all__ = ["Sender"]
 
-RESERVE: Final = 5
-"""One part in so many of the buffer is kept free for what must not be dropped."""
 END_S: Final = 1.0
 """So long a thread is waited for whose connection was ended."""
 LAST_S: Final = 0.05
@@ -139,7 +138,13 @@ class Sender:
             if self.offer(event, room.set if left > 0 else None):
                 return
             if left <= 0 or not room.wait(left):
+                self.leave(room.set)
                 raise BufferFull(event.type)
+
+    def leave(self, tell: Callable[[], None]) -> None:
+        """Wait no longer: who gave up is not told, and takes no memory."""
+        with self._cond, suppress(ValueError):
+            self._waiters.remove(tell)
 
     @property
     def block_s(self) -> float:
@@ -184,6 +189,7 @@ class Sender:
             thread.join(END_S)
         with self._cond:
             gap, self._gap = self._gap, 0
+            self._thread = None
             found = self._closed = self._counted()
             self._queue.clear()
             self._in_flight.clear()
@@ -207,9 +213,10 @@ class Sender:
 
     def _has_room(self, *, is_droppable: bool) -> bool:
         limits, waiting = self._limits, len(self._queue) + len(self._in_flight)
-        reserved = RESERVE if is_droppable else 0
-        events = limits.buffer_events - (limits.buffer_events // reserved if reserved else 0)
-        size = limits.buffer_bytes - (limits.buffer_bytes // reserved if reserved else 0)
+        events = limits.buffer_events if self._spool is None else limits.spooled_events
+        size = limits.buffer_bytes
+        if is_droppable:
+            events, size = events - events // RESERVE, size - size // RESERVE
         return waiting < events and self._bytes < size
 
     def _is_empty(self) -> bool:
@@ -341,10 +348,9 @@ class Sender:
 
     def _pause(self, failures: int, after_s: float | None) -> bool:
         """Wait before the next attempt; False: the ledger is closing, and there is no time for another."""
-        limits = self._limits
-        bound = min(limits.backoff_max_s, limits.backoff_first_s * 2 ** min(failures - 1, 20))
-        pause = _drawn(bound) if after_s is None else after_s + _drawn(limits.backoff_first_s)
-        until = time.monotonic() + pause
+        until = time.monotonic() + pause_s(
+            failures, after_s, first_s=self._limits.backoff_first_s, max_s=self._limits.backoff_max_s
+        )
         with self._cond:
             while not self._is_stopped:
                 now = time.monotonic()
@@ -409,11 +415,6 @@ def _called(callback: Callable[[_Said], None] | None, said: _Said) -> None:
         callback(said)
     except Exception as error:  # noqa: BLE001 - the application's code ends here, and the thread goes on
         log_line.error("a callback failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback has values
-
-
-def _drawn(bound: float) -> float:
-    """Return a number from 0 to a bound: senders that failed together do not come again together."""
-    return bound * int.from_bytes(os.urandom(4)) / (1 << 32)
 
 
 _SENDERS: Final["weakref.WeakSet[Sender]"] = weakref.WeakSet()

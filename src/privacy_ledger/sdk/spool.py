@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from privacy_ledger.sdk.errors import SpoolUnusable
 from privacy_ledger.sdk.events import EVENT_BYTES_MAX, Encoded
-from privacy_ledger.sdk.terms import Ticket
+from privacy_ledger.sdk.terms import RESERVE, Ticket
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -69,7 +69,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, *, key: bytes, bytes_max: int = 1 << 26) -> None:
-        """Take a folder, which is made, and 32 random bytes; all segments together stay below `bytes_max`.
+        """Take a folder, which is made, and 32 random bytes; those of this process stay below `bytes_max`.
 
         Raises:
             SpoolUnusable: the key is none, or the folder cannot be made.
@@ -110,7 +110,8 @@ class Spool:
         """Return where an event lies now, or None: there is no room, here or on the device."""
         plain = _encode(event)
         length = _NONCE + len(plain) + _TAG
-        if sum(one.size for one in self._segments) + _LENGTH.size + length > self._bytes_max:
+        bound = self._bytes_max - (self._bytes_max // RESERVE if event.is_droppable else 0)
+        if sum(one.size for one in self._segments) + _LENGTH.size + length > bound:
             return None
         try:
             segment = self._written_to()

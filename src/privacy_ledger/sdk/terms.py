@@ -1,17 +1,20 @@
 """The terms between an application and its sender: bounds, figures, refusals, and what a spool is."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
 from privacy_ledger.sdk.events import Encoded
 
-__all__ = ["Flushed", "Limits", "Refused", "SpoolLike", "Ticket"]
+__all__ = ["RESERVE", "Flushed", "Limits", "Refused", "SpoolLike", "Ticket"]
+
+RESERVE: Final = 5
+"""One part in so many of the buffer is kept free for what must not be dropped."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """The bounds of a producer.
+    """The bounds of a producer: what waits in memory, or with a spool on disk.
 
     `when_full` says what becomes of an event that must not be dropped when there is no room: it waits up to
     `block_s` and is then refused with `BufferFull`, or is refused at once. A batch is sent when it is full,
@@ -21,6 +24,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     buffer_events: int = 10_000
     buffer_bytes: int = 1 << 24
+    spooled_events: int = 100_000
     when_full: Literal["block", "raise"] = "block"
     block_s: float = 30.0
     batch_events: int = 500

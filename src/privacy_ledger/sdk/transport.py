@@ -1,13 +1,16 @@
 """What carries events away: one batch at a time, and an answer for each event of it."""
 
+import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from privacy_ledger.sdk.events import Encoded
 
-__all__ = ["BatchRefused", "ItemResult", "Transport", "TryAgain"]
+__all__ = ["BatchRefused", "ItemResult", "Transport", "TryAgain", "pause_s"]
+
+_DOUBLINGS_MAX: Final = 20
 
 
 class ItemResult(Struct, frozen=True):
@@ -62,3 +65,15 @@ class Transport(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+def pause_s(failures: int, after_s: float | None, *, first_s: float, max_s: float) -> float:
+    """Return how long to wait after so many failures in a row: those that failed together part.
+
+    Drawn from 0 to a bound that doubles from `first_s` to `max_s`; where the service asked for a pause, that
+    one and up to `first_s` more.
+    """
+    share = int.from_bytes(os.urandom(4)) / (1 << 32)
+    if after_s is not None:
+        return after_s + share * first_s
+    return float(share * min(max_s, first_s * 2 ** min(failures - 1, _DOUBLINGS_MAX)))

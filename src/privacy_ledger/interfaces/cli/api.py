@@ -23,12 +23,13 @@ from privacy_ledger.domain.errors import HomeUnusable
 from privacy_ledger.engine import collector
 from privacy_ledger.interfaces.cli.formats import ARRAYS, CLOUDEVENTS, CMCD, NAMES, OPENEDX_BUS, format_named
 from privacy_ledger.interfaces.cli.shell import Exit, Shell, command, service
+from privacy_ledger.interfaces.http.batches import Lines, Reader
+from privacy_ledger.interfaces.http.intake import Intake
+from privacy_ledger.interfaces.http.limits import RATE_DEFAULT
+from privacy_ledger.interfaces.http.service import Service
 
 if TYPE_CHECKING:
-    from privacy_ledger.interfaces.http.batches import Lines, Reader
-    from privacy_ledger.interfaces.http.intake import Intake
     from privacy_ledger.interfaces.http.server import Tls
-    from privacy_ledger.interfaces.http.service import Service
 
 __all__ = [
     "api",
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 PORT_DEFAULT: Final = 8080
-RATE_DEFAULT: Final = 10_000
 _PORTS: Final = 1 << 16
 
 
@@ -153,8 +153,8 @@ async def api_keys_create(
     if set(types) - set(EVENTS):
         raise click.UsageError("There is no such type of events. See `privacy-ledger formats types`.")
     if shell.settings.cluster is None:
-        async with shell.open():  # a home is made by whoever needs it first
-            pass
+        async with shell.open() as runtime:  # a home is made by whoever needs it first
+            await shell.settle(runtime)
     key, token = _file(shell).create(
         source,
         formats=tuple(sorted(set(formats))),
@@ -187,14 +187,12 @@ async def api_keys_revoke(shell: Shell, identifier: str) -> None:
     shell.result(_shown(key), f"Revoked: {key.id}.")
 
 
-def readers_of(mappings: Iterable[Path], *, now: Callable[[], datetime]) -> "dict[str, Reader]":
+def readers_of(mappings: Iterable[Path], *, now: Callable[[], datetime]) -> dict[str, Reader]:
     """Return the readers of all formats whose extras are installed, and of these mappings, by name.
 
     Raises:
         BadInput: a mapping says something that cannot be meant.
     """
-    from privacy_ledger.interfaces.http.batches import Reader  # noqa: PLC0415 - of the service only
-
     found: dict[str, Reader] = {}
     for text in (*NAMES, *map(str, mappings)):
         if text == OPENEDX_BUS and find_spec("fastavro") is None:
@@ -210,7 +208,7 @@ def readers_of(mappings: Iterable[Path], *, now: Callable[[], datetime]) -> "dic
     return found
 
 
-def _cut(name: str) -> "Callable[[Lines], Lines]":
+def _cut(name: str) -> Callable[[Lines], Lines]:
     """Return what cuts a line of a format into its events."""
     match name:
         case "xapi":
@@ -226,7 +224,7 @@ def _cut(name: str) -> "Callable[[Lines], Lines]":
 
 
 @asynccontextmanager
-async def _watched(shell: Shell, answering: "Service", intake: "Intake") -> AsyncIterator[None]:
+async def _watched(shell: Shell, answering: Service, intake: Intake) -> AsyncIterator[None]:
     """Answer health checks and scrapers where settings say so, as a worker does."""
     if shell.settings.health is None:
         yield

@@ -76,6 +76,15 @@ class Intake:
         """How many events wait."""
         return self._items
 
+    def admit(self, count: int = 1) -> None:
+        """Return when so many events may come now.
+
+        Raises:
+            Problem: the queue has no place for them, or takes no more.
+        """
+        if self._is_closed or self._items + count > self._items_max:
+            raise Problem(Kind.BUSY, headers=_RETRY)
+
     async def ingest(self, source: Source, lines: Sequence[bytes | Refusal]) -> list[LineReport]:
         """Return what became of each line, in order; what is accepted is durable.
 
@@ -84,8 +93,7 @@ class Intake:
         """
         if not lines:
             return []
-        if self._is_closed or self._items + len(lines) > self._items_max:
-            raise Problem(Kind.BUSY, headers=_RETRY)
+        self.admit(len(lines))
         work = _Work(source, lines, asyncio.get_running_loop().create_future())
         self._queue.append(work)
         self._items += len(lines)

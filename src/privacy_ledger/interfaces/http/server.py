@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from privacy_ledger.interfaces.http.intake import Intake
 __all__ = ["STOP_S", "Address", "Tls", "check", "serve"]
 
 STOP_S: Final = 30
-"""So long a stop waits for what was begun."""
+"""So long a stop waits for the answers to what was begun, and again until the views have it."""
 CONNECTIONS_MAX: Final = 1000
 IDLE_S: Final = 10
 BACKLOG: Final = 256
@@ -131,7 +131,8 @@ async def serve(
         server.should_exit = True
         await served
         intake.close()
-        await work
+        with suppress(TimeoutError):
+            await asyncio.wait_for(work, STOP_S)
     finally:
         for task in (served, work):
             task.cancel()

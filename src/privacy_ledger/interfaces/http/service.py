@@ -128,6 +128,7 @@ class Service:
         media = media_type(_one(request, "content-type") or "")
         reader, is_binary = self._reader(request, key, name, media)
         self._limits.take(key.source, 1)
+        self._intake.admit()  # before anything is read that could not be taken
         source = Source(
             name=key.source, parse=self._parser(reader, frozenset(key.types)), is_authoritative=key.registers
         )

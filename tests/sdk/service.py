@@ -1,6 +1,7 @@
 """A service on a real port whose answers are scripted, made-up events, and what they came to."""
 
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +83,7 @@ def problem(status: int, code: str, **fields: str) -> Answer:
 
 
 @contextmanager
-def serving() -> Iterator[Service]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Service]:
     """Yield a running service on a free port of loopback."""
     service = Service()
 
@@ -103,6 +104,8 @@ def serving() -> Iterator[Service]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     service.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

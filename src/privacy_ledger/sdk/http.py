@@ -110,10 +110,10 @@ class HttpTransport:
             )
             response = connection.getresponse()
             body = response.read(ANSWER_BYTES_MAX)
-        except (OSError, HTTPException, ValueError, AttributeError):
+        except (OSError, HTTPException, ValueError, AttributeError) as error:
             # The last two are what the client raises where `abort` took its socket away.
             self.close()
-            raise TryAgain("unreachable") from None
+            raise TryAgain(type(error).__name__) from None
         if response.will_close or not response.isclosed():
             self.close()
         if response.status == _OK:

@@ -30,6 +30,7 @@ from privacy_ledger.sdk import (
     SyncLedger,
     TransportInvalid,
 )
+from privacy_ledger.sdk.transport import pause_s
 from tests.sdk.service import (
     AT,
     CANARY,
@@ -456,3 +457,14 @@ def test_what_must_not_be_dropped_is_all_but_usage() -> None:
     assert [encode(one).is_droppable for one in (event(fact), registered(), enrolled(1), paused())] == [
         False, False, False, True,
     ]  # fmt: skip
+
+
+def test_pauses_are_drawn_below_a_bound_that_doubles() -> None:
+    """From nothing to the bound; after a pause that was asked for comes a little more."""
+    for failures, bound in ((1, 0.2), (2, 0.4), (5, 3.2), (9, 30.0), (10**6, 30.0)):
+        drawn = [pause_s(failures, None, first_s=0.2, max_s=30.0) for _ in range(400)]
+        assert 0 <= min(drawn) < bound / 4
+        assert bound * 3 / 4 < max(drawn) <= bound
+    asked = [pause_s(3, 7.0, first_s=0.2, max_s=30.0) for _ in range(100)]
+    assert 7.0 <= min(asked) <= max(asked) <= 7.2
+    assert len(set(asked)) > 50

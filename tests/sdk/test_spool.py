@@ -115,7 +115,8 @@ def test_what_cannot_be_read_stays_and_is_counted(service: Service, tmp_path: Pa
     first.close(timeout_s=0)
     (path,) = tmp_path.iterdir()
     if case == "damage":
-        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     key = bytes(32) if case == "key" else SECRET
     ledger = reachable(service, tmp_path, key=key, source="other" if case == "source" else "our-lms")
     ledger.flush()

@@ -87,7 +87,8 @@ class Sender:
                 return
             self._begin_again()
             left = () if self._spool is None else self._spool.open(self._source)
-            self._queue.extend(_Entry(None, ticket, 0) for ticket in left)
+            self._queue.extend(_Entry(None, ticket, ticket.length) for ticket in left)
+            self._bytes += sum(ticket.length for ticket in left)
             self._is_open = True
             if self._queue:
                 self._wake()
@@ -209,15 +210,16 @@ class Sender:
         if self._spool is None:
             return _Entry(event, None, len(event.line))
         ticket = self._spool.put(event)
-        return None if ticket is None else _Entry(None, ticket, 0)
+        return None if ticket is None else _Entry(None, ticket, ticket.length)
 
     def _has_room(self, *, is_droppable: bool) -> bool:
         limits, waiting = self._limits, len(self._queue) + len(self._in_flight)
-        events = limits.buffer_events if self._spool is None else limits.spooled_events
+        is_spooled = self._spool is not None  # which has a bound of its own for the bytes on disk
+        events = limits.spooled_events if is_spooled else limits.buffer_events
         size = limits.buffer_bytes
         if is_droppable:
             events, size = events - events // RESERVE, size - size // RESERVE
-        return waiting < events and self._bytes < size
+        return waiting < events and (is_spooled or self._bytes < size)
 
     def _is_empty(self) -> bool:
         return not self._queue and not self._in_flight
@@ -340,6 +342,7 @@ class Sender:
             unreadable += 1
             with self._cond:
                 self._in_flight.pop(id(entry), None)
+                self._bytes -= entry.size
                 self._unreadable += 1
                 self._cond.notify_all()
         if unreadable:

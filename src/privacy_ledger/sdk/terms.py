@@ -60,6 +60,11 @@ class Refused(Struct, frozen=True, kw_only=True):
 class Ticket(Protocol):
     """Where a spooled event lies."""
 
+    @property
+    def length(self) -> int:
+        """How many bytes it takes there."""
+        ...
+
 
 class SpoolLike(Protocol):
     """What a `Sender` needs of a spool; it is called under the sender's lock, but for `read`."""

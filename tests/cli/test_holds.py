@@ -63,7 +63,7 @@ def test_a_payment_is_taken_once_and_never_with_more_than_its_schema_says(used: 
         paid(1, number=2, reference="pay_4111111111111111"),
         paid(1, number=3, last_four="4111111111111111"),
         paid(1, number=4, card="4111 1111 1111 1111"),
-        paid(1, number=5, type="account.closed.v1"),
+        paid(1, number=5, type="audit.revealed.v1"),
         paid(1, number=6, occurred_at="2026-01-01T00:00:00"),
         b'{"id": "x", "subject": "somebody", "event": {"type": "payment.confirmed.v1"}}',
     ]

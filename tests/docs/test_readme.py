@@ -260,7 +260,7 @@ def _is_known(block: Block) -> bool:
     match block.info:
         case ("sh" | "console", kind):
             return kind in KINDS
-        case ("text", *_):
+        case ("text", *_) | ("python", "producer"):
             return True
         case _:
             return False

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ def test_a_subject_is_who_the_platform_means(subject: str, identity: Identity) -
         (said(42), Refusal.SCHEMA_MISMATCH),
         (said(id_="a b"), Refusal.ID_INVALID),
         (said(id_=7), Refusal.SCHEMA_MISMATCH),
-        (said(type="account.closed.v1"), Refusal.UNKNOWN_EVENT),
+        (said(type="audit.revealed.v1"), Refusal.UNKNOWN_EVENT),
         (said(type=None), Refusal.UNKNOWN_EVENT),
         (said(type=["payment.confirmed.v1"]), Refusal.UNKNOWN_EVENT),
         (said(occurred_at="2026-03-02T10:00:00"), Refusal.TIME_NAIVE),
@@ -110,3 +111,51 @@ def test_any_bytes_have_an_answer(line: bytes) -> None:
 def test_any_event_has_an_answer(changed: dict[str, object]) -> None:
     """Whatever stands in its fields."""
     assert isinstance(parse(said(**changed)), Parsed | Refusal)
+
+
+def test_members_are_made_harmless_as_a_mappings_are() -> None:
+    """A path loses what names somebody, and its query; a code that is an address is none."""
+    page = {"type": "usage.page_viewed.v1", "occurred_at": EVENT["occurred_at"]}
+    line = {"subject": "openedx:user_id:42", "event": {**page, "path": "/u/ada@example.com?next=ada"}}
+    parsed = parse(json.dumps(line).encode())
+    video = {"type": "video.paused.v1", "occurred_at": EVENT["occurred_at"], "video": "ada@example.com"}
+
+    assert isinstance(parsed, Parsed)
+    assert b"ada" not in msgspec.json.encode(parsed.people[0].facts)
+    assert parse(json.dumps({**line, "event": video}).encode()) is Refusal.SCHEMA_MISMATCH
+
+
+def test_a_group_is_people_who_differ_each_with_the_fact() -> None:
+    """Sixteen at most, each once, and not beside a single one."""
+    people = ["openedx:user_id:1", "openedx:user_id:2"]
+    parsed = parse(json.dumps({"subjects": people, "event": EVENT}).encode())
+    twice = parse(
+        json.dumps({"subjects": ["openedx:user_id:1", "openedx:user_id:01"], "event": EVENT}).encode()
+    )
+    many = [f"openedx:user_id:{number}" for number in range(1, 18)]
+
+    assert isinstance(parsed, Parsed)
+    assert [one.identities for one in parsed.people] == [
+        (Identity("openedx:user_id", "1"),),
+        (Identity("openedx:user_id", "2"),),
+    ]
+    assert parsed.is_joint
+    assert twice is Refusal.ID_INVALID
+    wrong: list[dict[str, object]] = [
+        {"subjects": many}, {"subjects": []}, {"subject": people[0], "subjects": people},
+    ]  # fmt: skip
+    for said_of in wrong:
+        assert parse(json.dumps({**said_of, "event": EVENT}).encode()) is Refusal.SCHEMA_MISMATCH
+
+
+def test_a_consent_is_said_and_never_assumed_here() -> None:
+    """That it is assumed is only for whoever runs the ledger."""
+    grant = {
+        "type": "consent.granted.v1", "occurred_at": EVENT["occurred_at"], "purpose": "improve.analyse",
+        "notice": "platform-privacy-policy.v1",
+    }  # fmt: skip
+    about = {"subject": "openedx:user_id:42"}
+
+    assert isinstance(parse(json.dumps({**about, "event": {**grant, "is_assumed": False}}).encode()), Parsed)
+    assumed = json.dumps({**about, "event": {**grant, "is_assumed": True}}).encode()
+    assert parse(assumed) is Refusal.SCHEMA_MISMATCH

@@ -25,7 +25,7 @@ from privacy_ledger.domain.values import EPOCH
 from privacy_ledger.ports.formats import Parsed, PersonFacts
 from privacy_ledger.ports.keys import Identity
 
-__all__ = ["Mapped"]
+__all__ = ["Mapped", "UnfitError", "plain_member"]
 
 _PER_SECOND: Final = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6}
 _PLACE_DIGITS_MAX: Final = 4
@@ -36,7 +36,7 @@ _COURSE_ID: Final = re.compile(r"[0-9]{11}|[0-9a-fA-F]{16}")
 _ADDRESS: Final = re.compile(r"[^@/:]+@[^@/:]+\.[A-Za-z]{2,}")
 
 
-class _UnfitError(Exception):
+class UnfitError(Exception):
     """A member of a line is not what its fact declares."""
 
 
@@ -67,7 +67,7 @@ class Mapped:
         at = EPOCH if type(said_at) is Refusal else said_at
         try:
             deed, fact = _fact(case.actor, root, at=at), _fact(case.other, root, at=at)
-        except _UnfitError:
+        except UnfitError:
             return Refusal.SCHEMA_MISMATCH
         # The documented order of reasons: what the event is, then its time, then its people.
         if type(said_at) is Refusal:
@@ -221,18 +221,22 @@ def _fact(build: Build | None, root: dict[str, object], *, at: datetime) -> Fact
     for name, (member, role) in build.members.items():
         value = _at(root, member.path)
         if value is not None and value != "":
-            members[name] = _plain(value, member, role)
+            members[name] = plain_member(value, member, role)
     members |= {"type": event_type(build.kind), "occurred_at": at}
     try:
         return msgspec.convert(members, build.kind, strict=False)
     except msgspec.ValidationError:
-        raise _UnfitError from None
+        raise UnfitError from None
 
 
-def _plain(value: object, member: Member, role: Role) -> object:
-    """Return a value as its field may hold it: without identifiers of people, within bounds."""
+def plain_member(value: object, member: Member, role: Role) -> object:
+    """Return a value as its field may hold it: without identifiers of people, within bounds.
+
+    Raises:
+        UnfitError: it is not what the field takes.
+    """
     if isinstance(value, dict | list):
-        raise _UnfitError
+        raise UnfitError
     if member.times != 1:
         return round(_number(value) * member.times)
     found: object
@@ -249,7 +253,7 @@ def _plain(value: object, member: Member, role: Role) -> object:
         case _:
             return value
     if found is None:
-        raise _UnfitError
+        raise UnfitError
     return found
 
 
@@ -259,9 +263,9 @@ def _number(value: object) -> float:
         try:
             value = float(value)
         except ValueError:
-            raise _UnfitError from None
+            raise UnfitError from None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _NUMBER_MAX:
-        raise _UnfitError
+        raise UnfitError
     return value
 
 

@@ -8,13 +8,13 @@ offsets stay where they were.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
 from privacy_ledger.app._verdicts import Summary
-from privacy_ledger.app.ingest import BATCH_BYTES_MAX, LINES_PER_BATCH, LineReport, OpenIngest, Source
+from privacy_ledger.app.ingest import LineReport, OpenIngest, Source, batches
 from privacy_ledger.domain.errors import KeyUnavailable, LogUnavailable, NotCaughtUp, StoreFull
 from privacy_ledger.domain.refusals import Refusal
 from privacy_ledger.logging import get_logger
@@ -85,7 +85,7 @@ class Bridge:
         """Make messages durable and commit them, or leave all of them where they are."""
         messages = [row for _, some in sorted(rows.items()) for row in some]
         lines = list(self._events((row.offset, self._line(row)) for row in messages))
-        for batch in _batches(lines):
+        for batch in batches(lines):
             reports = await self._kept_up(partial(self._ingest, batch), stop)
             if reports is None:
                 return
@@ -127,17 +127,3 @@ class Bridge:
             if stop.is_set():
                 return None
             pause_s = min(2 * pause_s, RETRY_MAX_S)
-
-
-def _batches(lines: Sequence[tuple[int, bytes | Refusal]]) -> Iterator[list[tuple[int, bytes | Refusal]]]:
-    """Yield the events in lists that are bounded in number and in bytes: a message may hold many."""
-    batch: list[tuple[int, bytes | Refusal]] = []
-    size = 0
-    for line in lines:
-        batch.append(line)
-        size += len(line[1])
-        if len(batch) == LINES_PER_BATCH or size > BATCH_BYTES_MAX:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -34,6 +34,7 @@ __all__ = [
     "Outcome",
     "Source",
     "Summary",
+    "batches",
 ]
 
 LINES_PER_BATCH: Final = 1000
@@ -112,7 +113,7 @@ class Ingest:
             await self._ports.passes.settle()
         run = _run_of(self._ports, source, with_reports=on_line is not None)
         await run.start()
-        for batch in _batches(lines):
+        for batch in batches(lines):
             for report in await run.batch(batch):
                 if on_line is not None:
                     on_line(report)
@@ -185,7 +186,7 @@ def _run_of(ports: Ports, source: Source, *, with_reports: bool, members: Member
     )  # fmt: skip
 
 
-def _batches(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[list[tuple[int, bytes | Refusal]]]:
+def batches(lines: Iterable[tuple[int, bytes | Refusal]]) -> Iterator[list[tuple[int, bytes | Refusal]]]:
     """Yield the lines in lists that are bounded in number and in bytes."""
     batch: list[tuple[int, bytes | Refusal]] = []
     size = 0

@@ -5,9 +5,9 @@ import gzip
 import hashlib
 import hmac
 import json
-import time
 import logging
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final

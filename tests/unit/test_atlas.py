@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Final
 
+import maxminddb
 import pytest
 
 from privacy_ledger.adapters import atlas
@@ -94,11 +95,21 @@ def test_a_damaged_database_raises_nothing_and_is_asked_no_more(tmp_path: Path) 
     assert 0 < faults < 150
 
 
+def test_a_database_is_read_once_until_another_replaces_it(tmp_path: Path) -> None:
+    """A service begins an ingest each second, and what it met before stays known."""
+    path, next_one = tmp_path / "places.mmdb", tmp_path / "next.mmdb"
+    path.write_bytes(DATABASE.read_bytes())
+    first, again = atlas_over(path), atlas_over(path)
+    next_one.write_bytes(DATABASE.read_bytes())
+    next_one.replace(path)
+    assert first is again
+    assert atlas_over(path) is not first
+
+
 def test_places_that_were_asked_for_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long run meets more addresses than memory should hold."""
     monkeypatch.setattr(atlas, "PLACES_CACHED", 10)
-    known = atlas_over(DATABASE)
-    assert isinstance(known, MaxMindAtlas)
+    known = MaxMindAtlas(maxminddb.open_database(DATABASE, maxminddb.MODE_MEMORY))
     found = [known.place(f"81.2.69.{number}") for number in (142, *range(100), 142)]
     assert found[0] == found[-1] == Place("GB", "GB-ENG")
     assert len(known._found) <= 10  # noqa: SLF001 - nothing else shows it

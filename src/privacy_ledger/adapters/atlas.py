@@ -8,6 +8,7 @@ code: the reader in C of maxminddb 3.2.0 ends the process over a damaged file.
 import ipaddress
 import re
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ _DAMAGED: Final = (
     TypeError, ValueError, struct.error,
 )  # fmt: skip
 """What the reader raises over bytes that are no database."""
+_State = tuple[int, int, int]
+"""What tells a file from the one that replaced it."""
 _IPV6: Final = 6
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 _SUBDIVISION: Final = re.compile(r"[A-Z0-9]{1,3}")
@@ -88,11 +91,18 @@ def atlas_over(path: Path | None) -> Atlas:
     if path is None:
         return NO_ATLAS
     try:
-        return MaxMindAtlas(maxminddb.open_database(path, maxminddb.MODE_MEMORY))
+        found = path.stat()
+        return _opened(path, (found.st_ino, found.st_mtime_ns, found.st_size))
     except FileNotFoundError:
         return NoAtlas("location_database_missing")
     except _DAMAGED:
         return NoAtlas("location_database_unreadable")
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, _state: _State) -> MaxMindAtlas:
+    """Return the atlas of a file as it is: who begins an ingest each second reads it once."""
+    return MaxMindAtlas(maxminddb.open_database(path, maxminddb.MODE_MEMORY))
 
 
 def place_in(record: object) -> Place | None:

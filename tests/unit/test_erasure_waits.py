@@ -16,6 +16,7 @@ from privacy_ledger.app._requests import SagaReader
 from privacy_ledger.app.erasure import Erasure
 from privacy_ledger.app.stores import DerivedStore
 from privacy_ledger.domain.errors import KeyUnavailable, NotCaughtUp
+from privacy_ledger.domain.events import ErasureRequested, event_type
 from privacy_ledger.domain.key_release import Caller
 from privacy_ledger.domain.topics import LEDGER_EVENTS, REQUESTS, state_topic
 from privacy_ledger.domain.values import SubjectRef, partition_of
@@ -261,6 +262,18 @@ async def test_keys_whose_shred_was_not_noted_are_told_though_their_records_went
     assert (left, records, done.is_completed) == (0, (), True)
     receipt = json.loads(done.receipt or b"")
     assert set(salted(bytes.fromhex(receipt["salt"]), kids)) <= set(receipt["keys"])
+
+
+async def test_a_request_whose_note_was_lost_is_not_made_again(tmp_path: Path) -> None:
+    """The ledger holds it: who goes on looks there first."""
+    async with home(tmp_path) as it:
+        await it.take(LINES)
+        with pytest.raises(Crash):
+            await over(it, Reading(it.runtime.log, fails_at="requested")).erase((it.ref("7"),))
+        (done,) = await it.erasure().resume()
+        kinds = [header(row.headers, "ce_type") for row in await it.rows(LEDGER_EVENTS)]
+    assert done.is_completed
+    assert kinds.count(event_type(ErasureRequested).encode()) == 1
 
 
 class Vaults(Protocol):
